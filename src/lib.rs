@@ -1,0 +1,8 @@
+//! Unisono: collective communication for training and serving large language models.
+#![deny(rust_2018_idioms)]
+
+pub mod error;
+pub mod types;
+
+pub use error::{Code, Error, Result};
+pub use types::{Collective, Dtype, Rank, ReduceOp};
