@@ -2,6 +2,7 @@
 #![deny(rust_2018_idioms)]
 
 pub mod error;
+pub mod kernel;
 pub mod types;
 
 pub use error::{Code, Error, Result};
