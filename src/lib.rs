@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod kernel;
+pub mod plan;
 pub mod types;
 
 pub use error::{Code, Error, Result};

@@ -1,0 +1,182 @@
+//! Collects the steps of a plan, lane by lane, and works out what an algorithm need not think about.
+//!
+//! That is: how much scratch there is, the longest range, and where a step has to wait for posted
+//! sends ([`flag::SETTLE`]), assuming the worst: that the caller works in place.
+
+use super::{Algorithm, Key, LANES_MAX, Plan, Region, Step, Verb, flag};
+use crate::types::{Collective, Rank};
+
+/// Names a step already added, for [`Step::after`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepId {
+    /// The lane.
+    pub lane: u8,
+    /// The index inside the lane.
+    pub index: u16,
+}
+
+/// A plan in the making.
+#[derive(Debug)]
+pub struct Builder {
+    key: Key,
+    chunks: u32,
+    lanes: Vec<Vec<Step>>,
+    groups: Vec<Box<[Rank]>>,
+}
+
+impl Builder {
+    /// An empty plan for `key`, its buffer in `chunks` parts (1 for collectives made of blocks).
+    #[must_use]
+    pub fn new(key: Key, chunks: u32) -> Self {
+        Self {
+            key,
+            chunks,
+            lanes: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    /// What the plan is for.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Adds `step` at the end of `lane`.
+    ///
+    /// Panics when the plan outgrows its limits ([`LANES_MAX`], 65,534 steps a lane): a bug of the
+    /// algorithm, found by the checker long before a user could meet it.
+    pub fn push(&mut self, lane: usize, step: Step) -> StepId {
+        assert!(lane < LANES_MAX, "lane {lane} of at most {LANES_MAX}");
+        while self.lanes.len() <= lane {
+            self.lanes.push(Vec::new());
+        }
+        let index = u16::try_from(self.lanes[lane].len()).expect("a lane has at most 65,534 steps");
+        let number = u8::try_from(lane).expect("lanes are few");
+        self.lanes[lane].push(Step {
+            lane: number,
+            ..step
+        });
+        StepId {
+            lane: number,
+            index,
+        }
+    }
+
+    /// Registers a group of ranks for [`Step::fold`]; ascending order is the fold's order.
+    pub fn group(&mut self, ranks: &[Rank]) -> u32 {
+        debug_assert!(ranks.is_sorted(), "a group is in rank order");
+        self.groups.push(ranks.into());
+        u32::try_from(self.groups.len() - 1).expect("groups are few")
+    }
+
+    /// Where this rank's contribution to a reduction lives: `Input`, or `Work` (wide) once
+    /// [`Builder::load`] has multiplied it.
+    #[must_use]
+    pub fn contribution(&self) -> Region {
+        if self.key.prepared {
+            Region::Work
+        } else {
+            Region::Input
+        }
+    }
+
+    /// Begins lane 0 of a reduction: multiplies Input chunks `0..chunks` into Work where `pre_mul_sum`
+    /// asks for it, else nothing.
+    pub fn load(&mut self, chunks: u32) {
+        if self.key.prepared {
+            let step = Step::copy((Region::Input, 0), (Region::Work, 0)).over(chunks);
+            self.push(0, step.with(flag::PREPARE));
+        }
+    }
+
+    /// The finished plan.
+    #[must_use]
+    pub fn finish(mut self) -> Plan {
+        settle(&mut self.lanes, self.key.collective, self.key.rank);
+        let mut lane_starts = vec![0u16];
+        let mut steps = Vec::new();
+        for lane in &self.lanes {
+            steps.extend_from_slice(lane);
+            lane_starts.push(u16::try_from(steps.len()).expect("a plan has at most 65,535 steps"));
+        }
+        let work = |s: &Step| {
+            let end = |region, chunk| {
+                if region == Region::Work {
+                    chunk + s.chunks
+                } else {
+                    0
+                }
+            };
+            end(s.source, s.source_chunk).max(end(s.target, s.target_chunk))
+        };
+        Plan {
+            work_chunks: steps.iter().map(work).max().unwrap_or(0),
+            range_max: steps.iter().map(|s| s.chunks).max().unwrap_or(1),
+            direct: self.key.algorithm == Algorithm::Direct,
+            key: self.key,
+            chunks: self.chunks,
+            groups: self.groups.into(),
+            steps: steps.into(),
+            lane_starts: lane_starts.into(),
+        }
+    }
+}
+
+/// A range of chunks of one buffer; Input and Output chunks that in-place calls put in one place
+/// have the same name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    work: bool,
+    first: u32,
+    end: u32,
+}
+
+fn place(region: Region, chunk: u32, chunks: u32, collective: Collective, rank: Rank) -> Place {
+    use Collective as C;
+    let one_block = match collective {
+        C::AllGather | C::AllGatherV | C::Gather | C::GatherV => region == Region::Input,
+        C::ReduceScatter | C::ReduceScatterV | C::Scatter | C::ScatterV => region == Region::Output,
+        _ => false,
+    };
+    let first = if one_block { rank.0 } else { chunk };
+    Place {
+        work: region == Region::Work,
+        first,
+        end: first + chunks,
+    }
+}
+
+/// Marks every step that writes where a posted send may still read.
+///
+/// The lane is walked twice: scratch is used again by the next block of tiles.
+fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
+    let mut posted: Vec<Place> = Vec::new();
+    for round in 0..2 {
+        // Caller's buffers have another address in the next block: only scratch stays posted.
+        posted.retain(|p| round == 0 || p.work);
+        for lane in lanes.iter_mut() {
+            for step in lane.iter_mut() {
+                if step.has(flag::SETTLE) {
+                    posted.clear();
+                }
+                let writes = !matches!(step.target, Region::None) && step.verb != Verb::Send;
+                let at = |region, chunk| place(region, chunk, step.chunks, collective, rank);
+                let target = at(step.target, step.target_chunk);
+                let hits = |p: &Place| {
+                    p.work == target.work && p.first < target.end && target.first < p.end
+                };
+                if writes && posted.iter().any(hits) {
+                    step.flags |= flag::SETTLE;
+                    posted.clear();
+                }
+                let leaves = match step.verb {
+                    Verb::Send => Some(at(step.source, step.source_chunk)),
+                    Verb::RecvCopySend => Some(target),
+                    _ => None,
+                };
+                posted.extend(leaves.filter(|p| !posted.contains(p)));
+            }
+        }
+    }
+}
