@@ -1,6 +1,8 @@
 //! Unisono: collective communication for training and serving large language models.
 #![deny(rust_2018_idioms)]
 
+pub mod call;
+pub mod engine;
 pub mod error;
 pub mod kernel;
 pub mod plan;

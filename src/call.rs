@@ -1,0 +1,229 @@
+//! A validated call, and the fingerprint by which ranks recognise that they make the same one.
+//!
+//! [`Call`] is what the communicator hands to a backend: every value checked, addresses raw. Who makes
+//! one promises that the buffers stay valid, and are touched by nobody else, until the call is done.
+//!
+//! [`Head`] opens the first message of a call on every link, as 32 bytes, little endian:
+//!
+//! ```text
+//!  0        8        16       20       24    25      26    27      28      32
+//!  | seq    | count  | epoch  | root   | kind| dtype | op  | flags | plan  |
+//! ```
+//!
+//! `count` is what all ranks must agree on: elements for equal counts, a hash of all counts for
+//! all_gather_v and reduce_scatter_v, 0 for the forms where counts are between two ranks (they
+//! are compared message by message). `plan` is a hash of algorithm, tile and window.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::Scalar;
+use crate::types::{Collective, Dtype, Rank, ReduceOp};
+
+/// Counts and displacements of a `v` form, in elements, one entry a rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ragged {
+    /// Elements of each rank's block.
+    pub counts: Vec<u64>,
+    /// Where each block begins.
+    pub displacements: Vec<u64>,
+}
+
+impl Ragged {
+    /// Takes over counts and displacements (`None`: blocks follow each other), keeping allocations.
+    pub fn set(&mut self, counts: &[u64], displacements: Option<&[u64]>) {
+        self.counts.clear();
+        self.counts.extend_from_slice(counts);
+        self.displacements.clear();
+        if let Some(given) = displacements {
+            self.displacements.extend_from_slice(given);
+            return;
+        }
+        let mut next = 0u64;
+        for &count in counts {
+            self.displacements.push(next);
+            next = next.saturating_add(count);
+        }
+    }
+}
+
+/// One call of one rank.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What is done.
+    pub collective: Collective,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Operation; `Sum` for collectives that do not reduce.
+    pub op: ReduceOp,
+    /// This rank's factor for `pre_mul_sum`.
+    pub scalar: Scalar,
+    /// Root, or the peer of send and recv; rank 0 where there is none.
+    pub root: Rank,
+    /// First element to send; may be null where this rank sends nothing.
+    pub send: *const u8,
+    /// First element received; may be null where this rank receives nothing.
+    pub recv: *mut u8,
+    /// Elements: of the buffer (buffer-wide collectives), of one block (the others), of the message.
+    pub count: u64,
+    /// Blocks of the send buffer, for scatter_v and all_to_all_v.
+    pub send_blocks: Ragged,
+    /// Blocks of the receive buffer (for reduce_scatter_v: of the input).
+    pub recv_blocks: Ragged,
+}
+
+// SAFETY: the addresses are promised valid until the call is done, on whichever thread it runs.
+unsafe impl Send for Call {}
+
+impl Call {
+    /// A call that moves nothing: a starting point to fill in.
+    #[must_use]
+    pub fn new(collective: Collective, dtype: Dtype) -> Self {
+        Self {
+            collective,
+            dtype,
+            op: ReduceOp::Sum,
+            scalar: Scalar([0; 16]),
+            root: Rank(0),
+            send: std::ptr::null(),
+            recv: std::ptr::null_mut(),
+            count: 0,
+            send_blocks: Ragged::default(),
+            recv_blocks: Ragged::default(),
+        }
+    }
+
+    /// The value of [`Head::count`] for this call.
+    #[must_use]
+    pub fn agreed_count(&self) -> u64 {
+        use Collective as C;
+        match self.collective {
+            C::AllGatherV | C::ReduceScatterV => hash_counts(&self.recv_blocks.counts),
+            C::GatherV | C::ScatterV | C::AllToAllV => 0,
+            _ => self.count,
+        }
+    }
+}
+
+/// FNV-1a over the counts, never 0 so that it cannot pass for "not compared".
+fn hash_counts(counts: &[u64]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in counts.iter().flat_map(|c| c.to_le_bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash.max(1)
+}
+
+/// Bits of [`Head::flags`].
+pub mod head_flag {
+    /// The deterministic mode is on.
+    pub const DETERMINISTIC: u8 = 1;
+    /// all_to_all works in place (all ranks or none).
+    pub const IN_PLACE: u8 = 2;
+}
+
+/// What ranks compare before they believe a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Head {
+    /// Number of the call on its communicator.
+    pub seq: u64,
+    /// See the module header.
+    pub count: u64,
+    /// Incarnation of the communicator.
+    pub epoch: u32,
+    /// Root, or 0.
+    pub root: u32,
+    /// [`Collective`] number.
+    pub kind: u8,
+    /// [`Dtype`] number.
+    pub dtype: u8,
+    /// [`ReduceOp`] number.
+    pub op: u8,
+    /// [`head_flag`] bits.
+    pub flags: u8,
+    /// Hash of algorithm, tile and window.
+    pub plan: u32,
+}
+
+/// Bytes of a head on the wire.
+pub const HEAD_BYTES: usize = 32;
+const _: () = assert!(size_of::<Head>() == HEAD_BYTES && align_of::<Head>() == 8);
+const _: () = assert!(cfg!(target_endian = "little"), "the wire is little endian");
+
+impl Head {
+    /// The call in words, as errors show it.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let Some(kind) = Collective::from_number(i64::from(self.kind)) else {
+            return format!("unknown call kind {}", self.kind);
+        };
+        let mut text = kind.name().to_owned();
+        if let Some(dtype) = Dtype::from_number(i64::from(self.dtype))
+            && kind != Collective::Barrier
+        {
+            text += &format!(" {dtype}");
+        }
+        if let Some(op) = ReduceOp::from_number(i64::from(self.op))
+            && kind.reduces()
+        {
+            text += &format!(" {op}");
+        }
+        match kind {
+            Collective::Barrier
+            | Collective::GatherV
+            | Collective::ScatterV
+            | Collective::AllToAllV => {}
+            Collective::AllGatherV | Collective::ReduceScatterV => {
+                text += &format!(" counts {:08x}", self.count & 0xffff_ffff);
+            }
+            _ => text += &format!(" count {}", self.count),
+        }
+        if kind.rooted() {
+            text += &format!(" root {}", self.root);
+        }
+        if self.flags & head_flag::DETERMINISTIC != 0 {
+            text += " deterministic";
+        }
+        if self.flags & head_flag::IN_PLACE != 0 {
+            text += " in place";
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_says_what_was_called() {
+        let head = Head {
+            seq: 3,
+            count: 10,
+            epoch: 0,
+            root: 1,
+            kind: Collective::Reduce.number(),
+            dtype: Dtype::Bf16.number(),
+            op: ReduceOp::Max.number(),
+            flags: head_flag::DETERMINISTIC,
+            plan: 7,
+        };
+        assert_eq!(
+            head.describe(),
+            "reduce bf16 max count 10 root 1 deterministic"
+        );
+        assert_eq!(
+            Head { kind: 200, ..head }.describe(),
+            "unknown call kind 200"
+        );
+    }
+
+    #[test]
+    fn missing_displacements_put_blocks_end_to_end() {
+        let mut blocks = Ragged::default();
+        blocks.set(&[3, 0, 2], None);
+        assert_eq!(blocks.displacements, [0, 3, 3]);
+        blocks.set(&[1, 1], Some(&[5, 9]));
+        assert_eq!(blocks.displacements, [5, 9]);
+    }
+}

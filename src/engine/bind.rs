@@ -1,0 +1,253 @@
+//! A plan tied to one call: chunk numbers become addresses, types become kernels.
+//!
+//! This is the only file of the engine that touches memory. Invariant: every address it computes lies
+//! inside the call's buffers (their lengths were checked when the call was validated), inside the
+//! scratch it was given, or inside a peer's buffer whose place the board has checked.
+
+use std::ptr;
+
+use crate::call::Call;
+use crate::engine::tile::{Layout, Piece};
+use crate::error::Result;
+use crate::kernel::{self, Convert, Fold, Form, Kernels, Source, Stage};
+use crate::plan::{Plan, Region, Step, flag};
+
+/// A stretch of elements in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operand {
+    pub(crate) at: *mut u8,
+    pub(crate) form: Form,
+    pub(crate) count: usize,
+}
+
+/// The buffers of one peer, mapped here (memory links).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerBuffers {
+    pub(crate) input: *mut u8,
+    pub(crate) output: *mut u8,
+}
+
+/// A call's addresses, sizes and kernels.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) layout: Layout,
+    /// Tiles in flight.
+    pub(crate) window: u64,
+    /// Tiles in all.
+    pub(crate) tiles: u64,
+    kernels: Option<Kernels>,
+    native_bytes: usize,
+    wide_bytes: usize,
+    work: *mut u8,
+    work_form: Form,
+    work_chunks: u64,
+    world: u32,
+    scalar: kernel::Scalar,
+}
+
+/// Bytes of scratch that `plan` needs with `tile` elements and `window` tiles.
+pub(crate) fn work_bytes(plan: &Plan, call: &Call, tile: u64, window: u64) -> u64 {
+    let element = if call.collective.reduces() {
+        call.dtype.accumulator().bytes()
+    } else {
+        call.dtype.bytes()
+    };
+    u64::from(plan.work_chunks) * tile * window * element as u64
+}
+
+impl Bound {
+    /// Binds `plan` to `call`; `work` must hold [`work_bytes`].
+    pub(crate) fn new(
+        plan: &Plan,
+        call: &Call,
+        layout: Layout,
+        window: u64,
+        work: *mut u8,
+    ) -> Result<Self> {
+        let reduces = call.collective.reduces();
+        let kernels = if reduces {
+            Some(kernel::select(call.dtype, call.op)?)
+        } else {
+            None
+        };
+        let native_bytes = call.dtype.bytes();
+        let wide_bytes = if reduces {
+            call.dtype.accumulator().bytes()
+        } else {
+            native_bytes
+        };
+        Ok(Self {
+            tiles: layout.tiles(call),
+            layout,
+            window,
+            kernels,
+            native_bytes,
+            wide_bytes,
+            work,
+            work_form: if reduces { Form::Wide } else { Form::Native },
+            work_chunks: u64::from(plan.work_chunks),
+            world: plan.key.world,
+            scalar: call.scalar,
+        })
+    }
+
+    /// Bytes of one element in `form`.
+    #[inline]
+    pub(crate) fn bytes(&self, form: Form) -> usize {
+        match form {
+            Form::Native => self.native_bytes,
+            Form::Wide => self.wide_bytes,
+        }
+    }
+
+    /// The form of a step's messages.
+    #[inline]
+    pub(crate) fn wire(step: &Step) -> Form {
+        if step.has(flag::WIDE) {
+            Form::Wide
+        } else {
+            Form::Native
+        }
+    }
+
+    /// What chunk `chunk` of `region` is at `tile`.
+    #[inline]
+    pub(crate) fn operand(
+        &self,
+        call: &Call,
+        peers: &[PeerBuffers],
+        (region, chunk): (Region, u32),
+        peer: u32,
+        tile: u64,
+    ) -> Operand {
+        let (base, cut, form) = match region {
+            Region::Input => (call.send.cast_mut(), self.layout.input, Form::Native),
+            Region::Output => (call.recv, self.layout.output, Form::Native),
+            Region::PeerInput => (peers[peer as usize].input, self.layout.input, Form::Native),
+            Region::PeerOutput => (
+                peers[peer as usize].output,
+                self.layout.output,
+                Form::Native,
+            ),
+            Region::Work => return self.scratch(call, chunk, tile),
+            Region::None => {
+                return Operand {
+                    at: ptr::null_mut(),
+                    form: Form::Native,
+                    count: 0,
+                };
+            }
+        };
+        let Piece { offset, count } = self.layout.piece(cut, call, chunk, tile);
+        // Offsets stay inside buffers whose byte length fits the address space (validated).
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "lengths fit usize: validated"
+        )]
+        let (offset, count) = (offset as usize, count as usize);
+        Operand {
+            at: base.wrapping_add(offset * self.bytes(form)),
+            form,
+            count,
+        }
+    }
+
+    #[inline]
+    fn scratch(&self, call: &Call, chunk: u32, tile: u64) -> Operand {
+        let form = self.work_form;
+        let index = (tile % self.window) * self.work_chunks + u64::from(chunk);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "inside the scratch allocation"
+        )]
+        let offset = (index * self.layout.tile) as usize * self.bytes(form);
+        #[expect(clippy::cast_possible_truncation, reason = "at most a tile")]
+        let count = self.layout.work_count(call, chunk, tile) as usize;
+        Operand {
+            at: self.work.wrapping_add(offset),
+            form,
+            count,
+        }
+    }
+
+    fn stage(&self, step: &Step) -> Stage {
+        if step.has(flag::FINISH) {
+            Stage::Finish { ranks: self.world }
+        } else if step.has(flag::PREPARE) {
+            Stage::Prepare(self.scalar)
+        } else {
+            Stage::Plain
+        }
+    }
+
+    /// Copies `count` elements, changing form and applying the step's stage.
+    pub(crate) fn copy(&self, step: &Step, source: Operand, target: Operand, count: usize) {
+        let stage = self.stage(step);
+        if source.form == target.form && stage == Stage::Plain {
+            if source.at != target.at && count > 0 {
+                // SAFETY: both operands are `count` elements inside live buffers (module invariant);
+                // `copy` allows overlap, which a caller's in-place use may bring.
+                unsafe { ptr::copy(source.at, target.at, count * self.bytes(source.form)) };
+            }
+            return;
+        }
+        self.convert(source, target, count, stage);
+    }
+
+    /// Converts `count` elements from one form to the other (a stage of plain keeps their values).
+    pub(crate) fn convert(&self, source: Operand, target: Operand, count: usize, stage: Stage) {
+        let Some(kernels) = &self.kernels else { return };
+        let work = Convert {
+            source: Source {
+                at: source.at,
+                form: source.form,
+            },
+            target: target.at,
+            target_form: target.form,
+            count,
+            stage,
+        };
+        // SAFETY: both operands are `count` elements inside live buffers (module invariant).
+        unsafe { (kernels.convert)(&work) };
+    }
+
+    /// Folds `sources` (in order) into `targets`, applying the step's stage.
+    pub(crate) fn fold(
+        &self,
+        step: &Step,
+        sources: &[Source],
+        targets: &[*mut u8],
+        target_form: Form,
+        count: usize,
+    ) {
+        let Some(kernels) = &self.kernels else { return };
+        let work = Fold {
+            sources,
+            targets,
+            target_form,
+            count,
+            stage: self.stage(step),
+            streaming: false,
+        };
+        // SAFETY: every operand is `count` elements inside live buffers (module invariant).
+        unsafe { (kernels.fold)(&work) };
+    }
+
+    /// Folds two sources, the message first where the step says so.
+    pub(crate) fn combine(
+        &self,
+        step: &Step,
+        own: Source,
+        message: Source,
+        targets: &[*mut u8],
+        target_form: Form,
+        count: usize,
+    ) {
+        let order = if step.has(flag::INCOMING_FIRST) {
+            [message, own]
+        } else {
+            [own, message]
+        };
+        self.fold(step, &order, targets, target_form, count);
+    }
+}

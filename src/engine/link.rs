@@ -1,0 +1,174 @@
+//! What the engine asks of a link: traits with no clock, no system call and no waiting in them.
+//!
+//! A link is one direction between two ranks on one lane: a byte stream that keeps its order and loses
+//! nothing. Links whose memory both ends see (rings of slots) hand out windows into that memory, so
+//! that a kernel reads the peer's bytes and writes the next peer's in one pass. Streams (sockets) do
+//! the same through a staging buffer of their own, and move large runs straight between the caller's
+//! memory and the kernel by `write` and `read`.
+//!
+//! Nothing here blocks: no room and nothing to read are empty windows and zero counts. An error is
+//! final for the link.
+//!
+//! Every trait has a twin in memory ([`crate::link::mem`]) and one in virtual time
+//! ([`crate::link::sim`]).
+
+use crate::call::Head;
+use crate::error::Result;
+
+/// A run of bytes that a link lends: valid until the next call on the same link.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// First byte.
+    pub at: *mut u8,
+    /// Bytes; 0 when there are none now.
+    pub bytes: usize,
+}
+
+impl Window {
+    /// No bytes.
+    pub const EMPTY: Self = Self {
+        at: std::ptr::null_mut(),
+        bytes: 0,
+    };
+}
+
+/// The sending end of a link.
+pub trait Tx {
+    /// Free memory to write the next bytes into; follow with [`Tx::commit`].
+    ///
+    /// # Errors
+    /// The link is broken.
+    fn window(&mut self) -> Result<Window>;
+
+    /// Sends the first `bytes` of the last window.
+    ///
+    /// # Errors
+    /// The link is broken.
+    fn commit(&mut self, bytes: usize) -> Result<()>;
+
+    /// Takes as many of `bytes` bytes at `from` as fit now, and says how many.
+    ///
+    /// # Safety
+    /// `from` must be readable for `bytes` bytes.
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize>;
+
+    /// The message ends here. Rings round up to their alignment; both ends do the same.
+    ///
+    /// # Errors
+    /// The link is broken.
+    fn end(&mut self) -> Result<()>;
+
+    /// Pushes out what the link still holds; true when it holds nothing.
+    ///
+    /// # Errors
+    /// The link is broken.
+    fn flush(&mut self) -> Result<bool>;
+}
+
+/// The receiving end of a link.
+pub trait Rx {
+    /// Bytes that have arrived, at most `want` of them (links may look at more, for later calls).
+    /// They stay until released.
+    ///
+    /// # Errors
+    /// The link is broken.
+    fn peek(&mut self, want: usize) -> Result<Window>;
+
+    /// Gives back the first `bytes` of the last window.
+    fn release(&mut self, bytes: usize);
+
+    /// Moves up to `bytes` arrived bytes to `into`, and says how many.
+    ///
+    /// # Safety
+    /// `into` must be writable for `bytes` bytes.
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn read(&mut self, into: *mut u8, bytes: usize) -> Result<usize>;
+
+    /// The message ends here; see [`Tx::end`].
+    fn end(&mut self);
+}
+
+/// One buffer of a call, as its owner tells peers that may map it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the segment it lies in, or [`Place::PRIVATE`].
+    pub segment: u32,
+    /// First byte inside the segment (for threads of one process: the address).
+    pub offset: u64,
+}
+
+impl Place {
+    /// Memory that peers cannot map.
+    pub const PRIVATE: u32 = u32::MAX;
+    /// A buffer peers cannot map.
+    pub const NOWHERE: Self = Self {
+        segment: Self::PRIVATE,
+        offset: 0,
+    };
+}
+
+/// What a rank tells its peers on memory links when a call starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The call.
+    pub head: Head,
+    /// Its input.
+    pub input: Place,
+    /// Its output.
+    pub output: Place,
+}
+
+/// The shared page where ranks with memory links meet: one notice and one phase counter each.
+pub trait Board {
+    /// Where peers find `bytes` bytes at `at`, if they can.
+    fn place(&mut self, at: *const u8, bytes: usize) -> Place;
+
+    /// Shows this rank's notice of the call numbered `turn`. Turns count the calls made over the
+    /// board, from 1.
+    fn publish(&mut self, turn: u64, notice: &Notice);
+
+    /// `peer`'s notice of call `turn`, once it is there.
+    ///
+    /// # Errors
+    /// The notice is not one.
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>>;
+
+    /// The address, in this process, of a peer's buffer of `bytes` bytes.
+    ///
+    /// # Errors
+    /// The place is not inside memory the peer has given out.
+    fn resolve(&mut self, peer: usize, place: Place, bytes: usize) -> Result<*mut u8>;
+
+    /// Shows that this rank has reached `phase`, a number that only grows.
+    fn post(&mut self, phase: u64);
+
+    /// The phase `peer` has reached.
+    fn reached(&mut self, peer: usize) -> u64;
+}
+
+/// All links of one rank of one communicator.
+pub trait Fabric {
+    /// Sending ends.
+    type Tx: Tx;
+    /// Receiving ends.
+    type Rx: Rx;
+    /// The board.
+    type Board: Board;
+
+    /// The sending end to rank `to` on `lane`. Never asked for the own rank.
+    fn tx(&mut self, to: usize, lane: usize) -> &mut Self::Tx;
+
+    /// The receiving end from rank `from` on `lane`. Never asked for the own rank.
+    fn rx(&mut self, from: usize, lane: usize) -> &mut Self::Rx;
+
+    /// The board, when every rank of the world shares memory.
+    fn board(&mut self) -> Option<&mut Self::Board>;
+
+    /// Bytes that every link takes on while its other end does nothing.
+    fn capacity(&self) -> usize;
+}

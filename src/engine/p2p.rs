@@ -1,0 +1,225 @@
+//! Messages between two ranks, outside any plan.
+//!
+//! They have a lane of their own, so a message nobody receives yet holds up no collective. Messages
+//! from one rank to another keep their order; the k-th receive takes the k-th send, and both must name
+//! the same type and count. All posted sends and receives progress side by side.
+
+use std::collections::VecDeque;
+
+use crate::call::{Call, Head};
+use crate::engine::link::{Fabric, Rx};
+use crate::engine::wires::{Outgoing, P2P_LANE, Payload, Wires, mismatch};
+use crate::error::Result;
+use crate::types::{Collective, Rank};
+
+#[derive(Debug)]
+struct Incoming {
+    ticket: u32,
+    head: Head,
+    at: *mut u8,
+    bytes: usize,
+    got: usize,
+    opened: bool,
+}
+
+/// A message of a rank to itself.
+#[derive(Debug)]
+struct Own {
+    ticket: u32,
+    head: Head,
+    at: *mut u8,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pair {
+    sent: u64,
+    received: u64,
+    incoming: VecDeque<Incoming>,
+    listed: bool,
+}
+
+/// Posted receives and message numbers of every peer.
+#[derive(Debug)]
+pub(crate) struct PointToPoint {
+    pairs: Box<[Pair]>,
+    /// Peers with posted receives.
+    listening: Vec<usize>,
+    own_sends: VecDeque<Own>,
+    own_recvs: VecDeque<Own>,
+}
+
+// SAFETY: the addresses are promised valid until the call is done, on whichever thread it runs.
+unsafe impl Send for PointToPoint {}
+
+impl PointToPoint {
+    pub(crate) fn new(world: usize) -> Self {
+        Self {
+            pairs: (0..world).map(|_| Pair::default()).collect(),
+            listening: Vec::new(),
+            own_sends: VecDeque::new(),
+            own_recvs: VecDeque::new(),
+        }
+    }
+
+    /// Posts a send or a receive; `head` is the call's, without a number.
+    pub(crate) fn submit<F: Fabric>(
+        &mut self,
+        wires: &mut Wires<F>,
+        call: &Call,
+        mut head: Head,
+        ticket: u32,
+    ) -> Result<()> {
+        let peer = call.root.index();
+        let sends = call.collective == Collective::Send;
+        // Both ends describe the message in the same words.
+        head.kind = Collective::Send.number();
+        head.root = 0;
+        let number = if sends {
+            &mut self.pairs[peer].sent
+        } else {
+            &mut self.pairs[peer].received
+        };
+        *number += 1;
+        head.seq = *number;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "validated to fit the address space"
+        )]
+        let bytes = call.count as usize * call.dtype.bytes();
+        if peer == wires.me {
+            let (at, queue) = if sends {
+                (call.send.cast_mut(), &mut self.own_sends)
+            } else {
+                (call.recv, &mut self.own_recvs)
+            };
+            queue.push_back(Own {
+                ticket,
+                head,
+                at,
+                bytes,
+            });
+            return self.meet_self(wires);
+        }
+        if sends {
+            let payload = Payload::Plain {
+                at: call.send,
+                bytes,
+            };
+            let out = Outgoing {
+                head: Some(head),
+                payload,
+                ticket: Some(ticket),
+            };
+            return wires.post(peer, P2P_LANE, out, None);
+        }
+        let incoming = Incoming {
+            ticket,
+            head,
+            at: call.recv,
+            bytes,
+            got: 0,
+            opened: false,
+        };
+        let pair = &mut self.pairs[peer];
+        pair.incoming.push_back(incoming);
+        if !pair.listed {
+            pair.listed = true;
+            self.listening.push(peer);
+        }
+        Ok(())
+    }
+
+    /// Moves messages between this rank's own sends and receives.
+    fn meet_self<F>(&mut self, wires: &mut Wires<F>) -> Result<()> {
+        while !self.own_sends.is_empty() && !self.own_recvs.is_empty() {
+            let (Some(send), Some(recv)) = (self.own_sends.pop_front(), self.own_recvs.pop_front())
+            else {
+                break;
+            };
+            if send.head != recv.head {
+                return Err(mismatch(wires.me, &recv.head, wires.me, &send.head));
+            }
+            if send.bytes > 0 {
+                // SAFETY: both are `bytes` bytes of buffers valid until their calls are done.
+                unsafe { std::ptr::copy(send.at, recv.at, send.bytes) };
+            }
+            wires.sent.extend([send.ticket, recv.ticket]);
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived; finished requests go to `wires.sent`. True when something moved.
+    pub(crate) fn poll<F: Fabric>(&mut self, wires: &mut Wires<F>) -> Result<bool> {
+        let mut moved = false;
+        let mut index = 0;
+        while index < self.listening.len() {
+            let peer = self.listening[index];
+            while let Some(incoming) = self.pairs[peer].incoming.front_mut() {
+                let before = (incoming.got, incoming.opened);
+                let complete = incoming.poll(wires, peer)?;
+                moved |= complete || before != (incoming.got, incoming.opened);
+                if !complete {
+                    break;
+                }
+                wires.sent.push(incoming.ticket);
+                self.pairs[peer].incoming.pop_front();
+            }
+            if self.pairs[peer].incoming.is_empty() {
+                self.pairs[peer].listed = false;
+                self.listening.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// No send or receive is posted.
+    pub(crate) fn idle(&self) -> bool {
+        self.listening.is_empty() && self.own_sends.is_empty() && self.own_recvs.is_empty()
+    }
+
+    /// Ranks whose messages are waited for.
+    pub(crate) fn awaited(&self, ranks: &mut Vec<Rank>) {
+        ranks.extend(self.listening.iter().map(|&p| Rank::at(p)));
+    }
+
+    /// Forgets everything posted, giving each request to `ended`.
+    pub(crate) fn clear(&mut self, mut ended: impl FnMut(u32)) {
+        for pair in &mut self.pairs {
+            pair.incoming.drain(..).for_each(|i| ended(i.ticket));
+            pair.listed = false;
+        }
+        self.listening.clear();
+        self.own_sends
+            .drain(..)
+            .chain(self.own_recvs.drain(..))
+            .for_each(|o| ended(o.ticket));
+    }
+}
+
+impl Incoming {
+    fn poll<F: Fabric>(&mut self, wires: &mut Wires<F>, peer: usize) -> Result<bool> {
+        if !self.opened {
+            let Some(head) = wires.read_head(peer, P2P_LANE)? else {
+                return Ok(false);
+            };
+            if head != self.head {
+                return Err(mismatch(wires.me, &self.head, peer, &head));
+            }
+            self.opened = true;
+        }
+        let rx = wires.fabric.rx(peer, P2P_LANE);
+        while self.got < self.bytes {
+            // SAFETY: the receive buffer holds `bytes` bytes and is valid until the call is done.
+            let got = unsafe { rx.read(self.at.wrapping_add(self.got), self.bytes - self.got)? };
+            if got == 0 {
+                return Ok(false);
+            }
+            self.got += got;
+        }
+        rx.end();
+        Ok(true)
+    }
+}

@@ -1,0 +1,352 @@
+//! All links of a rank with what waits in front of them: posted messages and expected heads.
+//!
+//! Invariant: messages of one link leave in the order they were posted; a fused step writes to a link
+//! only when nothing waits in front of it.
+
+use std::collections::VecDeque;
+
+use bytemuck::{bytes_of, pod_read_unaligned};
+
+use crate::call::{HEAD_BYTES, Head};
+use crate::engine::bind::{Bound, Operand};
+use crate::engine::link::{Fabric, Rx, Tx};
+use crate::error::{Code, Error, Result};
+use crate::kernel::{Form, Stage};
+use crate::types::Rank;
+
+/// Lanes of a fabric: those of plans, then one for point-to-point messages.
+pub const FABRIC_LANES: usize = crate::plan::LANES_MAX + 1;
+/// The lane of point-to-point messages.
+pub(crate) const P2P_LANE: usize = crate::plan::LANES_MAX;
+
+/// What is left to send of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Payload {
+    /// Bytes as they lie in memory.
+    Plain { at: *const u8, bytes: usize },
+    /// Elements that change form on the way.
+    Converted { source: Operand, wire: Form },
+}
+
+/// A posted message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing {
+    /// Goes first, when this is the first message of a call on the link.
+    pub(crate) head: Option<Head>,
+    pub(crate) payload: Payload,
+    /// The request that ends with this message (point to point).
+    pub(crate) ticket: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Port {
+    /// Posted and not yet taken by the link, oldest first.
+    waiting: VecDeque<Outgoing>,
+    /// Stamp of the last call that sent its head here.
+    opened_tx: u64,
+    /// Stamp of the last call whose head was read here.
+    opened_rx: u64,
+    /// The link may hold bytes it has not pushed out.
+    dirty: bool,
+    /// It is in `Wires::busy`.
+    listed: bool,
+}
+
+/// The links of one rank and their outboxes.
+#[derive(Debug)]
+pub(crate) struct Wires<F> {
+    pub(crate) fabric: F,
+    pub(crate) me: usize,
+    pub(crate) world: usize,
+    ports: Box<[Port]>,
+    /// Ports with something waiting or unflushed: of plans, then of point-to-point messages.
+    busy: [Vec<usize>; 2],
+    /// Requests that ended with a message that has now left.
+    pub(crate) sent: Vec<u32>,
+}
+
+impl<F: Fabric> Wires<F> {
+    pub(crate) fn new(fabric: F, me: usize, world: usize) -> Self {
+        let ports = (0..world * FABRIC_LANES).map(|_| Port::default()).collect();
+        Self {
+            fabric,
+            me,
+            world,
+            ports,
+            busy: [Vec::new(), Vec::new()],
+            sent: Vec::new(),
+        }
+    }
+
+    /// Nothing that plans posted waits, and their links have pushed out what they took.
+    pub(crate) fn settled(&self) -> bool {
+        self.busy[0].is_empty()
+    }
+
+    /// As [`Wires::settled`], for point-to-point messages.
+    pub(crate) fn p2p_settled(&self) -> bool {
+        self.busy[1].is_empty()
+    }
+
+    /// Nothing waits in front of the link to `to` on `lane`.
+    pub(crate) fn is_clear(&self, to: usize, lane: usize) -> bool {
+        self.ports[to * FABRIC_LANES + lane].waiting.is_empty()
+    }
+
+    /// Ranks that have not taken what was posted to them.
+    pub(crate) fn slow_peers(&self, ranks: &mut Vec<Rank>) {
+        ranks.extend(
+            self.busy
+                .iter()
+                .flatten()
+                .map(|p| Rank::at(p / FABRIC_LANES)),
+        );
+    }
+
+    fn mark(&mut self, port: usize) {
+        if !self.ports[port].listed {
+            self.ports[port].listed = true;
+            self.busy[usize::from(port % FABRIC_LANES == P2P_LANE)].push(port);
+        }
+    }
+
+    /// Forgets everything posted, giving each request to `ended`.
+    pub(crate) fn clear(&mut self, mut ended: impl FnMut(u32)) {
+        for port in &mut self.ports {
+            port.waiting
+                .drain(..)
+                .filter_map(|out| out.ticket)
+                .for_each(&mut ended);
+            port.listed = false;
+        }
+        self.busy.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Whether the call with `stamp` still has to send its head on this link.
+    pub(crate) fn needs_head(&self, to: usize, lane: usize, stamp: u64) -> bool {
+        self.ports[to * FABRIC_LANES + lane].opened_tx != stamp
+    }
+
+    /// As [`Wires::needs_head`], and takes it as sent from now on.
+    pub(crate) fn open_tx(&mut self, to: usize, lane: usize, stamp: u64) -> bool {
+        let port = &mut self.ports[to * FABRIC_LANES + lane];
+        let first = port.opened_tx != stamp;
+        port.opened_tx = stamp;
+        first
+    }
+
+    /// Posts a message; what the link takes at once is gone at once.
+    pub(crate) fn post(
+        &mut self,
+        to: usize,
+        lane: usize,
+        mut out: Outgoing,
+        bound: Option<&Bound>,
+    ) -> Result<()> {
+        let port = to * FABRIC_LANES + lane;
+        self.ports[port].dirty = true;
+        self.mark(port);
+        if self.ports[port].waiting.is_empty()
+            && transmit(self.fabric.tx(to, lane), &mut out, bound)?
+        {
+            self.sent.extend(out.ticket);
+            return Ok(());
+        }
+        self.ports[port].waiting.push_back(out);
+        Ok(())
+    }
+
+    /// Notes that a fused step has written to the link itself.
+    pub(crate) fn touch(&mut self, to: usize, lane: usize) {
+        let port = to * FABRIC_LANES + lane;
+        self.ports[port].dirty = true;
+        self.mark(port);
+    }
+
+    /// Moves on whatever waits; true when something moved.
+    pub(crate) fn flush(&mut self, bound: Option<&Bound>) -> Result<bool> {
+        let plans = self.flush_kind(0, bound)?;
+        Ok(self.flush_kind(1, bound)? || plans)
+    }
+
+    fn flush_kind(&mut self, kind: usize, bound: Option<&Bound>) -> Result<bool> {
+        let mut moved = false;
+        let mut index = 0;
+        while index < self.busy[kind].len() {
+            let port = self.busy[kind][index];
+            let (to, lane) = (port / FABRIC_LANES, port % FABRIC_LANES);
+            let tx = self.fabric.tx(to, lane);
+            let entry = &mut self.ports[port];
+            while let Some(out) = entry.waiting.front_mut() {
+                if !transmit(tx, out, bound)? {
+                    break;
+                }
+                self.sent.extend(out.ticket);
+                entry.waiting.pop_front();
+                moved = true;
+            }
+            entry.dirty = !tx.flush()?;
+            if entry.waiting.is_empty() && !entry.dirty {
+                entry.listed = false;
+                self.busy[kind].swap_remove(index);
+                moved = true;
+            } else {
+                index += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Reads the head that opens the messages of call `stamp` on a link (`empty` messages always
+    /// have one) and compares it with `own`; false while it has not arrived.
+    pub(crate) fn open_rx(
+        &mut self,
+        from: usize,
+        lane: usize,
+        stamp: u64,
+        own: &Head,
+        empty: bool,
+    ) -> Result<bool> {
+        let port = from * FABRIC_LANES + lane;
+        if self.ports[port].opened_rx == stamp && !empty {
+            return Ok(true);
+        }
+        let Some(head) = self.read_head(from, lane)? else {
+            return Ok(false);
+        };
+        if head != *own {
+            return Err(mismatch(self.me, own, from, &head));
+        }
+        self.ports[port].opened_rx = stamp;
+        if empty {
+            self.fabric.rx(from, lane).end();
+        }
+        Ok(true)
+    }
+
+    /// The head at the front of a link, once it has arrived.
+    pub(crate) fn read_head(&mut self, from: usize, lane: usize) -> Result<Option<Head>> {
+        let rx = self.fabric.rx(from, lane);
+        let window = rx.peek(HEAD_BYTES)?;
+        if window.bytes < HEAD_BYTES {
+            return Ok(None);
+        }
+        // SAFETY: the window holds at least `HEAD_BYTES` bytes until it is released.
+        let bytes = unsafe { std::slice::from_raw_parts(window.at, HEAD_BYTES) };
+        let head = pod_read_unaligned::<Head>(bytes);
+        rx.release(HEAD_BYTES);
+        Ok(Some(head))
+    }
+}
+
+/// The error that names both calls and both ranks.
+pub(crate) fn mismatch(me: usize, own: &Head, peer: usize, theirs: &Head) -> Error {
+    let (first, second) = if me < peer {
+        ((me, own), (peer, theirs))
+    } else {
+        ((peer, theirs), (me, own))
+    };
+    let say = |(rank, head): (usize, &Head)| {
+        format!("rank {rank} made call {} ({})", head.seq, head.describe())
+    };
+    let reason = if own.epoch != theirs.epoch {
+        return Error::new(
+            Code::StaleEpoch,
+            format!(
+                "rank {peer} speaks for epoch {}, this is epoch {}",
+                theirs.epoch, own.epoch
+            ),
+        )
+        .with_peer(Rank::at(peer));
+    } else if (Head {
+        plan: own.plan,
+        ..*theirs
+    }) == *own
+    {
+        "; the calls agree but the settings that choose the algorithm do not"
+    } else {
+        ""
+    };
+    Error::new(
+        Code::Mismatch,
+        format!("{}, {}{reason}", say(first), say(second)),
+    )
+    .with_peer(Rank::at(peer))
+    .with_seq(own.seq)
+}
+
+/// Gives `head` to the link; false when there is no room for it yet.
+pub(crate) fn send_head<T: Tx>(tx: &mut T, head: &Head) -> Result<bool> {
+    let window = tx.window()?;
+    if window.bytes < HEAD_BYTES {
+        return Ok(false);
+    }
+    // SAFETY: the window is writable for at least `HEAD_BYTES`; the head is a plain record.
+    unsafe { std::ptr::copy_nonoverlapping(bytes_of(head).as_ptr(), window.at, HEAD_BYTES) };
+    tx.commit(HEAD_BYTES)?;
+    Ok(true)
+}
+
+/// Gives the link as much of `out` as it takes; true when all of it has gone.
+fn transmit<T: Tx>(tx: &mut T, out: &mut Outgoing, bound: Option<&Bound>) -> Result<bool> {
+    if let Some(head) = &out.head {
+        if !send_head(tx, head)? {
+            return Ok(false);
+        }
+        out.head = None;
+    }
+    let done = match (&mut out.payload, bound) {
+        (Payload::Plain { at, bytes }, _) => transmit_plain(tx, at, bytes)?,
+        (Payload::Converted { source, wire }, Some(bound)) => {
+            transmit_converted(tx, source, *wire, bound)?
+        }
+        (Payload::Converted { .. }, None) => {
+            return Err(Error::new(
+                Code::Internal,
+                "a conversion was posted without a plan",
+            ));
+        }
+    };
+    if done {
+        tx.end()?;
+    }
+    Ok(done)
+}
+
+fn transmit_plain<T: Tx>(tx: &mut T, at: &mut *const u8, bytes: &mut usize) -> Result<bool> {
+    while *bytes > 0 {
+        // SAFETY: the payload is inside a buffer that stays valid until the call is done.
+        let sent = unsafe { tx.write(*at, *bytes)? };
+        if sent == 0 {
+            return Ok(false);
+        }
+        *at = at.wrapping_add(sent);
+        *bytes -= sent;
+    }
+    Ok(true)
+}
+
+fn transmit_converted<T: Tx>(
+    tx: &mut T,
+    source: &mut Operand,
+    wire: Form,
+    bound: &Bound,
+) -> Result<bool> {
+    while source.count > 0 {
+        let window = tx.window()?;
+        let count = (window.bytes / bound.bytes(wire)).min(source.count);
+        if count == 0 {
+            return Ok(false);
+        }
+        let target = Operand {
+            at: window.at,
+            form: wire,
+            count,
+        };
+        bound.convert(*source, target, count, Stage::Plain);
+        tx.commit(count * bound.bytes(wire))?;
+        source.at = source.at.wrapping_add(count * bound.bytes(source.form));
+        source.count -= count;
+    }
+    Ok(true)
+}
