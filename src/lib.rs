@@ -3,6 +3,8 @@
 
 pub mod error;
 pub mod kernel;
+#[allow(dead_code, reason = "the engine uses it")]
+mod sys;
 pub mod types;
 
 pub use error::{Code, Error, Result};
