@@ -1,6 +1,8 @@
 //! Unisono: collective communication for training and serving large language models.
 #![deny(rust_2018_idioms)]
 
+#[allow(dead_code, reason = "the engine uses it")]
+pub mod boot;
 pub mod error;
 pub mod kernel;
 #[allow(dead_code, reason = "the engine uses it")]
