@@ -1,11 +1,17 @@
 //! Unisono: collective communication for training and serving large language models.
 #![deny(rust_2018_idioms)]
 
+#[allow(dead_code, reason = "the engine uses it")]
+pub mod boot;
 pub mod call;
 pub mod engine;
 pub mod error;
 pub mod kernel;
+pub mod link;
 pub mod plan;
+pub mod sync;
+#[allow(dead_code, reason = "the engine uses it")]
+mod sys;
 pub mod types;
 
 pub use error::{Code, Error, Result};

@@ -1,0 +1,15 @@
+//! Start-up: who takes part, where they are, and connections that only they can open.
+//!
+//! [`env`] reads what a launcher says, [`id`] names the job and its key, `rendezvous` brings all
+//! ranks' cards together, `interface` picks addresses, `mesh` connects every pair over TCP and
+//! `local` connects the ranks of one host through shared memory. Every connection opens with the
+//! handshake of `auth`.
+//!
+//! Everything that arrives from outside is hostile until it is proved: sizes are checked before
+//! memory is taken, every wait has a deadline, and strangers cost a bounded table entry for a few
+//! seconds. Not here: what the ranks' cards say, which is the engine's.
+
+pub(crate) mod auth;
+pub(crate) mod conn;
+pub mod id;
+pub(crate) mod key;

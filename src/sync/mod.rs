@@ -1,0 +1,9 @@
+//! The atomics of hand-offs between threads and processes, replaceable by loom's.
+//!
+//! `RUSTFLAGS="--cfg loom"` swaps in loom's types, which explore every interleaving and every
+//! reordering the orderings allow.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

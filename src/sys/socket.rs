@@ -1,0 +1,298 @@
+//! TCP sockets: non-blocking connects, listeners of one family, and the options we set.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use super::poll::{Interest, wait_one};
+use super::{check, length_of, own};
+use crate::error::{Code, Error, Result};
+
+/// Connections the kernel may hold for us before we accept them; it cuts this to its own limit.
+const BACKLOG: libc::c_int = 4096;
+
+/// An address in the system's form.
+struct Raw {
+    storage: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
+
+impl Raw {
+    fn new(address: SocketAddr) -> Self {
+        // SAFETY: all zeros is a valid sockaddr_storage, a struct of integers.
+        let storage: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut raw = Self { storage, length: 0 };
+        match address {
+            SocketAddr::V4(v4) => {
+                // SAFETY: all zeros is a valid sockaddr_in, a struct of integers.
+                let mut to: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
+                to.sin_family = family(&address);
+                to.sin_port = v4.port().to_be();
+                to.sin_addr.s_addr = u32::from(*v4.ip()).to_be();
+                // SAFETY: a sockaddr_storage has room and alignment for every address.
+                unsafe { (&raw mut raw.storage).cast::<libc::sockaddr_in>().write(to) };
+                raw.length = length_of::<libc::sockaddr_in>();
+            }
+            SocketAddr::V6(v6) => {
+                // SAFETY: all zeros is a valid sockaddr_in6, a struct of integers.
+                let mut to: libc::sockaddr_in6 = unsafe { MaybeUninit::zeroed().assume_init() };
+                to.sin6_family = family(&address);
+                to.sin6_port = v6.port().to_be();
+                to.sin6_addr.s6_addr = v6.ip().octets();
+                to.sin6_scope_id = v6.scope_id();
+                // SAFETY: a sockaddr_storage has room and alignment for every address.
+                unsafe {
+                    (&raw mut raw.storage)
+                        .cast::<libc::sockaddr_in6>()
+                        .write(to);
+                }
+                raw.length = length_of::<libc::sockaddr_in6>();
+            }
+        }
+        raw
+    }
+
+    const fn at(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+}
+
+fn family(address: &SocketAddr) -> libc::sa_family_t {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    libc::sa_family_t::try_from(family).expect("a small constant")
+}
+
+fn open(address: &SocketAddr) -> Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the call reads plain integers.
+    own(
+        unsafe { libc::socket(family(address).into(), kind, 0) },
+        "socket",
+    )
+}
+
+fn set_option(
+    fd: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+    what: &str,
+) -> Result<()> {
+    let length = length_of::<libc::c_int>();
+    // SAFETY: the value is a local of the stated size.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    check(done, what).map(drop)
+}
+
+/// A non-blocking listener at `address` (port 0: any), for its own address family only, so that
+/// the same port can be had on both.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let fd = open(&address)?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1, "SO_REUSEADDR")?;
+    if address.is_ipv6() {
+        set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1, "IPV6_V6ONLY")?;
+    }
+    let raw = Raw::new(address);
+    // SAFETY: the pointer and length describe an initialised address of that family.
+    let bound = unsafe { libc::bind(fd.as_raw_fd(), raw.at(), raw.length) };
+    check(bound, format!("binding {address}"))?;
+    // SAFETY: the call reads plain integers.
+    let done = unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) };
+    check(done, format!("listening at {address}"))?;
+    Ok(TcpListener::from(fd))
+}
+
+/// Starts to connect, from the address `source` where one is given. The stream is non-blocking
+/// and becomes writable when the attempt has ended; ask [`connected`] then.
+pub(crate) fn connect_start(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream> {
+    let fd = open(&address)?;
+    if let Some(source) = source {
+        let raw = Raw::new(SocketAddr::new(source, 0));
+        // SAFETY: the pointer and length describe an initialised address of that family.
+        let bound = unsafe { libc::bind(fd.as_raw_fd(), raw.at(), raw.length) };
+        check(bound, format!("binding the source address {source}"))?;
+    }
+    let raw = Raw::new(address);
+    // SAFETY: the pointer and length describe an initialised address of that family.
+    if unsafe { libc::connect(fd.as_raw_fd(), raw.at(), raw.length) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINPROGRESS) {
+            return Err(Error::os(&error, format!("connecting to {address}")));
+        }
+    }
+    Ok(TcpStream::from(fd))
+}
+
+/// Whether a started connect has ended well: an error when it failed, false when it goes on.
+pub(crate) fn connected(stream: &TcpStream) -> Result<bool> {
+    match stream.take_error() {
+        Ok(None) => {}
+        Ok(Some(error)) | Err(error) => return Err(Error::os(&error, "connecting")),
+    }
+    match stream.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(Error::os(&error, "connecting")),
+    }
+}
+
+/// Connects within the deadline. The stream is non-blocking.
+pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream> {
+    let stream = connect_start(address, None)?;
+    // BOUND: the deadline.
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        wait_one(stream.as_fd(), Interest::Write, Some(left))?;
+        if connected(&stream)? {
+            return Ok(stream);
+        }
+        if left.is_zero() {
+            return Err(Error::new(
+                Code::TimedOut,
+                format!("connecting to {address}"),
+            ));
+        }
+    }
+}
+
+/// Sends small messages at once instead of gathering them.
+pub(crate) fn set_nodelay(stream: &TcpStream) -> Result<()> {
+    stream
+        .set_nodelay(true)
+        .map_err(|error| Error::os(&error, "TCP_NODELAY"))
+}
+
+/// Lets the kernel probe a silent connection, or not.
+pub(crate) fn set_keepalive(stream: &TcpStream, on: bool) -> Result<()> {
+    set_option(
+        stream,
+        libc::SOL_SOCKET,
+        libc::SO_KEEPALIVE,
+        i32::from(on),
+        "SO_KEEPALIVE",
+    )
+}
+
+/// Asks for socket buffers of these sizes; the kernel doubles them and cuts them to its limits.
+/// Without the call it sizes them itself, which is usually better.
+pub(crate) fn set_buffers(stream: &TcpStream, send_bytes: u32, receive_bytes: u32) -> Result<()> {
+    let send = i32::try_from(send_bytes).unwrap_or(i32::MAX);
+    let receive = i32::try_from(receive_bytes).unwrap_or(i32::MAX);
+    set_option(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, send, "SO_SNDBUF")?;
+    set_option(
+        stream,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUF,
+        receive,
+        "SO_RCVBUF",
+    )
+}
+
+/// The next connection a listener holds, non-blocking and close-on-exec; `None` when there is none.
+pub(crate) fn accept(listener: &TcpListener) -> Result<Option<(TcpStream, SocketAddr)>> {
+    match listener.accept() {
+        Ok((stream, from)) => {
+            stream
+                .set_nonblocking(true)
+                .map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
+            Ok(Some((stream, from)))
+        }
+        Err(error) if may_accept_later(&error) => Ok(None),
+        Err(error) => Err(Error::os(&error, "accept")),
+    }
+}
+
+/// A connection that died in the queue is its owner's trouble, not the listener's.
+pub(crate) fn may_accept_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn pair(at: &str) -> (TcpStream, TcpStream) {
+        let listener = listen(at.parse().expect("address")).expect("listen");
+        let to = listener.local_addr().expect("address");
+        let mine = connect(to, soon()).expect("connect");
+        wait_one(
+            listener.as_fd(),
+            Interest::Read,
+            Some(Duration::from_secs(20)),
+        )
+        .expect("wait");
+        let (theirs, from) = accept(&listener).expect("accept").expect("one");
+        assert_eq!(from, mine.local_addr().expect("address"));
+        (mine, theirs)
+    }
+
+    #[test]
+    fn both_families_carry_bytes_and_take_options() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let (mut mine, mut theirs) = pair(at);
+            set_nodelay(&mine).expect("nodelay");
+            set_keepalive(&mine, true).expect("keepalive");
+            set_keepalive(&mine, false).expect("keepalive");
+            set_buffers(&mine, 1 << 16, u32::MAX).expect("buffers");
+            mine.write_all(b"hello").expect("write");
+            wait_one(
+                theirs.as_fd(),
+                Interest::Read,
+                Some(Duration::from_secs(20)),
+            )
+            .expect("wait");
+            let mut bytes = [0; 5];
+            theirs.read_exact(&mut bytes).expect("read");
+            assert_eq!(&bytes, b"hello");
+        }
+    }
+
+    #[test]
+    fn a_refused_connect_is_an_error_with_its_address() {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        let to = listener.local_addr().expect("address");
+        drop(listener);
+        let error = connect(to, soon()).expect_err("refused");
+        assert_eq!(error.native, libc::ECONNREFUSED);
+    }
+
+    #[test]
+    fn a_source_address_is_used() {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        let to = listener.local_addr().expect("address");
+        let source = "127.0.0.7".parse().expect("address");
+        let stream = connect_start(to, Some(source)).expect("connect");
+        assert_eq!(stream.local_addr().expect("address").ip(), source);
+        assert!(connect_start(to, Some("203.0.113.1".parse().expect("address"))).is_err());
+    }
+
+    #[test]
+    fn an_idle_listener_has_nobody() {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        assert!(accept(&listener).expect("accept").is_none());
+    }
+}
