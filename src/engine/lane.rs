@@ -78,7 +78,7 @@ impl Cursor {
         }
         while !self.done {
             let step = &steps[usize::from(self.step)];
-            if !self.may_run(step, lanes, cx) {
+            if !self.may_run(step, lanes, cx)? {
                 return Ok(moved);
             }
             match self.attempt(step, lane, cx)? {
@@ -92,16 +92,21 @@ impl Cursor {
         Ok(moved)
     }
 
-    fn may_run<F: Fabric>(&self, step: &Step, lanes: &[Self], cx: &Context<'_, F>) -> bool {
+    fn may_run<F: Fabric>(
+        &self,
+        step: &Step,
+        lanes: &[Self],
+        cx: &mut Context<'_, F>,
+    ) -> Result<bool> {
         if step.wait_step != NO_STEP {
             let other = &lanes[usize::from(step.wait_lane)];
             let past =
                 (other.block, other.step, other.tile) > (self.block, step.wait_step, self.tile);
             if !past && !other.done {
-                return false;
+                return Ok(false);
             }
         }
-        !step.has(flag::SETTLE) || self.at > 0 || cx.wires.settled()
+        Ok(!step.has(flag::SETTLE) || self.at > 0 || cx.wires.settle(cx.bound)?)
     }
 
     /// Moves to the next message.
@@ -290,7 +295,7 @@ impl Cursor {
             return Ok(Flow::Complete);
         }
         let (from, to) = (step.from as usize, step.to as usize);
-        if !cx.wires.is_clear(to, lane)
+        if !cx.wires.clear_way(to, lane, cx.bound)?
             || !take_head(self, 0, (from, lane), source.count == 0, cx)?
             || !give_head(self, to, lane, source.count == 0, cx)?
         {

@@ -55,6 +55,30 @@ pub trait Tx {
     /// The link is broken.
     unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize>;
 
+    /// As [`Tx::write`], but into memory of the link's own: takes at least what [`Fabric::capacity`]
+    /// leaves free, even while the peer does nothing.
+    ///
+    /// # Safety
+    /// `from` must be readable for `bytes` bytes.
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn stage(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        let mut done = 0;
+        while done < bytes {
+            let window = self.window()?;
+            let count = window.bytes.min(bytes - done);
+            if count == 0 {
+                break;
+            }
+            // SAFETY: the caller promises the source; the window is ours for `count` bytes.
+            unsafe { std::ptr::copy_nonoverlapping(from.add(done), window.at, count) };
+            self.commit(count)?;
+            done += count;
+        }
+        Ok(done)
+    }
+
     /// The message ends here. Rings round up to their alignment; both ends do the same.
     ///
     /// # Errors

@@ -219,7 +219,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn p2p_idle(&self) -> bool {
-        self.p2p.idle() && self.wires.p2p_settled()
+        self.p2p.idle() && self.wires.p2p_flushed()
     }
 
     /// Breaks the engine: everything pending ends with `error`. The first error stays.
@@ -333,7 +333,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             .and_then(|r| r.running.as_ref())
             .is_some_and(|r| r.cursors[..r.plan.lanes()].iter().all(|c| c.done));
         if done
-            && self.wires.settled()
+            && self.wires.flushed()
             && let Some(run) = self.run.take()
         {
             self.ended.push_back((run.ticket, Ok(())));

@@ -79,18 +79,40 @@ impl<F: Fabric> Wires<F> {
     }
 
     /// Nothing that plans posted waits, and their links have pushed out what they took.
-    pub(crate) fn settled(&self) -> bool {
+    pub(crate) fn flushed(&self) -> bool {
         self.busy[0].is_empty()
     }
 
-    /// As [`Wires::settled`], for point-to-point messages.
-    pub(crate) fn p2p_settled(&self) -> bool {
-        self.busy[1].is_empty()
+    /// Moves all that plans posted into the links' own memory; true when the sources are free.
+    pub(crate) fn settle(&mut self, bound: &Bound) -> Result<bool> {
+        let mut free = true;
+        for index in 0..self.busy[0].len() {
+            free &= self.stage(self.busy[0][index], bound)?;
+        }
+        Ok(free)
     }
 
-    /// Nothing waits in front of the link to `to` on `lane`.
-    pub(crate) fn is_clear(&self, to: usize, lane: usize) -> bool {
-        self.ports[to * FABRIC_LANES + lane].waiting.is_empty()
+    /// Moves what waits in front of the link to `to` into the link's own memory; true when nothing
+    /// waits any more.
+    pub(crate) fn clear_way(&mut self, to: usize, lane: usize, bound: &Bound) -> Result<bool> {
+        self.stage(to * FABRIC_LANES + lane, bound)
+    }
+
+    fn stage(&mut self, port: usize, bound: &Bound) -> Result<bool> {
+        let tx = self.fabric.tx(port / FABRIC_LANES, port % FABRIC_LANES);
+        let entry = &mut self.ports[port];
+        while let Some(out) = entry.waiting.front_mut() {
+            if !transmit(tx, out, Some(bound), true)? {
+                return Ok(false);
+            }
+            entry.waiting.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// As [`Wires::flushed`], for point-to-point messages.
+    pub(crate) fn p2p_flushed(&self) -> bool {
+        self.busy[1].is_empty()
     }
 
     /// Ranks that have not taken what was posted to them.
@@ -147,7 +169,7 @@ impl<F: Fabric> Wires<F> {
         self.ports[port].dirty = true;
         self.mark(port);
         if self.ports[port].waiting.is_empty()
-            && transmit(self.fabric.tx(to, lane), &mut out, bound)?
+            && transmit(self.fabric.tx(to, lane), &mut out, bound, false)?
         {
             self.sent.extend(out.ticket);
             return Ok(());
@@ -178,7 +200,7 @@ impl<F: Fabric> Wires<F> {
             let tx = self.fabric.tx(to, lane);
             let entry = &mut self.ports[port];
             while let Some(out) = entry.waiting.front_mut() {
-                if !transmit(tx, out, bound)? {
+                if !transmit(tx, out, bound, false)? {
                     break;
                 }
                 self.sent.extend(out.ticket);
@@ -287,8 +309,14 @@ pub(crate) fn send_head<T: Tx>(tx: &mut T, head: &Head) -> Result<bool> {
     Ok(true)
 }
 
-/// Gives the link as much of `out` as it takes; true when all of it has gone.
-fn transmit<T: Tx>(tx: &mut T, out: &mut Outgoing, bound: Option<&Bound>) -> Result<bool> {
+/// Gives the link as much of `out` as it takes (with `stage`, into its own memory); true when all of it
+/// has gone.
+fn transmit<T: Tx>(
+    tx: &mut T,
+    out: &mut Outgoing,
+    bound: Option<&Bound>,
+    stage: bool,
+) -> Result<bool> {
     if let Some(head) = &out.head {
         if !send_head(tx, head)? {
             return Ok(false);
@@ -296,7 +324,7 @@ fn transmit<T: Tx>(tx: &mut T, out: &mut Outgoing, bound: Option<&Bound>) -> Res
         out.head = None;
     }
     let done = match (&mut out.payload, bound) {
-        (Payload::Plain { at, bytes }, _) => transmit_plain(tx, at, bytes)?,
+        (Payload::Plain { at, bytes }, _) => transmit_plain(tx, at, bytes, stage)?,
         (Payload::Converted { source, wire }, Some(bound)) => {
             transmit_converted(tx, source, *wire, bound)?
         }
@@ -313,10 +341,21 @@ fn transmit<T: Tx>(tx: &mut T, out: &mut Outgoing, bound: Option<&Bound>) -> Res
     Ok(done)
 }
 
-fn transmit_plain<T: Tx>(tx: &mut T, at: &mut *const u8, bytes: &mut usize) -> Result<bool> {
+fn transmit_plain<T: Tx>(
+    tx: &mut T,
+    at: &mut *const u8,
+    bytes: &mut usize,
+    stage: bool,
+) -> Result<bool> {
     while *bytes > 0 {
         // SAFETY: the payload is inside a buffer that stays valid until the call is done.
-        let sent = unsafe { tx.write(*at, *bytes)? };
+        let sent = unsafe {
+            if stage {
+                tx.stage(*at, *bytes)?
+            } else {
+                tx.write(*at, *bytes)?
+            }
+        };
         if sent == 0 {
             return Ok(false);
         }

@@ -4,12 +4,13 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::engine::link::{Board, Fabric, Notice, Place};
+use crate::engine::link::{Board, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::{Code, Error, Result};
 use crate::link::board::{ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Waker};
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
+use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
 
 /// Bytes a ring holds.
 pub(crate) const RING_BYTES: usize = 256 << 10;
@@ -32,7 +33,9 @@ impl Arena {
         let layout = std::alloc::Layout::from_size_align(bytes, 128).map_err(|_| out())?;
         // SAFETY: `bytes` is not 0.
         let at = unsafe { std::alloc::alloc_zeroed(layout) };
-        NonNull::new(at).map(|at| Self { at, layout }).ok_or_else(out)
+        NonNull::new(at)
+            .map(|at| Self { at, layout })
+            .ok_or_else(out)
     }
 }
 
@@ -43,97 +46,65 @@ impl Drop for Arena {
     }
 }
 
-/// One thread's links to the others.
-#[derive(Debug)]
-pub struct MemFabric {
-    tx: Box<[Option<RingTx>]>,
-    rx: Box<[Option<RingRx>]>,
-    board: MemBoard,
-    doze: Arc<Doze>,
-}
-
-/// The board of threads.
-#[derive(Debug)]
-pub struct MemBoard(Rows);
-
-impl MemFabric {
-    /// The fabrics of `world` threads.
-    ///
-    /// # Errors
-    /// Memory or descriptors ran out.
-    pub fn connect(world: usize) -> Result<Vec<Self>> {
-        let ring_bytes = CONTROL_BYTES + RING_BYTES;
-        let rings = world * world * FABRIC_LANES;
-        let arena = Arc::new(Arena::new((rings * ring_bytes + world * ROW_BYTES).max(128))?);
-        let dozes = (0..world).map(|_| Doze::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
-        let ring = |from: usize, to: usize, lane: usize| {
-            let index = (from * world + to) * FABRIC_LANES + lane;
-            // SAFETY: inside the arena; every (from, to, lane) has a stretch of its own, used by one
-            // writer (rank `from`) and one reader (rank `to`).
-            unsafe {
-                let at = arena.at.add(world * ROW_BYTES + index * ring_bytes);
-                Memory::at(at, RING_BYTES, arena.clone())
+/// The links of `world` threads, rank by rank.
+///
+/// # Errors
+/// Memory or descriptors ran out.
+pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
+    let ring_bytes = CONTROL_BYTES + RING_BYTES;
+    let rings = world * world * FABRIC_LANES;
+    let arena = Arc::new(Arena::new(
+        (rings * ring_bytes + world * ROW_BYTES).max(128),
+    )?);
+    let dozes = (0..world)
+        .map(|_| Doze::new().map(Arc::new))
+        .collect::<Result<Vec<_>>>()?;
+    let ring = |from: usize, to: usize, lane: usize| {
+        let index = (from * world + to) * FABRIC_LANES + lane;
+        // SAFETY: inside the arena; every (from, to, lane) has a stretch of its own, used by one
+        // writer (rank `from`) and one reader (rank `to`).
+        unsafe {
+            let at = arena.at.add(world * ROW_BYTES + index * ring_bytes);
+            Memory::at(at, RING_BYTES, arena.clone())
+        }
+    };
+    let links = |me: usize| {
+        let waker = |peer: usize| Waker::to(dozes[peer].clone());
+        // SAFETY: the first `world * ROW_BYTES` bytes of the arena are the rows, zero and aligned.
+        let rows = unsafe {
+            let row = |r: usize| arena.at.add(r * ROW_BYTES).cast::<Row>();
+            let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
+            Rows::new(
+                me,
+                (0..world).map(row).collect(),
+                wakers,
+                vec![arena.clone()],
+            )
+        };
+        let mut links = Links::new(world, dozes[me].clone(), RING_BYTES);
+        for peer in (0..world).filter(|&p| p != me) {
+            for lane in 0..FABRIC_LANES {
+                let tx = RingTx::new(ring(me, peer, lane), waker(peer));
+                let rx = RingRx::new(ring(peer, me, lane), waker(peer));
+                links.join(peer, lane, AnyTx::Ring(tx), AnyRx::Ring(rx));
             }
-        };
-        let ports = |me: usize| {
-            (0..world * FABRIC_LANES).map(move |port| {
-                let (peer, lane) = (port / FABRIC_LANES, port % FABRIC_LANES);
-                (peer != me).then_some((peer, lane))
-            })
-        };
-        let fabric = |me: usize| {
-            let waker = |peer: usize| Waker::to(dozes[peer].clone());
-            // SAFETY: the first `world * ROW_BYTES` bytes of the arena are the rows, zero and aligned.
-            let rows = unsafe {
-                let row = |r: usize| arena.at.add(r * ROW_BYTES).cast::<Row>();
-                let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
-                Rows::new(me, (0..world).map(row).collect(), wakers, vec![arena.clone()])
-            };
-            Self {
-                tx: ports(me)
-                    .map(|p| p.map(|(to, lane)| RingTx::new(ring(me, to, lane), waker(to))))
-                    .collect(),
-                rx: ports(me)
-                    .map(|p| p.map(|(from, lane)| RingRx::new(ring(from, me, lane), waker(from))))
-                    .collect(),
-                board: MemBoard(rows),
-                doze: dozes[me].clone(),
-            }
-        };
-        Ok((0..world).map(fabric).collect())
-    }
-
-    /// This rank's flag and bell.
-    pub(crate) fn doze(&self) -> &Arc<Doze> {
-        &self.doze
-    }
+        }
+        links.set_board(AnyBoard::Process(ProcessBoard(rows)));
+        links
+    };
+    Ok((0..world).map(links).collect())
 }
 
-impl Fabric for MemFabric {
-    type Tx = RingTx;
-    type Rx = RingRx;
-    type Board = MemBoard;
+/// The board of threads: addresses are the same for all.
+#[derive(Debug)]
+pub struct ProcessBoard(Rows);
 
-    fn tx(&mut self, to: usize, lane: usize) -> &mut RingTx {
-        self.tx[to * FABRIC_LANES + lane].as_mut().expect("no link to oneself")
-    }
-
-    fn rx(&mut self, from: usize, lane: usize) -> &mut RingRx {
-        self.rx[from * FABRIC_LANES + lane].as_mut().expect("no link to oneself")
-    }
-
-    fn board(&mut self) -> Option<&mut MemBoard> {
-        Some(&mut self.board)
-    }
-
-    fn capacity(&self) -> usize {
-        RING_BYTES
-    }
-}
-
-impl Board for MemBoard {
+impl Board for ProcessBoard {
     fn place(&mut self, at: *const u8, _bytes: usize) -> Place {
-        Place { segment: 0, offset: at as u64 }
+        Place {
+            segment: 0,
+            offset: at as u64,
+        }
     }
 
     fn publish(&mut self, turn: u64, notice: &Notice) {
@@ -145,8 +116,10 @@ impl Board for MemBoard {
     }
 
     fn resolve(&mut self, _peer: usize, place: Place, _bytes: usize) -> Result<*mut u8> {
-        // The peer is a thread of this process and its call was validated there.
-        Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(place.offset).unwrap_or(0)))
+        // The peer is a thread of this process, and its call was validated there.
+        Ok(std::ptr::with_exposed_provenance_mut(
+            usize::try_from(place.offset).unwrap_or(0),
+        ))
     }
 
     fn post(&mut self, phase: u64) {

@@ -1,9 +1,194 @@
 //! The links: what moves bytes between two ranks.
 //!
-//! One file each for memory shared by threads ([`mem`]), by processes, TCP and virtual time. They
-//! implement the traits of [`crate::engine::link`]; the engine sees nothing else of them.
+//! One file each for memory shared by threads ([`mem`]), memory shared by processes ([`shm`]), TCP
+//! ([`tcp`]) and virtual time ([`sim`]). They implement the traits of [`crate::engine::link`]; the
+//! engine sees nothing else of them. [`Links`] is all links of one rank, of whatever kinds.
 
 pub(crate) mod board;
 pub(crate) mod doze;
-pub mod mem;
+pub(crate) mod mem;
 pub(crate) mod ring;
+pub(crate) mod shm;
+pub(crate) mod tcp;
+
+use std::sync::Arc;
+
+use crate::engine::link::{Board, Fabric, Notice, Place, Rx, Tx, Window};
+use crate::engine::wires::FABRIC_LANES;
+use crate::error::Result;
+use crate::link::doze::Doze;
+
+macro_rules! any {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident($inner:ty),)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub(crate) enum $name { $($variant($inner),)+ }
+    };
+}
+
+any! {
+    /// A sending end of any kind.
+    AnyTx { Ring(ring::RingTx), Tcp(tcp::TcpTx), }
+}
+
+any! {
+    /// A receiving end of any kind.
+    AnyRx { Ring(ring::RingRx), Tcp(tcp::TcpRx), }
+}
+
+any! {
+    /// A board of any kind.
+    AnyBoard { Process(mem::ProcessBoard), Host(shm::HostBoard), }
+}
+
+/// Forwards a call to whichever kind it is.
+macro_rules! each {
+    ($self:ident, $kind:ident { $($variant:ident),+ }, $link:ident => $call:expr) => {
+        match $self { $($kind::$variant($link) => $call,)+ }
+    };
+}
+
+impl Tx for AnyTx {
+    #[inline]
+    fn window(&mut self) -> Result<Window> {
+        each!(self, Self { Ring, Tcp }, link => link.window())
+    }
+
+    #[inline]
+    fn commit(&mut self, bytes: usize) -> Result<()> {
+        each!(self, Self { Ring, Tcp }, link => link.commit(bytes))
+    }
+
+    #[inline]
+    unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp }, link => link.write(from, bytes)) }
+    }
+
+    #[inline]
+    fn end(&mut self) -> Result<()> {
+        each!(self, Self { Ring, Tcp }, link => link.end())
+    }
+
+    #[inline]
+    fn flush(&mut self) -> Result<bool> {
+        each!(self, Self { Ring, Tcp }, link => link.flush())
+    }
+}
+
+impl Rx for AnyRx {
+    #[inline]
+    fn peek(&mut self, want: usize) -> Result<Window> {
+        each!(self, Self { Ring, Tcp }, link => link.peek(want))
+    }
+
+    #[inline]
+    fn release(&mut self, bytes: usize) {
+        each!(self, Self { Ring, Tcp }, link => link.release(bytes));
+    }
+
+    #[inline]
+    unsafe fn read(&mut self, into: *mut u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp }, link => link.read(into, bytes)) }
+    }
+
+    #[inline]
+    fn end(&mut self) {
+        each!(self, Self { Ring, Tcp }, link => link.end());
+    }
+}
+
+impl Board for AnyBoard {
+    fn place(&mut self, at: *const u8, bytes: usize) -> Place {
+        each!(self, Self { Process, Host }, board => board.place(at, bytes))
+    }
+
+    fn publish(&mut self, turn: u64, notice: &Notice) {
+        each!(self, Self { Process, Host }, board => board.publish(turn, notice));
+    }
+
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>> {
+        each!(self, Self { Process, Host }, board => board.notice(peer, turn))
+    }
+
+    fn resolve(&mut self, peer: usize, place: Place, bytes: usize) -> Result<*mut u8> {
+        each!(self, Self { Process, Host }, board => board.resolve(peer, place, bytes))
+    }
+
+    fn post(&mut self, phase: u64) {
+        each!(self, Self { Process, Host }, board => board.post(phase));
+    }
+
+    fn reached(&mut self, peer: usize) -> u64 {
+        each!(self, Self { Process, Host }, board => board.reached(peer))
+    }
+}
+
+/// All links of one rank.
+#[derive(Debug)]
+pub(crate) struct Links {
+    tx: Box<[Option<AnyTx>]>,
+    rx: Box<[Option<AnyRx>]>,
+    board: Option<AnyBoard>,
+    doze: Arc<Doze>,
+    capacity: usize,
+}
+
+impl Links {
+    /// No links yet, to `world - 1` peers; `doze` is this rank's, `capacity` what every link will hold.
+    pub(crate) fn new(world: usize, doze: Arc<Doze>, capacity: usize) -> Self {
+        let ports = world * FABRIC_LANES;
+        Self {
+            tx: (0..ports).map(|_| None).collect(),
+            rx: (0..ports).map(|_| None).collect(),
+            board: None,
+            doze,
+            capacity,
+        }
+    }
+
+    /// Puts the two directions to `peer` on `lane` in place.
+    pub(crate) fn join(&mut self, peer: usize, lane: usize, tx: AnyTx, rx: AnyRx) {
+        let port = peer * FABRIC_LANES + lane;
+        (self.tx[port], self.rx[port]) = (Some(tx), Some(rx));
+    }
+
+    /// All ranks share memory: they meet on `board`.
+    pub(crate) fn set_board(&mut self, board: AnyBoard) {
+        self.board = Some(board);
+    }
+
+    /// This rank's flag and bell.
+    pub(crate) fn doze(&self) -> &Arc<Doze> {
+        &self.doze
+    }
+}
+
+impl Fabric for Links {
+    type Tx = AnyTx;
+    type Rx = AnyRx;
+    type Board = AnyBoard;
+
+    #[inline]
+    fn tx(&mut self, to: usize, lane: usize) -> &mut AnyTx {
+        self.tx[to * FABRIC_LANES + lane]
+            .as_mut()
+            .expect("no link to oneself")
+    }
+
+    #[inline]
+    fn rx(&mut self, from: usize, lane: usize) -> &mut AnyRx {
+        self.rx[from * FABRIC_LANES + lane]
+            .as_mut()
+            .expect("no link to oneself")
+    }
+
+    fn board(&mut self) -> Option<&mut AnyBoard> {
+        self.board.as_mut()
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+}

@@ -29,7 +29,8 @@ pub(crate) const LINE: u64 = 64;
 /// Bytes before the data.
 pub(crate) const CONTROL_BYTES: usize = 256;
 /// Written bytes are shown to the reader at least this often, so that both work at once.
-const PUBLISH_BYTES: u64 = 8 << 10;
+const PUBLISH_BYTES: u64 = WRITE_BYTES as u64;
+const WRITE_BYTES: usize = 8 << 10;
 
 /// The two counters, each on cache lines of its own (two, for adjacent-line prefetch).
 #[derive(Debug)]
@@ -71,10 +72,18 @@ impl Memory {
         capacity: usize,
         keep: Arc<dyn std::any::Any + Send + Sync>,
     ) -> Self {
-        assert!(capacity as u64 % LINE == 0 && capacity as u64 >= 4 * LINE, "ring of {capacity}");
+        assert!(
+            capacity as u64 % LINE == 0 && capacity as u64 >= 4 * LINE,
+            "ring of {capacity}"
+        );
         // SAFETY: the caller gives at least CONTROL_BYTES bytes there.
         let data = unsafe { at.add(CONTROL_BYTES) };
-        Self { control: at.cast(), data, capacity, _keep: keep }
+        Self {
+            control: at.cast(),
+            data,
+            capacity,
+            _keep: keep,
+        }
     }
 
     fn control(&self) -> &Control {
@@ -105,7 +114,14 @@ pub struct RingTx {
 
 impl RingTx {
     pub(crate) fn new(memory: Memory, waker: Waker) -> Self {
-        Self { memory, waker, written: 0, at: 0, published: 0, head: 0 }
+        Self {
+            memory,
+            waker,
+            written: 0,
+            at: 0,
+            published: 0,
+            head: 0,
+        }
     }
 
     fn room(&self) -> u64 {
@@ -118,7 +134,11 @@ impl RingTx {
         if self.published != self.written {
             self.published = self.written;
             // ORDERING: release pairs with the reader's acquire of `tail`: the bytes come before.
-            self.memory.control().tail.0.store(self.written, Ordering::Release);
+            self.memory
+                .control()
+                .tail
+                .0
+                .store(self.written, Ordering::Release);
             self.waker.wake();
         }
     }
@@ -167,7 +187,7 @@ impl Tx for RingTx {
         let mut done = 0;
         while done < bytes {
             let window = self.window()?;
-            let count = window.bytes.min(bytes - done).min(PUBLISH_BYTES as usize);
+            let count = window.bytes.min(bytes - done).min(WRITE_BYTES);
             if count == 0 {
                 break;
             }
@@ -210,14 +230,25 @@ pub struct RingRx {
 
 impl RingRx {
     pub(crate) fn new(memory: Memory, waker: Waker) -> Self {
-        Self { memory, waker, taken: 0, at: 0, published: 0, tail: 0 }
+        Self {
+            memory,
+            waker,
+            taken: 0,
+            at: 0,
+            published: 0,
+            tail: 0,
+        }
     }
 
     fn publish(&mut self) {
         if self.published != self.taken {
             self.published = self.taken;
             // ORDERING: release pairs with the writer's acquire of `head`: our reads come before.
-            self.memory.control().head.0.store(self.taken, Ordering::Release);
+            self.memory
+                .control()
+                .head
+                .0
+                .store(self.taken, Ordering::Release);
             self.waker.wake();
         }
     }
@@ -298,7 +329,10 @@ mod tests {
         let ring = unsafe { Memory::at(at, capacity, memory) };
         let doze = Arc::new(Doze::new().expect("doze"));
         let waker = Waker::to(doze);
-        (RingTx::new(ring.clone(), waker.clone()), RingRx::new(ring, waker))
+        (
+            RingTx::new(ring.clone(), waker.clone()),
+            RingRx::new(ring, waker),
+        )
     }
 
     /// Messages of every length up to three rings keep their bytes, whichever way they are cut.
@@ -344,7 +378,8 @@ mod tests {
             let mut out = 0;
             while out < data.len() {
                 // SAFETY: inside `data`.
-                out += unsafe { tx.write(data.as_ptr().add(out), data.len() - out) }.expect("write");
+                out +=
+                    unsafe { tx.write(data.as_ptr().add(out), data.len() - out) }.expect("write");
                 std::thread::yield_now();
             }
             tx.end().expect("end");

@@ -40,6 +40,7 @@
 //! Not here: branches, loops, expressions, sizes, types, and any optimiser.
 
 pub mod build;
+pub mod cache;
 
 use crate::types::{Collective, Rank};
 

@@ -1,0 +1,57 @@
+//! What carries out whole calls: the native engine here, NCCL and MPI beside it.
+//!
+//! A backend is driven by one thread at a time. It never waits except in [`Backend::doze`].
+
+pub mod drive;
+pub mod native;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::call::Call;
+use crate::engine::Progress;
+use crate::error::{Error, Result};
+use crate::link::doze::Doze;
+use crate::types::Rank;
+
+/// Carries out calls for one rank of one communicator.
+pub(crate) trait Backend: Send + std::fmt::Debug {
+    /// Takes a call; its end will be told under `ticket`.
+    fn submit(&mut self, call: Call, ticket: u32) -> Result<()>;
+
+    /// Moves whatever can move.
+    fn poll(&mut self) -> Progress;
+
+    /// The next request that has ended, with its result.
+    fn take_ended(&mut self) -> Option<(u32, Result<()>)>;
+
+    /// Looks after the peers: who has died, aborted or failed. Called now and then while waiting.
+    fn watch(&mut self);
+
+    /// Sleeps until something may have changed, at most `timeout`.
+    fn doze(&mut self, timeout: Duration);
+
+    /// What wakes [`Backend::doze`] from another thread.
+    fn bell(&self) -> Arc<Doze>;
+
+    /// Ends everything pending with `error`, and tells the peers. The first error stays.
+    fn fail(&mut self, error: Error);
+
+    /// The error that broke the backend.
+    fn broken(&self) -> Option<&Error>;
+
+    /// Ranks that something pending waits for.
+    fn awaited(&mut self) -> Vec<Rank>;
+
+    /// Number of the present or last collective.
+    fn seq(&self) -> u64;
+
+    /// Zeroed memory that local ranks can map.
+    fn alloc(&mut self, bytes: usize) -> Result<*mut u8>;
+
+    /// Gives memory back.
+    fn free(&mut self, memory: *mut u8) -> Result<()>;
+
+    /// Says goodbye to the peers. Nothing is called afterwards.
+    fn close(&mut self);
+}

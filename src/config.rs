@@ -1,0 +1,247 @@
+//! Settings: one table of knobs, each with its environment variable, default, range and text.
+//!
+//! A value comes from the caller's configuration, else from the environment, else from the default.
+//! Settings all ranks must share (marked *agreed*) are taken from rank 0 when a communicator forms.
+
+use std::time::Duration;
+
+use crate::error::{Code, Error, Result};
+use crate::plan::Algorithm;
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// What it is when nothing is said.
+    pub default: &'static str,
+    /// Values it takes.
+    pub range: &'static str,
+    /// Rank 0's value holds for all.
+    pub agreed: bool,
+    /// What it does.
+    pub text: &'static str,
+}
+
+/// Every knob.
+pub const KNOBS: &[Knob] = &[
+    Knob {
+        variable: "UNISONO_TIMEOUT_MS",
+        default: "600000",
+        range: "1 and up, -1 for none",
+        agreed: false,
+        text: "deadline of each call, in milliseconds",
+    },
+    Knob {
+        variable: "UNISONO_INIT_TIMEOUT_MS",
+        default: "60000",
+        range: "1 and up",
+        agreed: false,
+        text: "deadline of start-up, in milliseconds",
+    },
+    Knob {
+        variable: "UNISONO_DETERMINISTIC",
+        default: "0",
+        range: "0, 1",
+        agreed: false,
+        text: "result bits depend on inputs and rank numbers alone",
+    },
+    Knob {
+        variable: "UNISONO_PROGRESS_THREAD",
+        default: "1",
+        range: "0, 1",
+        agreed: false,
+        text: "non-blocking calls progress by themselves",
+    },
+    Knob {
+        variable: "UNISONO_LINKS",
+        default: "shm,tcp",
+        range: "shm, tcp, in order of preference",
+        agreed: true,
+        text: "which links may be used",
+    },
+    Knob {
+        variable: "UNISONO_INTERFACE",
+        default: "route to the peer",
+        range: "interface name, address or CIDR; several with commas",
+        agreed: false,
+        text: "network interface for sockets",
+    },
+    Knob {
+        variable: "UNISONO_ALGORITHM",
+        default: "chosen by size",
+        range: "ring, binomial, tree, doubling, halving, pairwise, direct, bruck, hierarchical",
+        agreed: true,
+        text: "algorithm for every collective that has it",
+    },
+    Knob {
+        variable: "UNISONO_TILE_BYTES",
+        default: "65536",
+        range: "64 to 1048576",
+        agreed: true,
+        text: "the pipeline's unit, in bytes on the wire",
+    },
+    Knob {
+        variable: "UNISONO_WINDOW",
+        default: "2",
+        range: "1 to 16",
+        agreed: true,
+        text: "tiles in flight",
+    },
+    Knob {
+        variable: "UNISONO_SPIN_US",
+        default: "by cores and ranks",
+        range: "0 to 1000000",
+        agreed: false,
+        text: "how long a waiting rank spins before it yields and sleeps, in microseconds",
+    },
+];
+
+/// Settings of one communicator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Deadline of each call; `None`: none.
+    pub timeout: Option<Duration>,
+    /// Deadline of start-up.
+    pub init_timeout: Duration,
+    /// Result bits depend on inputs and rank numbers alone.
+    pub deterministic: bool,
+    /// Non-blocking calls progress by themselves.
+    pub progress_thread: bool,
+    /// Ranks on one host may use shared memory.
+    pub shm: bool,
+    /// Ranks may use TCP for data.
+    pub tcp: bool,
+    /// Network interface by name, address or CIDR.
+    pub interface: Option<String>,
+    /// Use this algorithm wherever it exists.
+    pub algorithm: Option<Algorithm>,
+    /// The pipeline's unit, in bytes on the wire.
+    pub tile_bytes: u32,
+    /// Tiles in flight.
+    pub window: u32,
+    /// How long to spin; `None`: by cores and ranks.
+    pub spin: Option<Duration>,
+    /// In logs and errors.
+    pub name: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            timeout: Some(Duration::from_millis(600_000)),
+            init_timeout: Duration::from_millis(60_000),
+            deterministic: false,
+            progress_thread: true,
+            shm: true,
+            tcp: true,
+            interface: None,
+            algorithm: None,
+            tile_bytes: 64 << 10,
+            window: 2,
+            spin: None,
+            name: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults, as the process's environment changes them.
+    ///
+    /// # Errors
+    /// `InvalidEnvironment` names the variable and its value.
+    pub fn from_env() -> Result<Self> {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// As [`Config::from_env`], from any table of variables.
+    ///
+    /// # Errors
+    /// `InvalidEnvironment` names the variable and its value.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut made = Self::default();
+        for knob in KNOBS {
+            if let Some(value) = lookup(knob.variable)
+                && made.set(knob.variable, value.trim()).is_none()
+            {
+                let text = format!("{}=\"{value}\": expected {}", knob.variable, knob.range);
+                return Err(Error::new(Code::InvalidEnvironment, text));
+            }
+        }
+        Ok(made)
+    }
+
+    fn set(&mut self, variable: &str, value: &str) -> Option<()> {
+        let flag = || match value {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        };
+        let number = |low: u64, high: u64| {
+            value.parse::<u64>().ok().filter(|v| (low..=high).contains(v))
+        };
+        match variable {
+            "UNISONO_TIMEOUT_MS" => {
+                self.timeout = match value {
+                    "-1" => None,
+                    _ => Some(Duration::from_millis(number(1, u64::MAX)?)),
+                };
+            }
+            "UNISONO_INIT_TIMEOUT_MS" => {
+                self.init_timeout = Duration::from_millis(number(1, u64::MAX)?);
+            }
+            "UNISONO_DETERMINISTIC" => self.deterministic = flag()?,
+            "UNISONO_PROGRESS_THREAD" => self.progress_thread = flag()?,
+            "UNISONO_LINKS" => self.set_links(value)?,
+            "UNISONO_INTERFACE" => self.interface = Some(value.to_owned()),
+            "UNISONO_ALGORITHM" => self.algorithm = Some(Algorithm::from_name(value)?),
+            "UNISONO_TILE_BYTES" => self.tile_bytes = u32::try_from(number(64, 1 << 20)?).ok()?,
+            "UNISONO_WINDOW" => self.window = u32::try_from(number(1, 16)?).ok()?,
+            "UNISONO_SPIN_US" => self.spin = Some(Duration::from_micros(number(0, 1_000_000)?)),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Allows exactly the links named in `list` ("shm,tcp").
+    pub fn set_links(&mut self, list: &str) -> Option<()> {
+        (self.shm, self.tcp) = (false, false);
+        for name in list.split(',').map(str::trim) {
+            match name {
+                "shm" => self.shm = true,
+                "tcp" => self.tcp = true,
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_knob_is_read_and_a_bad_value_is_named() {
+        for knob in KNOBS {
+            let bad = |name: &str| (name == knob.variable).then(|| "no such value!".to_owned());
+            match Config::from_lookup(bad) {
+                Err(error) => {
+                    assert_eq!(error.code, Code::InvalidEnvironment);
+                    assert!(error.detail.contains(knob.variable), "{error}");
+                }
+                // The only one that takes any text; it is checked when addresses are chosen.
+                Ok(_) => assert_eq!(knob.variable, "UNISONO_INTERFACE"),
+            }
+        }
+        let set = |name: &str| match name {
+            "UNISONO_TIMEOUT_MS" => Some("-1".to_owned()),
+            "UNISONO_LINKS" => Some("tcp".to_owned()),
+            "UNISONO_ALGORITHM" => Some("ring".to_owned()),
+            _ => None,
+        };
+        let config = Config::from_lookup(set).expect("valid");
+        assert_eq!((config.timeout, config.shm, config.tcp), (None, false, true));
+        assert_eq!(config.algorithm, Some(Algorithm::Ring));
+    }
+}

@@ -1,0 +1,1 @@
+//! Who is alive: control connections, notices of failure, and processes that end.

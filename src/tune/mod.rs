@@ -1,0 +1,196 @@
+//! Which algorithm, tile and window a call gets, from facts all ranks agree on.
+//!
+//! Pure: the choice depends on the call's agreed values (collective, count, type, operation), the world,
+//! the hosts, and settings taken from rank 0. So ranks cannot differ; should they all the same, the hash
+//! in every message's head says so.
+
+use std::sync::Arc;
+
+use crate::algo::{self, Hosts};
+use crate::call::Call;
+use crate::engine::{Choice, Planner};
+use crate::error::{Code, Error, Result};
+use crate::plan::cache::Cache;
+use crate::plan::{Algorithm, Key, Plan};
+use crate::types::{Collective, Rank, ReduceOp};
+
+/// Up to here whole buffers travel (latency counts); above, parts (bytes count).
+const SMALL_BYTES: u64 = 16 << 10;
+/// Up to here blocks of all_gather and all_to_all are stored and forwarded on large worlds.
+const BRUCK_BYTES: u64 = 1 << 10;
+/// From here on the ring's n - 1 hops cost less than owners reading n links at once.
+const RING_WORLD: u32 = 16;
+/// Input tiles of one fold together stay below this share of a typical second-level cache.
+const FOLD_BYTES: u64 = 512 << 10;
+/// No tile shrinks below this.
+const TILE_BYTES_MIN: u64 = 4 << 10;
+
+/// What a tuner knows of its communicator.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Own rank.
+    pub rank: Rank,
+    /// World size.
+    pub world: u32,
+    /// Host of each rank.
+    pub hosts: Arc<Hosts>,
+    /// Only plans in tree order.
+    pub deterministic: bool,
+    /// An algorithm asked for by the user.
+    pub algorithm: Option<Algorithm>,
+    /// Largest tile, in bytes on the wire.
+    pub tile_bytes: u64,
+    /// Tiles in flight.
+    pub window: u64,
+    /// Bytes every link takes on by itself.
+    pub capacity: u64,
+    /// Every rank can map memory of every other.
+    pub memory: bool,
+}
+
+/// Chooses, and keeps the plans it has chosen.
+#[derive(Debug)]
+pub struct Tuner {
+    facts: Facts,
+    cache: Cache,
+}
+
+impl Tuner {
+    /// A tuner with an empty cache.
+    #[must_use]
+    pub fn new(facts: Facts) -> Self {
+        Self { facts, cache: Cache::default() }
+    }
+
+    /// What it knows.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The algorithm for `call`.
+    ///
+    /// # Errors
+    /// The algorithm asked for cannot do this call under these conditions, with the reason.
+    pub fn algorithm(&self, call: &Call, shared: bool) -> Result<Algorithm> {
+        if let Some(asked) = self.facts.algorithm
+            && algo::offers(asked, call.collective)
+            && (asked != Algorithm::Direct || shared)
+            && self.allowed(asked, call)
+        {
+            return Ok(asked);
+        }
+        preference(call, &self.facts, shared)
+            .find(|&a| algo::offers(a, call.collective) && self.allowed(a, call))
+            .ok_or_else(|| {
+                let text = format!("no algorithm for {} on {}", call.collective, call.dtype);
+                Error::new(Code::Internal, text)
+            })
+    }
+
+    fn allowed(&self, algorithm: Algorithm, call: &Call) -> bool {
+        let tree_order = !call.collective.reduces()
+            || !self.facts.deterministic
+            || algo::ordered(algorithm, call.collective, self.facts.world);
+        tree_order
+            && match algorithm {
+                Algorithm::Direct => call.op != ReduceOp::PreMulSum && !in_place_all_to_all(call),
+                Algorithm::Hierarchical => self.facts.hosts.count() > 1,
+                _ => true,
+            }
+    }
+
+    fn plan(&mut self, call: &Call, algorithm: Algorithm) -> Result<Arc<Plan>> {
+        let has_root = call.collective.rooted();
+        let key = Key {
+            collective: call.collective,
+            algorithm,
+            world: self.facts.world,
+            rank: self.facts.rank,
+            root: if has_root { call.root } else { Rank(0) },
+            prepared: call.collective.reduces() && call.op == ReduceOp::PreMulSum,
+        };
+        if let Some(plan) = self.cache.find(&key) {
+            return Ok(plan);
+        }
+        let made = algo::plan(&key, Some(&self.facts.hosts)).ok_or_else(|| {
+            let text = format!("{} does not do {}", algorithm.name(), call.collective);
+            Error::new(Code::Internal, text)
+        })?;
+        let plan = Arc::new(made);
+        self.cache.insert(Arc::clone(&plan));
+        Ok(plan)
+    }
+}
+
+impl Planner for Tuner {
+    fn meets(&self, call: &Call) -> bool {
+        self.facts.memory
+            && self.facts.world > 1
+            && algo::offers(Algorithm::Direct, call.collective)
+            && self.allowed(Algorithm::Direct, call)
+            && self.facts.algorithm.is_none_or(|a| a == Algorithm::Direct)
+    }
+
+    fn choose(&mut self, call: &Call, shared: bool) -> Result<Choice> {
+        let algorithm = self.algorithm(call, shared)?;
+        let plan = self.plan(call, algorithm)?;
+        let reduces = call.collective.reduces();
+        let wire = if reduces { call.dtype.accumulator() } else { call.dtype }.bytes() as u64;
+        let folds = algorithm == Algorithm::Pairwise && reduces;
+        let (tile, window) = if plan.direct {
+            (u64::MAX / 2 / u64::from(self.facts.world), 1)
+        } else {
+            (tile_elements(&self.facts, u64::from(plan.range_max), wire, folds), self.facts.window)
+        };
+        let number = u64::from(plan.key.algorithm as u8);
+        #[expect(clippy::cast_possible_truncation, reason = "a hash")]
+        let hash = (number << 56 ^ window << 48 ^ tile).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u32;
+        Ok(Choice { plan, tile, window, hash })
+    }
+}
+
+fn in_place_all_to_all(call: &Call) -> bool {
+    matches!(call.collective, Collective::AllToAll | Collective::AllToAllV)
+        && std::ptr::eq(call.send, call.recv)
+}
+
+/// Elements of a tile such that `window + 1` messages of `range` tiles fit every link, heads and
+/// rounding included.
+fn tile_elements(facts: &Facts, range: u64, element: u64, folds: bool) -> u64 {
+    const OVERHEAD: u64 = 128;
+    let room = (facts.capacity / (facts.window + 1)).saturating_sub(OVERHEAD * range);
+    let share = FOLD_BYTES / u64::from(facts.world);
+    let cache = if folds { share.max(TILE_BYTES_MIN) } else { u64::MAX };
+    let bytes = facts.tile_bytes.min(cache).min(room / range);
+    let elements = (bytes / element).max(1);
+    if elements >= 64 { elements / 64 * 64 } else { elements }
+}
+
+/// Algorithms from the best to the last resort.
+fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = Algorithm> {
+    use Algorithm as A;
+    use Collective as C;
+    let bytes = call.count.saturating_mul(call.dtype.bytes() as u64);
+    let small = bytes <= SMALL_BYTES;
+    let wide_world = facts.world > RING_WORLD;
+    let hosts = facts.hosts.count();
+    let levels = hosts > 1 && hosts < facts.world;
+    let best: &[A] = match call.collective {
+        C::AllReduce if small => &[A::Doubling, A::Pairwise],
+        C::AllReduce if wide_world => &[A::Ring, A::Halving, A::Pairwise],
+        C::Reduce | C::Broadcast if small => &[A::Binomial, A::Pairwise],
+        C::Broadcast if facts.world == 2 => &[A::Binomial],
+        C::AllGather | C::AllToAll if bytes <= BRUCK_BYTES && facts.world > 4 => {
+            &[A::Bruck, A::Pairwise]
+        }
+        C::AllGather if wide_world => &[A::Ring, A::Pairwise],
+        C::ReduceScatter if wide_world => &[A::Ring, A::Halving, A::Pairwise],
+        C::Barrier => &[A::Doubling, A::Binomial],
+        _ => &[A::Pairwise],
+    };
+    (shared.then_some(A::Direct).into_iter())
+        .chain(levels.then_some(A::Hierarchical))
+        .chain(best.iter().copied())
+        .chain([A::Pairwise, A::Binomial, A::Ring])
+}
