@@ -40,6 +40,8 @@
 //! Not here: branches, loops, expressions, sizes, types, and any optimiser.
 
 pub mod build;
+pub mod check;
+pub mod show;
 
 use crate::types::{Collective, Rank};
 
