@@ -1,17 +1,23 @@
 //! Unisono: collective communication for training and serving large language models.
 #![deny(rust_2018_idioms)]
 
+pub mod algo;
 #[allow(dead_code, reason = "the engine uses it")]
+mod backend;
 pub mod boot;
 pub mod call;
+pub mod config;
+mod comm;
 pub mod engine;
 pub mod error;
+mod health;
 pub mod kernel;
 pub mod link;
 pub mod plan;
 pub mod sync;
 #[allow(dead_code, reason = "the engine uses it")]
 mod sys;
+pub mod tune;
 pub mod types;
 
 pub use error::{Code, Error, Result};

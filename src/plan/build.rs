@@ -63,6 +63,16 @@ impl Builder {
         }
     }
 
+    /// The last step of `lane` so far.
+    #[must_use]
+    pub fn last(&self, lane: usize) -> Option<StepId> {
+        let index = self.lanes.get(lane)?.len().checked_sub(1)?;
+        Some(StepId {
+            lane: u8::try_from(lane).ok()?,
+            index: u16::try_from(index).ok()?,
+        })
+    }
+
     /// Registers a group of ranks for [`Step::fold`]; ascending order is the fold's order.
     pub fn group(&mut self, ranks: &[Rank]) -> u32 {
         debug_assert!(ranks.is_sorted(), "a group is in rank order");

@@ -41,6 +41,8 @@
 
 pub mod build;
 pub mod cache;
+pub mod check;
+pub mod show;
 
 use crate::types::{Collective, Rank};
 

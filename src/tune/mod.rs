@@ -68,39 +68,38 @@ impl Tuner {
         &self.facts
     }
 
-    /// The algorithm for `call`.
+    /// The plan for `call`: by the algorithm asked for where it applies, else by the best that does.
     ///
     /// # Errors
-    /// The algorithm asked for cannot do this call under these conditions, with the reason.
-    pub fn algorithm(&self, call: &Call, shared: bool) -> Result<Algorithm> {
-        if let Some(asked) = self.facts.algorithm
-            && algo::offers(asked, call.collective)
-            && (asked != Algorithm::Direct || shared)
-            && self.allowed(asked, call)
-        {
-            return Ok(asked);
+    /// No algorithm does it: a bug, since pairwise and binomial between them do everything.
+    pub fn plan(&mut self, call: &Call, shared: bool) -> Result<Arc<Plan>> {
+        let asked = self.facts.algorithm;
+        let candidates = asked.into_iter().chain(preference(call, &self.facts, shared));
+        for algorithm in candidates {
+            if !self.allowed(algorithm, call) || (algorithm == Algorithm::Direct && !shared) {
+                continue;
+            }
+            if let Some(plan) = self.planned(call, algorithm) {
+                return Ok(plan);
+            }
         }
-        preference(call, &self.facts, shared)
-            .find(|&a| algo::offers(a, call.collective) && self.allowed(a, call))
-            .ok_or_else(|| {
-                let text = format!("no algorithm for {} on {}", call.collective, call.dtype);
-                Error::new(Code::Internal, text)
-            })
+        let text = format!("no algorithm for {} on {}", call.collective, call.dtype);
+        Err(Error::new(Code::Internal, text))
     }
 
     fn allowed(&self, algorithm: Algorithm, call: &Call) -> bool {
-        let tree_order = !call.collective.reduces()
-            || !self.facts.deterministic
-            || algo::ordered(algorithm, call.collective, self.facts.world);
-        tree_order
-            && match algorithm {
-                Algorithm::Direct => call.op != ReduceOp::PreMulSum && !in_place_all_to_all(call),
-                Algorithm::Hierarchical => self.facts.hosts.count() > 1,
-                _ => true,
-            }
+        let facts = &self.facts;
+        let tree_order = || {
+            algo::ordered(algorithm, call.collective, facts.world, Some(&facts.hosts))
+        };
+        algo::offers(algorithm, call.collective)
+            && (!call.collective.reduces() || !facts.deterministic || tree_order())
+            && (algorithm != Algorithm::Direct || call.op != ReduceOp::PreMulSum)
+            && (!in_place_all_to_all(call) || algo::in_place(algorithm, call.collective))
     }
 
-    fn plan(&mut self, call: &Call, algorithm: Algorithm) -> Result<Arc<Plan>> {
+    /// The plan by `algorithm`, from the cache if it was made before.
+    fn planned(&mut self, call: &Call, algorithm: Algorithm) -> Option<Arc<Plan>> {
         let has_root = call.collective.rooted();
         let key = Key {
             collective: call.collective,
@@ -111,15 +110,11 @@ impl Tuner {
             prepared: call.collective.reduces() && call.op == ReduceOp::PreMulSum,
         };
         if let Some(plan) = self.cache.find(&key) {
-            return Ok(plan);
+            return Some(plan);
         }
-        let made = algo::plan(&key, Some(&self.facts.hosts)).ok_or_else(|| {
-            let text = format!("{} does not do {}", algorithm.name(), call.collective);
-            Error::new(Code::Internal, text)
-        })?;
-        let plan = Arc::new(made);
+        let plan = Arc::new(algo::plan(&key, Some(&self.facts.hosts))?);
         self.cache.insert(Arc::clone(&plan));
-        Ok(plan)
+        Some(plan)
     }
 }
 
@@ -133,11 +128,10 @@ impl Planner for Tuner {
     }
 
     fn choose(&mut self, call: &Call, shared: bool) -> Result<Choice> {
-        let algorithm = self.algorithm(call, shared)?;
-        let plan = self.plan(call, algorithm)?;
+        let plan = self.plan(call, shared)?;
         let reduces = call.collective.reduces();
         let wire = if reduces { call.dtype.accumulator() } else { call.dtype }.bytes() as u64;
-        let folds = algorithm == Algorithm::Pairwise && reduces;
+        let folds = plan.key.algorithm == Algorithm::Pairwise && reduces;
         let (tile, window) = if plan.direct {
             (u64::MAX / 2 / u64::from(self.facts.world), 1)
         } else {
@@ -168,15 +162,15 @@ fn tile_elements(facts: &Facts, range: u64, element: u64, folds: bool) -> u64 {
 }
 
 /// Algorithms from the best to the last resort.
-fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = Algorithm> {
+fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = Algorithm> + use<> {
     use Algorithm as A;
     use Collective as C;
     let bytes = call.count.saturating_mul(call.dtype.bytes() as u64);
     let small = bytes <= SMALL_BYTES;
     let wide_world = facts.world > RING_WORLD;
     let hosts = facts.hosts.count();
-    let levels = hosts > 1 && hosts < facts.world;
-    let best: &[A] = match call.collective {
+    let levels = hosts > 1 && hosts < facts.world as usize;
+    let best: &'static [A] = match call.collective {
         C::AllReduce if small => &[A::Doubling, A::Pairwise],
         C::AllReduce if wide_world => &[A::Ring, A::Halving, A::Pairwise],
         C::Reduce | C::Broadcast if small => &[A::Binomial, A::Pairwise],

@@ -1,0 +1,2 @@
+//! The checker's proofs of every algorithm.
+use super::*;

@@ -1,0 +1,245 @@
+//! Proves the plans of a whole world: every Output ends with what the collective is defined to give,
+//! in every schedule, on links with few slots, in place or not.
+//!
+//! Three passes. `structure` looks at each step alone. `flow` runs all lanes of all ranks over links
+//! with the least room that the engine guarantees, in several orders: nobody may get stuck. `values`
+//! watches such runs with symbolic values (`expr`) and vector clocks (`order`): nothing is counted
+//! twice, rounded early or left out, and no two accesses to one place depend on luck.
+//!
+//! Worlds of up to 128 ranks. Not here: links, time, real data.
+
+mod expr;
+mod flow;
+mod order;
+mod structure;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+
+use self::expr::Exprs;
+use self::flow::{Flow, Order, Schedule};
+use self::values::Values;
+use super::{Plan, Step};
+use crate::types::{Collective, Rank};
+
+pub(in crate::plan) use self::structure::buffers;
+
+/// How thoroughly to check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Tiles to run, at least 1. More than `window`, so that scratch is used again. Direct plans run
+    /// with one.
+    pub tiles: u32,
+    /// Tiles in flight, at least 1. Links have one slot more.
+    pub window: u32,
+    /// Whether to check the call in place as well. Direct all_to_all is not offered in place and is
+    /// left out by itself.
+    pub in_place: bool,
+    /// Orders in which lanes are tried, besides the first.
+    pub schedules: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tiles: 3,
+            window: 2,
+            in_place: true,
+            schedules: SCHEDULES.len(),
+        }
+    }
+}
+
+impl Options {
+    /// Thorough for small worlds, fewer schedules for large ones.
+    #[must_use]
+    pub fn for_world(world: usize) -> Self {
+        let schedules = if world <= 16 { SCHEDULES.len() } else { 2 };
+        Self {
+            schedules,
+            ..Self::default()
+        }
+    }
+}
+
+/// The schedules after the first, the most telling in front.
+const SCHEDULES: [Schedule; 6] = [
+    Schedule {
+        order: Order::Descending,
+        settle_last: true,
+        post_copies: false,
+    },
+    Schedule {
+        order: Order::Shuffled(0x5eed_0001),
+        settle_last: true,
+        post_copies: true,
+    },
+    Schedule {
+        order: Order::Ascending,
+        settle_last: true,
+        post_copies: true,
+    },
+    Schedule {
+        order: Order::Ascending,
+        settle_last: true,
+        post_copies: false,
+    },
+    Schedule {
+        order: Order::Shuffled(0x5eed_0002),
+        settle_last: true,
+        post_copies: false,
+    },
+    Schedule {
+        order: Order::Descending,
+        settle_last: false,
+        post_copies: true,
+    },
+];
+
+/// What is known of plans that passed. Counts are of one tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Every reduced result is the balanced tree over the ranks, operands in rank order. True where
+    /// nothing is reduced.
+    pub ordered: bool,
+    /// Messages of all ranks.
+    pub messages: u32,
+    /// Chunks sent by the rank that sends most; in direct plans, loaded from and stored to peers.
+    pub sent_max: u32,
+    /// The longest chain of messages (or phases) that depend on each other.
+    pub rounds: u32,
+    /// Steps of the longest plan.
+    pub steps_max: usize,
+}
+
+/// Which step of which rank, on which tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The rank.
+    pub rank: Rank,
+    /// The lane.
+    pub lane: usize,
+    /// The index of the step inside the lane.
+    pub index: usize,
+    /// The tile.
+    pub tile: u32,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rank,
+            lane,
+            index,
+            tile,
+        } = self;
+        write!(f, "rank {rank} lane {lane} step {index} tile {tile}")
+    }
+}
+
+/// What is wrong with plans, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// The rank concerned.
+    pub rank: Rank,
+    /// The step, where one is to blame.
+    pub step: Option<(Site, Step)>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Flaw {
+    fn of_rank(rank: Rank, what: String) -> Self {
+        Self {
+            rank,
+            step: None,
+            what,
+        }
+    }
+
+    fn at(site: Site, step: &Step, what: String) -> Self {
+        Self {
+            rank: site.rank,
+            step: Some((site, *step)),
+            what,
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.step {
+            Some((site, step)) => write!(f, "{site}: {step}: {}", self.what),
+            None => write!(f, "rank {}: {}", self.rank, self.what),
+        }
+    }
+}
+
+impl std::error::Error for Flaw {}
+
+/// Proves the plans of all ranks of a world, ordered by rank, or says what is wrong with them.
+///
+/// # Errors
+/// The first flaw found.
+pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
+    let Some(first) = plans.first() else {
+        return Err(Flaw::of_rank(Rank(0), "a world of no ranks".into()));
+    };
+    structure::world(plans)?;
+    for plan in plans {
+        structure::plan(plan)?;
+    }
+    let tiles = if first.direct {
+        1
+    } else {
+        options.tiles.max(1)
+    };
+    let window = options.window.clamp(1, tiles);
+    let plain = Schedule {
+        order: Order::Ascending,
+        settle_last: false,
+        post_copies: false,
+    };
+    let chunks = plans
+        .iter()
+        .map(|p| buffers(&p.key, p.key.rank, p.chunks).0)
+        .max()
+        .unwrap_or(1);
+    let mut exprs = Exprs::new(first.key.world, chunks.max(1));
+    let all_to_all = matches!(
+        first.key.collective,
+        Collective::AllToAll | Collective::AllToAllV
+    );
+    let offered = options.in_place && !(first.direct && all_to_all);
+    let mut proof = None;
+    for in_place in [false, true] {
+        if in_place && !offered {
+            continue;
+        }
+        let mut values = Values::new(plans, &mut exprs, (tiles, window), in_place);
+        let told = |flaw: Flaw| {
+            let place = if in_place { " (in place)" } else { "" };
+            Flaw {
+                what: flaw.what + place,
+                ..flaw
+            }
+        };
+        Flow::new(plans, (tiles, window, window + 1), plain)
+            .run(&mut values)
+            .map_err(told)?;
+        let ordered = values.finished().map_err(told)?;
+        proof.get_or_insert_with(|| Proof {
+            ordered,
+            messages: values.cost.messages,
+            sent_max: values.cost.sent.iter().copied().max().unwrap_or(0),
+            rounds: values.cost.rounds,
+            steps_max: plans.iter().map(|p| p.steps.len()).max().unwrap_or(0),
+        });
+    }
+    for &schedule in SCHEDULES.iter().take(options.schedules) {
+        Flow::new(plans, (tiles, window, window + 1), schedule).run(&mut ())?;
+    }
+    Ok(proof.expect("the plans were run at least once"))
+}

@@ -1,0 +1,363 @@
+//! What can be said of a plan by looking at each step alone: fields in range, operands where the verb
+//! needs them and nowhere else, flags that mean something.
+
+use super::super::{Key, LANES_MAX, NO_RANK, NO_STEP, Plan, Region, Step, Verb, flag};
+use super::{Flaw, Site};
+use crate::types::{Collective, Rank};
+
+/// Chunks of Input and Output that rank `rank` has in this call; 0 where the caller gives no buffer.
+pub(in crate::plan) fn buffers(key: &Key, rank: Rank, chunks: u32) -> (u32, u32) {
+    use Collective as C;
+    let at_root = |n: u32| if rank == key.root { n } else { 0 };
+    match key.collective {
+        C::AllReduce => (chunks, chunks),
+        C::Reduce => (chunks, at_root(chunks)),
+        C::Broadcast => (at_root(chunks), chunks),
+        C::AllGather | C::AllGatherV => (1, key.world),
+        C::Gather | C::GatherV => (1, at_root(key.world)),
+        C::ReduceScatter | C::ReduceScatterV => (key.world, 1),
+        C::Scatter | C::ScatterV => (at_root(key.world), 1),
+        C::AllToAll | C::AllToAllV => (key.world, key.world),
+        C::Barrier => (1, 1),
+        C::Send => (1, 0),
+        C::Recv => (0, 1),
+    }
+}
+
+/// The plans fit each other: one per rank, made for the same call.
+pub(super) fn world(plans: &[Plan]) -> Result<(), Flaw> {
+    let first = &plans[0];
+    for (index, plan) in plans.iter().enumerate() {
+        let fail = |what: String| Err(Flaw::of_rank(Rank::at(index), what));
+        if plan.key.rank.index() != index {
+            return fail(format!("its plan is made for rank {}", plan.key.rank));
+        }
+        let p2p = first.key.collective.point_to_point();
+        let peer = if p2p { first.key.root } else { plan.key.root };
+        let expected = Key {
+            rank: plan.key.rank,
+            root: if p2p { plan.key.root } else { first.key.root },
+            collective: if p2p && plan.key.collective.point_to_point() {
+                plan.key.collective
+            } else {
+                first.key.collective
+            },
+            ..first.key.clone()
+        };
+        if plan.key != expected
+            || first.key.world as usize != plans.len()
+            || peer.0 >= expected.world
+        {
+            return fail(format!(
+                "its key {:?} does not fit {:?}",
+                plan.key, first.key
+            ));
+        }
+        if plan.chunks != first.chunks || plan.direct != first.direct {
+            return fail(format!(
+                "it has {} chunks, direct {}; rank 0 has {}, direct {}",
+                plan.chunks, plan.direct, first.chunks, first.direct
+            ));
+        }
+    }
+    if plans.len() > 128 {
+        return Err(Flaw::of_rank(
+            Rank(0),
+            "worlds over 128 ranks are beyond the checker".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// One plan, step by step.
+pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
+    let fail = |what: String| Err(Flaw::of_rank(plan.key.rank, what));
+    let buffer_wide = matches!(
+        plan.key.collective,
+        Collective::AllReduce | Collective::Reduce | Collective::Broadcast
+    );
+    if plan.chunks == 0 || (plan.chunks > 1 && !buffer_wide) {
+        return fail(format!("{} chunks", plan.chunks));
+    }
+    let starts = &plan.lane_starts;
+    if starts.first() != Some(&0)
+        || !starts.is_sorted()
+        || starts.last().map(|&end| usize::from(end)) != Some(plan.steps.len())
+        || plan.lanes() > LANES_MAX
+    {
+        return fail(format!(
+            "lanes starting at {starts:?} for {} steps",
+            plan.steps.len()
+        ));
+    }
+    for (number, group) in plan.groups.iter().enumerate() {
+        let sorted = group.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = group.iter().all(|r| r.0 < plan.key.world);
+        if !sorted || !inside || !group.contains(&plan.key.rank) {
+            return fail(format!(
+                "group {number} is not an ascending list with the own rank"
+            ));
+        }
+    }
+    let mut phase = None;
+    for lane in 0..plan.lanes() {
+        for (index, step) in plan.lane(lane).iter().enumerate() {
+            let site = Site {
+                rank: plan.key.rank,
+                lane,
+                index,
+                tile: 0,
+            };
+            let flawed = |what: String| Flaw::at(site, step, what);
+            Shape::of(step)
+                .check(step, plan, lane, index)
+                .map_err(flawed)?;
+            if step.verb == Verb::Post {
+                let next = phase.map_or(1, |(_, p)| p + 1);
+                if phase.is_some_and(|(l, _)| l != lane) || step.source_chunk != next {
+                    return Err(flawed(
+                        "phases are posted by one lane, in order from 1".into(),
+                    ));
+                }
+                phase = Some((lane, next));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a verb takes.
+struct Shape {
+    sources: &'static [Region],
+    targets: &'static [Region],
+    from: bool,
+    to: bool,
+    flags: u8,
+}
+
+const OWN: &[Region] = &[Region::Input, Region::Output, Region::Work];
+const OWN_OR_PEER: &[Region] = &[
+    Region::Input,
+    Region::Output,
+    Region::Work,
+    Region::PeerInput,
+    Region::PeerOutput,
+];
+const FOLDED: &[Region] = &[
+    Region::Input,
+    Region::Output,
+    Region::Work,
+    Region::PeerInput,
+];
+const WRITTEN: &[Region] = &[Region::Output, Region::Work];
+const WRITTEN_OR_PEER: &[Region] = &[Region::Output, Region::Work, Region::PeerOutput];
+const WRITTEN_OR_NONE: &[Region] = &[Region::Output, Region::Work, Region::None];
+const NONE: &[Region] = &[Region::None];
+const COMBINED: u8 = flag::WIDE | flag::INCOMING_FIRST | flag::FINISH;
+
+impl Shape {
+    fn of(step: &Step) -> Self {
+        let shape = |sources, targets, from, to, flags| Self {
+            sources,
+            targets,
+            from,
+            to,
+            flags,
+        };
+        match step.verb {
+            Verb::Send => shape(OWN, NONE, false, true, flag::WIDE),
+            Verb::Recv => shape(NONE, WRITTEN, true, false, flag::WIDE),
+            Verb::Copy => {
+                let peer = is_peer(step.source) || is_peer(step.target);
+                shape(
+                    OWN_OR_PEER,
+                    WRITTEN_OR_PEER,
+                    peer,
+                    false,
+                    flag::FINISH | flag::PREPARE,
+                )
+            }
+            Verb::Reduce => shape(OWN, WRITTEN, false, false, flag::FINISH),
+            Verb::RecvReduce => shape(OWN, WRITTEN, true, false, COMBINED),
+            Verb::RecvReduceSend => shape(OWN, WRITTEN_OR_NONE, true, true, COMBINED),
+            Verb::RecvCopySend => shape(NONE, WRITTEN, true, true, flag::WIDE),
+            Verb::Fold => shape(
+                FOLDED,
+                WRITTEN,
+                true,
+                false,
+                flag::WIDE | flag::FINISH | flag::SPREAD,
+            ),
+            Verb::Post => shape(NONE, NONE, false, false, 0),
+            Verb::Await => shape(NONE, NONE, true, false, 0),
+        }
+    }
+
+    fn check(&self, step: &Step, plan: &Plan, lane: usize, index: usize) -> Result<(), String> {
+        if usize::from(step.lane) != lane || step.reserved != 0 {
+            return Err(format!(
+                "lane {} and reserved {} in its record",
+                step.lane, step.reserved
+            ));
+        }
+        if !self.sources.contains(&step.source) || !self.targets.contains(&step.target) {
+            return Err(format!(
+                "a {} cannot go from {} to {}",
+                step.verb,
+                step.source.name(),
+                step.target.name()
+            ));
+        }
+        self.flags(step, plan)?;
+        self.peers(step, plan)?;
+        waits(step, plan, index)?;
+        ranges(step, plan)
+    }
+
+    fn flags(&self, step: &Step, plan: &Plan) -> Result<(), String> {
+        let key = &plan.key;
+        if step.flags & !(self.flags | flag::SETTLE) != 0 {
+            return Err(format!(
+                "flags {:#04x} mean nothing to a {}",
+                step.flags, step.verb
+            ));
+        }
+        let combines = matches!(
+            step.verb,
+            Verb::Reduce | Verb::RecvReduce | Verb::RecvReduceSend | Verb::Fold
+        );
+        if !key.collective.reduces() && (combines || step.has(flag::WIDE | flag::FINISH)) {
+            return Err(format!("{} combines nothing", key.collective));
+        }
+        if step.has(flag::PREPARE) {
+            if !key.prepared || !key.collective.reduces() {
+                return Err("prepares, but the call has no factor".into());
+            }
+            if (step.source, step.target) != (Region::Input, Region::Work) {
+                return Err("prepares, but not from input to work".into());
+            }
+        }
+        if step.has(flag::SPREAD)
+            && (step.source, step.target) != (Region::PeerInput, Region::Output)
+        {
+            return Err("spreads, but not from peers' input to output".into());
+        }
+        if step.verb == Verb::Fold && step.source == Region::PeerInput && step.has(flag::WIDE) {
+            return Err("takes no message that could be wide".into());
+        }
+        Ok(())
+    }
+
+    fn peers(&self, step: &Step, plan: &Plan) -> Result<(), String> {
+        let key = &plan.key;
+        let rank = |name: &str, used: bool, value: u32| {
+            if !used && value != NO_RANK {
+                return Err(format!(
+                    "names rank {value} as `{name}`, which a {} has not",
+                    step.verb
+                ));
+            }
+            if used && (value >= key.world || value == key.rank.0) {
+                return Err(format!(
+                    "`{name}` is {value}, not another rank of {}",
+                    key.world
+                ));
+            }
+            Ok(())
+        };
+        if step.verb == Verb::Fold {
+            if step.from as usize >= plan.groups.len() {
+                return Err(format!("group {} of {}", step.from, plan.groups.len()));
+            }
+        } else {
+            rank("from", self.from, step.from)?;
+        }
+        rank("to", self.to, step.to)?;
+        let shared = is_peer(step.source) || is_peer(step.target);
+        let direct = shared || matches!(step.verb, Verb::Post | Verb::Await);
+        if direct && !plan.direct {
+            return Err("needs peers' memory in a plan that is not direct".into());
+        }
+        if is_peer(step.source) && is_peer(step.target) {
+            return Err("both operands are the peer's".into());
+        }
+        Ok(())
+    }
+}
+
+const fn is_peer(region: Region) -> bool {
+    matches!(region, Region::PeerInput | Region::PeerOutput)
+}
+
+fn waits(step: &Step, plan: &Plan, index: usize) -> Result<(), String> {
+    if step.wait_step == NO_STEP {
+        return match step.wait_lane {
+            0 => Ok(()),
+            lane => Err(format!("waits for no step of lane {lane}")),
+        };
+    }
+    let (lane, wait) = (usize::from(step.wait_lane), usize::from(step.wait_step));
+    if lane >= plan.lanes() || wait >= plan.lane(lane).len() {
+        return Err(format!(
+            "waits for lane {lane} step {wait}, which is not there"
+        ));
+    }
+    if step.wait_lane == step.lane && wait >= index {
+        return Err("waits for itself or a later step of its own lane".into());
+    }
+    Ok(())
+}
+
+fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
+    if step.chunks == 0 || step.chunks > plan.range_max {
+        return Err(format!(
+            "a range of {} chunks, at most {}",
+            step.chunks, plan.range_max
+        ));
+    }
+    let phase = matches!(step.verb, Verb::Post | Verb::Await);
+    if phase && step.chunks != 1 {
+        return Err("a phase has no range".into());
+    }
+    let inside = |region: Region, first: u32, owner: Rank| {
+        let (input, output) = buffers(&plan.key, owner, plan.chunks);
+        let len = match region {
+            Region::Input | Region::PeerInput => input,
+            Region::Output | Region::PeerOutput => output,
+            Region::Work => plan.work_chunks,
+            Region::None if first == 0 || phase => return Ok(()),
+            Region::None => return Err(format!("chunk {first} of no region")),
+        };
+        if u64::from(first) + u64::from(step.chunks) > u64::from(len) {
+            let last = u64::from(first) + u64::from(step.chunks) - 1;
+            return Err(format!(
+                "{}[{last}], but rank {owner} has {len}",
+                region.name()
+            ));
+        }
+        Ok(())
+    };
+    let owner = |region| {
+        if is_peer(region) {
+            Rank(step.from)
+        } else {
+            plan.key.rank
+        }
+    };
+    if step.verb == Verb::Fold && step.source == Region::PeerInput {
+        for &member in &plan.groups[step.from as usize] {
+            inside(step.source, step.source_chunk, member)?;
+            if step.has(flag::SPREAD) {
+                inside(Region::PeerOutput, step.target_chunk, member)?;
+            }
+        }
+    } else {
+        inside(step.source, step.source_chunk, owner(step.source))?;
+    }
+    inside(step.target, step.target_chunk, owner(step.target))?;
+    let apart = step.source_chunk.abs_diff(step.target_chunk);
+    if step.source == step.target && apart != 0 && apart < step.chunks {
+        return Err("source and target overlap without being the same".into());
+    }
+    Ok(())
+}
