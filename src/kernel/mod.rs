@@ -93,14 +93,3 @@ pub struct Kernels {
     /// As for `fold`.
     pub convert: unsafe fn(&Convert),
 }
-
-/// placeholder until the kernels are merged
-pub fn select(
-    _dtype: crate::types::Dtype,
-    _op: crate::types::ReduceOp,
-) -> crate::error::Result<Kernels> {
-    Err(crate::error::Error::new(
-        crate::error::Code::Unsupported,
-        "not yet",
-    ))
-}
