@@ -1,0 +1,77 @@
+//! x86-64: the elements written once over the registers of a set, and two sets.
+
+mod avx2;
+mod avx512;
+mod float;
+mod integer;
+mod simd;
+
+use super::element::{Element, Op, Set};
+use super::pass::{self, Pass};
+use avx2::Avx2Registers;
+use avx512::Avx512Registers;
+
+/// AVX2 with F16C.
+#[derive(Debug)]
+pub(super) enum Avx2 {}
+
+/// AVX-512 F, BW, DQ and VL.
+#[derive(Debug)]
+pub(super) enum Avx512 {}
+
+/// Whether this CPU can run [`Avx2`].
+pub(super) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+}
+
+/// Whether this CPU can run [`Avx512`].
+pub(super) fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn run_avx2<E: Element, O: Op<E>>(pass: &Pass<'_>) {
+    // SAFETY: passed on; the instructions are enabled.
+    unsafe { pass::body::<E, O>(pass) };
+}
+
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn run_avx512<E: Element, O: Op<E>>(pass: &Pass<'_>) {
+    // SAFETY: passed on; the instructions are enabled.
+    unsafe { pass::body::<E, O>(pass) };
+}
+
+macro_rules! set {
+    ($set:ident, $registers:ident, $run:ident) => {
+        impl Set for $set {
+            type I8 = integer::I8<$registers>;
+            type U8 = integer::U8<$registers>;
+            type I16 = integer::I16<$registers>;
+            type U16 = integer::U16<$registers>;
+            type I32 = integer::I32<$registers>;
+            type U32 = integer::U32<$registers>;
+            type I64 = integer::I64<$registers>;
+            type U64 = integer::U64<$registers>;
+            type F16 = float::F16<$registers>;
+            type Bf16 = float::Bf16<$registers>;
+            type F8E4M3 = float::F8E4M3<$registers>;
+            type F8E5M2 = float::F8E5M2<$registers>;
+            type F32 = float::F32<$registers>;
+            type F64 = float::F64<$registers>;
+            type Complex64 = float::Complex64<$registers>;
+            type Complex128 = float::Complex128<$registers>;
+
+            unsafe fn run<E: Element, O: Op<E>>(pass: &Pass<'_>) {
+                // SAFETY: the caller vouches for the CPU and the memory.
+                unsafe { $run::<E, O>(pass) };
+            }
+        }
+    };
+}
+
+set!(Avx2, Avx2Registers, run_avx2);
+set!(Avx512, Avx512Registers, run_avx512);
