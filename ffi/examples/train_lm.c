@@ -2,7 +2,7 @@
  *
  *   cc -std=c99 -O3 -march=native -I ffi/include ffi/examples/train_lm.c ffi/examples/lm/<all>.c \
  *      libunisono.a -lm -lpthread -ldl -o train_lm
- *   unisono run -n 2 -- ./train_lm --steps 300 --sample 200 README.md
+ *   unisono run -n 2 -- ./train_lm --steps 600 --sample 200 README.md
  *
  * Any launcher does: mpirun, srun, torchrun; without one it is a job of one rank. What belongs to
  * the model lives in lm/; this file is what data parallelism adds to it:

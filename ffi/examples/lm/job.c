@@ -28,6 +28,7 @@ void job_start(struct job *job, int deterministic, int64_t timeout_ms)
     config.name = "train_lm";
 
     memset(job, 0, sizeof *job);
+    job->rank = -1; /* not known yet */
     int status = unisono_comm_init_env(&job->comm, &config);
     if (status == UNISONO_INVALID_ENVIRONMENT && !launcher_present())
         CHECK(job, unisono_comm_init_all(&job->comm, 1, &config));
@@ -50,19 +51,20 @@ void job_check(const struct job *job, const char *call, int status)
         return;
     if (unisono_last_error(job->comm, text, sizeof text) != UNISONO_OK || text[0] == '\0')
         snprintf(text, sizeof text, "%s", unisono_status_text(status));
-    fprintf(stderr, "train_lm: rank %d: %.*s: %s (%d): %s\n", job->rank,
-            (int)strcspn(call, "("), call, unisono_status_name(status), status, text);
-    exit(1);
+    job_fail(job, "%.*s: %s (%d): %s", (int)strcspn(call, "("), call, unisono_status_name(status),
+             status, text);
 }
 
 void job_fail(const struct job *job, const char *format, ...)
 {
-    char text[1024];
+    char text[2048], rank[32] = "";
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "train_lm: rank %d: %s\n", job->rank, text);
+    if (job->rank >= 0)
+        snprintf(rank, sizeof rank, "rank %d: ", job->rank);
+    fprintf(stderr, "train_lm: %s%s\n", rank, text);
     exit(1);
 }
 

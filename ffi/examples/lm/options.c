@@ -27,13 +27,13 @@ struct flag {
 #define AT(field) offsetof(struct options, field)
 
 static const struct flag flags[] = {
-    {"--steps", INTEGER, AT(steps), 0, 1000000000, "training steps in all (300)"},
+    {"--steps", INTEGER, AT(steps), 0, 1000000000, "training steps in all (600)"},
     {"--batch", INTEGER, AT(batch), 1, 1 << 20, "sequences a step over all ranks (8)"},
     {"--context", SMALL_INTEGER, AT(shape.context), 2, 1 << 16, "bytes in a sequence (64)"},
     {"--layers", SMALL_INTEGER, AT(shape.layers), 1, LM_LAYERS_MAX, "transformer layers (2)"},
     {"--heads", SMALL_INTEGER, AT(shape.heads), 1, 1 << 10, "attention heads (4)"},
     {"--width", SMALL_INTEGER, AT(shape.width), 1, 1 << 14, "width, a multiple of heads (64)"},
-    {"--lr", RATE, AT(learning_rate), 0, 0, "learning rate (0.003)"},
+    {"--lr", RATE, AT(learning_rate), 0, 0, "learning rate (0.004)"},
     {"--seed", SEED, AT(seed), 0, 0, "of the weights and the data's order (1)"},
     {"--mode", MODE, AT(mode), 0, 0, "allreduce, local or sharded (allreduce)"},
     {"--average-every", INTEGER, AT(average_every), 1, 1 << 30, "local mode: steps between (8)"},
@@ -57,7 +57,7 @@ static void print_help(void)
     static const char *const placeholders[] = {" N", " N", " N", " X", " M", " FILE", ""};
     printf("usage: train_lm [OPTION]... FILE...\n\n"
            "Trains a small byte-level language model on the files, on as many ranks as the\n"
-           "launcher starts: unisono run -n 2 -- train_lm --steps 300 README.md\n\n");
+           "launcher starts: unisono run -n 2 -- train_lm --steps 600 README.md\n\n");
     for (int i = 0; i < FLAG_COUNT; i++) {
         char left[40];
         snprintf(left, sizeof left, "%s%s", flags[i].name, placeholders[flags[i].kind]);
@@ -177,12 +177,12 @@ void options_parse(struct options *options, int argc, char **argv)
 {
     const struct options defaults = {
         .shape = {.context = 64, .layers = 2, .heads = 4, .width = 64},
-        .steps = 300,
+        .steps = 600,
         .batch = 8,
         .average_every = 8,
         .bucket_kib = 128,
         .seed = 1,
-        .learning_rate = 0.003,
+        .learning_rate = 0.004,
         .mode = MODE_ALLREDUCE,
     };
     *options = defaults;
