@@ -645,7 +645,7 @@ public:
         std::swap(world_, other.world_);
     }
 
-    /* Ranks of equal color form a communicator, ordered by key; a negative color gets a null one. */
+    /* Ranks of equal color form a communicator, ordered by key; a negative color gets none. */
     result<communicator> try_split(int color, int key = 0)
     {
         unisono_comm_t *split = nullptr;

@@ -48,8 +48,8 @@ int data_load(struct data *data, char **files, int file_count, int context, char
     if (held_out >= needed)
         return 1;
     snprintf(error, error_bytes,
-             "the text has %zu bytes; with a context of %d bytes it needs at least %zu", data->count,
-             context, 20 * needed);
+             "the text has %zu bytes; with a context of %d bytes it needs at least %zu",
+             data->count, context, 20 * needed);
     return 0;
 }
 

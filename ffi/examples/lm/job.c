@@ -11,9 +11,10 @@
 /* Whether some launcher set one of the variables that carry a rank. */
 static int launcher_present(void)
 {
-    static const char *const names[] = {"RANK",      "WORLD_SIZE", "OMPI_COMM_WORLD_RANK",
-                                        "PMI_RANK",  "PMIX_RANK",  "SLURM_PROCID",
-                                        "UNISONO_RANK"};
+    static const char *const names[] = {
+        "RANK",      "WORLD_SIZE",   "OMPI_COMM_WORLD_RANK", "PMI_RANK",
+        "PMIX_RANK", "SLURM_PROCID", "UNISONO_RANK",         "UNISONO_WORLD_SIZE",
+    };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (getenv(names[i]))
             return 1;
