@@ -178,7 +178,10 @@ impl Config {
             _ => None,
         };
         let number = |low: u64, high: u64| {
-            value.parse::<u64>().ok().filter(|v| (low..=high).contains(v))
+            value
+                .parse::<u64>()
+                .ok()
+                .filter(|v| (low..=high).contains(v))
         };
         match variable {
             "UNISONO_TIMEOUT_MS" => {
@@ -241,7 +244,10 @@ mod tests {
             _ => None,
         };
         let config = Config::from_lookup(set).expect("valid");
-        assert_eq!((config.timeout, config.shm, config.tcp), (None, false, true));
+        assert_eq!(
+            (config.timeout, config.shm, config.tcp),
+            (None, false, true)
+        );
         assert_eq!(config.algorithm, Some(Algorithm::Ring));
     }
 }

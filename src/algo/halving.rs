@@ -68,13 +68,7 @@ fn part(x: usize, rounds: u32, chunks: usize) -> Range<usize> {
 
 /// Halves inside the block; the last round writes `target`, finished if asked. Returns where the sum
 /// of the own part stands.
-fn halve(
-    b: &mut Builder,
-    team: Team<'_>,
-    block: Block,
-    chunks: usize,
-    target: Target,
-) -> Region {
+fn halve(b: &mut Builder, team: Team<'_>, block: Block, chunks: usize, target: Target) -> Region {
     let x = team.me - block.start;
     let mut sum = b.contribution();
     for round in 0..block.rounds() {

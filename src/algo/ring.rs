@@ -79,7 +79,10 @@ fn scatter_sums(b: &mut Builder, team: Team<'_>, spread: Option<u32>) {
 /// Lane 0: the message, combined with `source`, goes on to `to`, wide.
 pub(super) fn pass_on(b: &mut Builder, message: Incoming, source: (Region, u32), to: Rank) {
     if message.wide {
-        b.push(0, message.mark(Step::recv_reduce_send(message.from, source, to)));
+        b.push(
+            0,
+            message.mark(Step::recv_reduce_send(message.from, source, to)),
+        );
     } else {
         combine(b, message, source, (Region::Work, source.1), 1);
         b.push(0, Step::send(to, Region::Work, source.1).wide(true));

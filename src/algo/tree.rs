@@ -214,6 +214,9 @@ fn rooted(b: &mut Builder, team: Team<'_>) {
         }
     }
     if !reduces {
-        b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)).over(2));
+        b.push(
+            0,
+            Step::copy((Region::Input, 0), (Region::Output, 0)).over(2),
+        );
     }
 }

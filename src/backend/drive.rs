@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::engine::Progress;
-use crate::error::{Code, Error};
-use crate::sync::{AtomicU32, Ordering};
 
 /// Empty polls between two looks at clock and peers.
 const LOOK_EVERY: u32 = 64;
@@ -34,44 +32,56 @@ impl Patience {
     /// For `ranks` ranks on this host with `cores` cores.
     pub(crate) fn new(ranks: usize, cores: usize, spin: Option<Duration>) -> Self {
         let shares_cores = ranks > cores;
-        let usual = if shares_cores { Duration::ZERO } else { Duration::from_micros(200) };
-        Self { spin: spin.unwrap_or(usual), shares_cores }
+        let usual = if shares_cores {
+            Duration::ZERO
+        } else {
+            Duration::from_micros(200)
+        };
+        Self {
+            spin: spin.unwrap_or(usual),
+            shares_cores,
+        }
     }
 }
 
-/// Polls `backend` until `done` says so (it is asked after anything moved), or `deadline` passes
-/// (false), or nothing is pending. `abort` not 0 breaks the backend.
+/// Why [`drive`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// `done` said so.
+    Done,
+    /// Nothing is pending any more.
+    Idle,
+    /// The deadline passed.
+    Deadline,
+    /// `interrupted` said so.
+    Interrupted,
+}
+
+/// Polls `backend` until `done` says so (asked after anything moved), nothing is pending, `deadline`
+/// passes, or `interrupted` says so (asked before every pause, so it must be cheap).
 pub(crate) fn drive(
     backend: &mut dyn Backend,
     patience: Patience,
     deadline: Option<Instant>,
-    abort: &AtomicU32,
+    interrupted: impl Fn() -> bool,
     mut done: impl FnMut(&mut dyn Backend) -> bool,
-) -> bool {
+) -> Outcome {
     let mut wait = Wait::new(patience);
-    // BOUND: ends by `done`, by the deadline, by abort, or when nothing is pending.
+    // BOUND: every turn moves something, or pauses, which ends at the deadline.
     loop {
-        match backend.poll() {
-            Progress::Moved => {
-                if done(backend) {
-                    return true;
-                }
-                wait.empty = 0;
-                continue;
+        let progress = backend.poll();
+        if progress != Progress::Blocked {
+            if done(backend) {
+                return Outcome::Done;
             }
-            Progress::Idle => return done(backend),
-            Progress::Blocked => {}
-        }
-        if wait.empty == 0 && done(backend) {
-            return true;
-        }
-        // ORDERING: a flag alone; whatever it announces is read under a lock.
-        if abort.load(Ordering::Relaxed) != 0 {
-            backend.fail(Error::new(Code::Aborted, "aborted on this rank"));
-            continue;
-        }
-        if !wait.pause(backend, deadline) {
-            return false;
+            if progress == Progress::Idle {
+                return Outcome::Idle;
+            }
+            wait.empty = 0;
+        } else if interrupted() {
+            return Outcome::Interrupted;
+        } else if !wait.pause(backend, deadline) {
+            return Outcome::Deadline;
         }
     }
 }
@@ -87,7 +97,12 @@ struct Wait {
 impl Wait {
     fn new(patience: Patience) -> Self {
         let now = Instant::now();
-        Self { patience, empty: 0, since: now, watched: now }
+        Self {
+            patience,
+            empty: 0,
+            since: now,
+            watched: now,
+        }
     }
 
     /// One pause between two polls; false when the deadline has passed.

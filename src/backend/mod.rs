@@ -2,8 +2,8 @@
 //!
 //! A backend is driven by one thread at a time. It never waits except in [`Backend::doze`].
 
-pub mod drive;
-pub mod native;
+pub(crate) mod drive;
+pub(crate) mod native;
 
 use std::sync::Arc;
 use std::time::Duration;

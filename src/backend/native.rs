@@ -1,1 +1,181 @@
-//! stub
+//! The native backend: the engine over this project's own links.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::call::Call;
+use crate::engine::link::Fabric;
+use crate::engine::{Engine, Progress};
+use crate::error::{Code, Error, Result};
+use crate::health::{GRACE, Health, News};
+use crate::link::doze::Doze;
+use crate::link::{AnyBoard, Links};
+use crate::sys::memory::Segment;
+use crate::sys::poll::{Event, Poller};
+use crate::tune::Tuner;
+use crate::types::Rank;
+
+/// A peer that left may have data under way to us: so long it may take to arrive.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// One rank's engine, and what it waits on.
+#[derive(Debug)]
+pub(crate) struct Native {
+    engine: Engine<Links, Tuner>,
+    health: Health,
+    news: News,
+    /// Bell, control connections, processes and data sockets.
+    poller: Poller,
+    events: Vec<Event>,
+    bell: Arc<Doze>,
+    /// When something last moved.
+    moved: Instant,
+    stale: bool,
+    /// Memory given out that no peer can map.
+    private: HashMap<usize, Segment>,
+}
+
+impl Native {
+    /// A backend over `engine`; `poller` must know everything that may wake it.
+    pub(crate) fn new(mut engine: Engine<Links, Tuner>, health: Health, poller: Poller) -> Self {
+        let bell = engine.fabric().doze().clone();
+        Self {
+            engine,
+            health,
+            news: News::default(),
+            poller,
+            events: Vec::new(),
+            bell,
+            moved: Instant::now(),
+            stale: false,
+            private: HashMap::new(),
+        }
+    }
+
+    /// Ends pending calls when what has been heard leaves them no hope.
+    fn judge(&mut self) {
+        if self.engine.broken().is_some() {
+            return;
+        }
+        if let Some(fault) = self.news.fault.take() {
+            self.engine.fail(fault);
+            return;
+        }
+        let still = |since: Instant| since.max(self.moved).elapsed();
+        if let Some((rank, why, since)) = &self.news.dead
+            && still(*since) >= GRACE
+        {
+            let text = format!("rank {rank} is gone: {why}");
+            self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
+            return;
+        }
+        if !self.news.left.is_empty() && self.moved.elapsed() >= FAREWELL {
+            let awaited = self.engine.awaited();
+            if let Some(&rank) = self.news.left.iter().find(|r| awaited.contains(r)) {
+                let text =
+                    format!("rank {rank} has ended its communicator, and a call waits for it");
+                self.fail(Error::new(Code::PeerLost, text).with_peer(rank));
+            }
+        }
+    }
+}
+
+impl Backend for Native {
+    fn submit(&mut self, call: Call, ticket: u32) -> Result<()> {
+        if let Some((rank, why, _)) = &self.news.dead
+            && self.engine.broken().is_none()
+        {
+            let text = format!("rank {rank} is gone: {why}");
+            self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
+        }
+        self.engine.submit(call, ticket)
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Progress {
+        let progress = self.engine.poll();
+        if progress == Progress::Moved {
+            self.stale = true;
+            // An error the engine itself has found is news to the others.
+            if let Some(error) = self.engine.broken() {
+                self.health.tell(error);
+            }
+        }
+        progress
+    }
+
+    fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
+        self.engine.take_ended()
+    }
+
+    fn watch(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.moved = Instant::now();
+        }
+        self.health.watch(&mut self.news);
+        self.judge();
+    }
+
+    fn doze(&mut self, timeout: Duration) {
+        // A death is waited out in small steps; see `judge`.
+        let timeout = if self.news.dead.is_some() {
+            timeout.min(GRACE)
+        } else {
+            timeout
+        };
+        // A failed wait only costs a turn: the loop around looks at everything again.
+        let _ = self.poller.wait(Some(timeout), &mut self.events);
+    }
+
+    fn bell(&self) -> Arc<Doze> {
+        self.bell.clone()
+    }
+
+    fn fail(&mut self, error: Error) {
+        if self.engine.broken().is_none() {
+            self.health.tell(&error);
+            self.engine.fail(error);
+        }
+    }
+
+    fn broken(&self) -> Option<&Error> {
+        self.engine.broken()
+    }
+
+    fn awaited(&mut self) -> Vec<Rank> {
+        self.engine.awaited()
+    }
+
+    fn seq(&self) -> u64 {
+        self.engine.seq()
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {
+        if let Some(AnyBoard::Host(board)) = self.engine.fabric().board() {
+            return board.alloc(bytes);
+        }
+        let segment = Segment::create("unisono-memory", bytes)?;
+        let at = segment.as_ptr();
+        self.private.insert(at as usize, segment);
+        Ok(at)
+    }
+
+    fn free(&mut self, memory: *mut u8) -> Result<()> {
+        if let Some(AnyBoard::Host(board)) = self.engine.fabric().board()
+            && board.free(memory)?
+        {
+            return Ok(());
+        }
+        let found = self.private.remove(&(memory as usize));
+        found.map(drop).ok_or_else(|| {
+            let text = format!("{memory:p} is not memory of this communicator");
+            Error::new(Code::InvalidArgument, text)
+        })
+    }
+
+    fn close(&mut self) {
+        self.health.leave();
+    }
+}

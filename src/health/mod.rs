@@ -1,1 +1,77 @@
-//! Who is alive: control connections, notices of failure, and processes that end.
+//! Who is alive, who has left, and what broke: told to every rank.
+//!
+//! A fault is told once, by the rank that saw it, to all; whoever hears of it ends its calls with
+//! the same error. A rank that ends its communicator says goodbye first, so an end of stream
+//! without a goodbye is a death. Data a rank sent before it died may still be under way, so a death
+//! ends calls only once nothing has moved for [`GRACE`].
+//!
+//! Not here: what to do about it (the backend), and heartbeats.
+
+pub(crate) mod control;
+pub(crate) mod threads;
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Error};
+use crate::types::Rank;
+
+/// How long nothing must have moved after a death before pending calls end.
+pub(crate) const GRACE: Duration = Duration::from_millis(20);
+
+/// What peers report, and what is reported to them.
+#[derive(Debug)]
+pub(crate) enum Health {
+    /// Ranks in other processes.
+    Processes(control::Controls),
+    /// Ranks that are threads of this process.
+    Threads(threads::Thread),
+}
+
+/// What has been heard.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// A fault a peer has told.
+    pub(crate) fault: Option<Error>,
+    /// The first rank found dead, with why we think so, and when.
+    pub(crate) dead: Option<(Rank, String, Instant)>,
+    /// Ranks that have ended their communicator.
+    pub(crate) left: Vec<Rank>,
+}
+
+impl Health {
+    /// Looks for news without waiting.
+    pub(crate) fn watch(&mut self, news: &mut News) {
+        match self {
+            Self::Processes(controls) => controls.watch(news),
+            Self::Threads(thread) => thread.watch(news),
+        }
+    }
+
+    /// Tells every peer of `error`.
+    pub(crate) fn tell(&mut self, error: &Error) {
+        match self {
+            Self::Processes(controls) => controls.tell(error),
+            Self::Threads(thread) => thread.tell(error),
+        }
+    }
+
+    /// Says goodbye to every peer.
+    pub(crate) fn leave(&mut self) {
+        match self {
+            Self::Processes(controls) => controls.leave(),
+            Self::Threads(thread) => thread.leave(),
+        }
+    }
+}
+
+/// The error of a rank that hears of a fault: the first teller's words, with the teller named.
+pub(crate) fn retold(teller: Rank, code: Code, peer: Option<Rank>, text: &str) -> Error {
+    let text = if code == Code::Aborted {
+        format!("aborted on rank {teller}")
+    } else {
+        format!("{text} (told by rank {teller})")
+    };
+    let mut error = Error::new(code, text);
+    error.peer = if code == Code::Aborted { Some(teller) } else { peer };
+    error
+}

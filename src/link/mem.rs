@@ -97,7 +97,7 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
 
 /// The board of threads: addresses are the same for all.
 #[derive(Debug)]
-pub struct ProcessBoard(Rows);
+pub(crate) struct ProcessBoard(Rows);
 
 impl Board for ProcessBoard {
     fn place(&mut self, at: *const u8, _bytes: usize) -> Place {

@@ -99,7 +99,7 @@ impl Memory {
 
 /// The writing end.
 #[derive(Debug)]
-pub struct RingTx {
+pub(crate) struct RingTx {
     memory: Memory,
     waker: Waker,
     /// Stream position up to which bytes are written.
@@ -215,7 +215,7 @@ impl Tx for RingTx {
 
 /// The reading end.
 #[derive(Debug)]
-pub struct RingRx {
+pub(crate) struct RingRx {
     memory: Memory,
     waker: Waker,
     /// Stream position up to which bytes are taken.

@@ -1,0 +1,308 @@
+//! The heart of a communicator: one backend, driven by one thread at a time.
+//!
+//! Whoever waits drives: the caller of a blocking call, of `wait`, or the progress thread. The
+//! others leave calls in the inbox, ring the bell and wait to be told. A blocking call with nothing
+//! else in flight takes one uncontended lock and never leaves its thread.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::backend::drive::{Outcome, Patience, drive};
+use crate::call::Call;
+use crate::comm::request::{BLOCKING, Table, lock};
+use crate::error::{Code, Error, Result};
+use crate::link::doze::Doze;
+use crate::sync::{AtomicU32, Ordering};
+
+/// The progress thread lets others at the backend this often.
+const SLICE: Duration = Duration::from_millis(20);
+/// How long a waiter whose call another thread drives looks before it sleeps.
+const GLANCE: Duration = Duration::from_micros(20);
+
+/// What a communicator's handles share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    backend: Mutex<Box<dyn Backend>>,
+    pub(crate) table: Table,
+    inbox: Mutex<VecDeque<(Call, u32)>>,
+    /// Entries of the inbox, to look without locking.
+    posted: AtomicU32,
+    /// 1: abort was asked for.
+    abort: AtomicU32,
+    /// Told whenever a request ends or the progress thread has work.
+    told: Condvar,
+    ear: Mutex<()>,
+    /// Threads that listen.
+    listeners: AtomicU32,
+    bell: Arc<Doze>,
+    patience: Patience,
+}
+
+impl Core {
+    pub(crate) fn new(backend: Box<dyn Backend>, patience: Patience) -> Self {
+        Self {
+            bell: backend.bell(),
+            backend: Mutex::new(backend),
+            table: Table::new(),
+            inbox: Mutex::new(VecDeque::with_capacity(64)),
+            posted: AtomicU32::new(0),
+            abort: AtomicU32::new(0),
+            told: Condvar::new(),
+            ear: Mutex::new(()),
+            listeners: AtomicU32::new(0),
+            patience,
+        }
+    }
+
+    /// Runs one call to its end on this thread if it can.
+    pub(crate) fn run(&self, call: Call, timeout: Option<Duration>) -> Result<()> {
+        self.table.begin(BLOCKING, 1, timeout);
+        match self.backend.try_lock() {
+            Ok(mut backend) => {
+                self.take_posted(&mut **backend);
+                self.submit(&mut **backend, call, BLOCKING);
+                self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
+            }
+            Err(TryLockError::Poisoned(_)) => {
+                self.table.end(BLOCKING, Err(Error::new(Code::Internal, "a driver panicked")));
+            }
+            Err(TryLockError::WouldBlock) => self.post(call, BLOCKING),
+        }
+        self.wait(BLOCKING, None)?;
+        self.table.result(BLOCKING)
+    }
+
+    /// Leaves a call to whoever drives.
+    pub(crate) fn post(&self, call: Call, ticket: u32) {
+        lock(&self.inbox).push_back((call, ticket));
+        // ORDERING: a hint; the inbox itself is read under its lock. The bell's fence orders it
+        // before the sleeper's last look.
+        self.posted.fetch_add(1, Ordering::Release);
+        self.bell.wake();
+        self.tell();
+    }
+
+    /// Waits for a request: until it ends (true), or until `limit` (false).
+    pub(crate) fn wait(&self, ticket: u32, limit: Option<Instant>) -> Result<bool> {
+        let started = Instant::now();
+        // BOUND: the request's own deadline ends it, and `limit` ends the wait.
+        while self.table.is_pending(ticket) {
+            let own = self.table.deadline(ticket);
+            let until = [own, limit].into_iter().flatten().min();
+            if let Ok(mut backend) = self.backend.try_lock() {
+                self.take_posted(&mut **backend);
+                self.turn(&mut **backend, ticket, until);
+            } else if started.elapsed() > GLANCE {
+                self.listen(ticket, until);
+            } else {
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            if self.table.is_pending(ticket) && own.is_some_and(|d| now >= d) {
+                self.expire(ticket);
+            } else if limit.is_some_and(|l| now >= l) {
+                return Ok(!self.table.is_pending(ticket));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves things on once, without waiting.
+    pub(crate) fn nudge(&self) {
+        if let Ok(mut backend) = self.backend.try_lock() {
+            self.take_posted(&mut **backend);
+            self.turn(&mut **backend, BLOCKING, Some(Instant::now()));
+        }
+    }
+
+    /// Ends everything pending, here and on every rank.
+    pub(crate) fn abort(&self) {
+        // ORDERING: a flag alone; the bell's fence orders it before the sleeper's last look.
+        self.abort.store(1, Ordering::Release);
+        self.bell.wake();
+        // Nobody may be driving: then tell the peers from here.
+        self.nudge_abort();
+    }
+
+    fn nudge_abort(&self) {
+        if let Ok(mut backend) = self.backend.try_lock() {
+            self.heed_abort(&mut **backend);
+            self.collect(&mut **backend);
+        }
+    }
+
+    fn heed_abort(&self, backend: &mut dyn Backend) {
+        if self.abort.load(Ordering::Acquire) != 0 {
+            backend.fail(Error::new(Code::Aborted, "aborted on this rank"));
+        }
+    }
+
+    /// The error that broke the communicator.
+    pub(crate) fn broken(&self) -> Option<Error> {
+        if self.abort.load(Ordering::Acquire) != 0 {
+            return Some(Error::new(Code::Aborted, "aborted on this rank"));
+        }
+        self.backend.try_lock().ok().and_then(|b| b.broken().cloned())
+    }
+
+    /// Runs `what` on the backend, once nobody else drives it.
+    pub(crate) fn with_backend<R>(&self, what: impl FnOnce(&mut dyn Backend) -> R) -> R {
+        // ORDERING: whoever drives sees the count, comes back, and lets us in.
+        self.posted.fetch_add(1, Ordering::Release);
+        self.bell.wake();
+        let mut backend = lock(&self.backend);
+        self.posted.fetch_sub(1, Ordering::Release);
+        what(&mut **backend)
+    }
+
+    /// The progress thread: drives while anything is pending, until `stop`.
+    pub(crate) fn progress(&self, stop: &AtomicU32) {
+        while stop.load(Ordering::Acquire) == 0 {
+            if self.table.pending() == 0 {
+                let guard = lock(&self.ear);
+                self.listeners.fetch_add(1, Ordering::SeqCst);
+                if self.table.pending() == 0 && stop.load(Ordering::Acquire) == 0 {
+                    // A missed call would cost this long at most.
+                    let _ = self.told.wait_timeout(guard, Duration::from_secs(1));
+                }
+                self.listeners.fetch_sub(1, Ordering::SeqCst);
+                continue;
+            }
+            {
+                let mut backend = lock(&self.backend);
+                self.take_posted(&mut **backend);
+                self.turn_all(&mut **backend, Instant::now() + SLICE);
+            }
+            if let Some((at, ticket)) = self.table.next_deadline()
+                && Instant::now() >= at
+            {
+                self.expire(ticket);
+            }
+            // A mutex is not fair: let a waiter have it.
+            std::thread::yield_now();
+        }
+    }
+
+    /// Wakes whoever listens.
+    pub(crate) fn tell(&self) {
+        if self.listeners.load(Ordering::SeqCst) > 0 {
+            drop(lock(&self.ear));
+            self.told.notify_all();
+        }
+    }
+
+    fn listen(&self, ticket: u32, until: Option<Instant>) {
+        let guard = lock(&self.ear);
+        self.listeners.fetch_add(1, Ordering::SeqCst);
+        if self.table.is_pending(ticket) {
+            let left = until.map_or(SLICE, |u| u.saturating_duration_since(Instant::now()));
+            let _ = self.told.wait_timeout(guard, left.min(SLICE));
+        }
+        self.listeners.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn take_posted(&self, backend: &mut dyn Backend) {
+        if self.posted.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        // BOUND: the inbox holds at most one entry a ticket of a group.
+        loop {
+            let Some((call, ticket)) = lock(&self.inbox).pop_front() else { return };
+            self.posted.fetch_sub(1, Ordering::Release);
+            self.submit(backend, call, ticket);
+        }
+    }
+
+    fn submit(&self, backend: &mut dyn Backend, call: Call, ticket: u32) {
+        if let Err(error) = backend.submit(call, ticket) {
+            // A refused call is not in the backend: it ends here.
+            let ended = self.collect_one(backend, ticket);
+            if !ended {
+                self.ended(ticket, Err(error));
+            }
+        }
+    }
+
+    /// Reports ends until `ticket`'s; whether it was among them.
+    fn collect_one(&self, backend: &mut dyn Backend, ticket: u32) -> bool {
+        let mut found = false;
+        while let Some((other, result)) = backend.take_ended() {
+            found |= other == ticket;
+            self.ended(other, result);
+        }
+        found
+    }
+
+    fn collect(&self, backend: &mut dyn Backend) {
+        while let Some((ticket, result)) = backend.take_ended() {
+            self.ended(ticket, result);
+        }
+    }
+
+    fn ended(&self, ticket: u32, result: Result<()>) {
+        if self.table.end(ticket, result) {
+            self.tell();
+        }
+    }
+
+    fn turn(&self, backend: &mut dyn Backend, ticket: u32, until: Option<Instant>) {
+        self.turn_until(backend, until, || !self.table.is_pending(ticket));
+    }
+
+    fn turn_all(&self, backend: &mut dyn Backend, until: Instant) {
+        self.turn_until(backend, Some(until), || self.table.pending() == 0);
+    }
+
+    /// Drives until `done`, until nothing is pending, or until `until`.
+    fn turn_until(
+        &self,
+        backend: &mut dyn Backend,
+        until: Option<Instant>,
+        done: impl Fn() -> bool,
+    ) {
+        let interrupted = || {
+            // ORDERING: flags alone; see `post` and `abort`.
+            self.posted.load(Ordering::Relaxed) != 0 || self.abort.load(Ordering::Relaxed) != 0
+        };
+        // BOUND: as `drive`; an interruption is dealt with once.
+        loop {
+            let outcome = drive(backend, self.patience, until, interrupted, |backend| {
+                self.collect(backend);
+                done()
+            });
+            self.collect(backend);
+            if outcome != Outcome::Interrupted {
+                return;
+            }
+            self.heed_abort(backend);
+            self.collect(backend);
+            let before = self.posted.load(Ordering::Relaxed);
+            self.take_posted(backend);
+            // Somebody wants the backend itself (`with_backend`).
+            if before != 0 && self.posted.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// The request's deadline has passed: everything ends, naming the ranks that were waited for.
+    fn expire(&self, ticket: u32) {
+        self.with_backend(|backend| {
+            if !self.table.is_pending(ticket) {
+                return;
+            }
+            let ranks = backend.awaited();
+            let text = if ranks.is_empty() {
+                "nobody in particular was waited for".to_owned()
+            } else {
+                format!("waited for {}", crate::boot::missing::ranks_text_of(&ranks))
+            };
+            let mut error = Error::new(Code::TimedOut, text).with_seq(backend.seq());
+            error.peer = ranks.first().copied();
+            backend.fail(error);
+            self.collect(backend);
+        });
+    }
+}

@@ -1,0 +1,161 @@
+//! What is known of a call under way, shared by whoever waits and whoever drives.
+//!
+//! A cell is taken when a call is submitted and given back when its end has been reported. Cell 0 is
+//! the blocking call's: there is one at a time.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Error, Result};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Requests that may be outstanding on a communicator at a time.
+pub(crate) const REQUESTS_MAX: usize = 4096;
+
+const FREE: u32 = 0;
+const PENDING: u32 = 1;
+const DONE: u32 = 2;
+const FAILED: u32 = 3;
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    state: AtomicU32,
+    /// Calls of a group that have not ended.
+    left: AtomicU32,
+    /// Nobody will ask: give the cell back when it ends.
+    detached: AtomicU32,
+    /// Nanoseconds after the table's birth; `u64::MAX`: none.
+    deadline: AtomicU64,
+    error: Mutex<Option<Error>>,
+}
+
+/// All cells of a communicator.
+#[derive(Debug)]
+pub(crate) struct Table {
+    cells: Box<[Cell]>,
+    free: Mutex<Vec<u32>>,
+    /// Pending cells, the blocking one included.
+    pending: AtomicU32,
+    born: Instant,
+}
+
+/// The blocking call's ticket.
+pub(crate) const BLOCKING: u32 = 0;
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        let cell = || Cell {
+            state: AtomicU32::new(FREE),
+            left: AtomicU32::new(0),
+            detached: AtomicU32::new(0),
+            deadline: AtomicU64::new(u64::MAX),
+            error: Mutex::new(None),
+        };
+        let last = u32::try_from(REQUESTS_MAX).unwrap_or(u32::MAX);
+        Self {
+            cells: (0..REQUESTS_MAX).map(|_| cell()).collect(),
+            free: Mutex::new((1..last).rev().collect()),
+            pending: AtomicU32::new(0),
+            born: Instant::now(),
+        }
+    }
+
+    fn cell(&self, ticket: u32) -> &Cell {
+        &self.cells[ticket as usize]
+    }
+
+    /// A ticket for a non-blocking call.
+    pub(crate) fn take(&self) -> Result<u32> {
+        lock(&self.free).pop().ok_or_else(|| {
+            Error::new(Code::Limit, format!("{} requests are outstanding", REQUESTS_MAX - 1))
+        })
+    }
+
+    /// Begins the request `ticket` of `calls` calls.
+    pub(crate) fn begin(&self, ticket: u32, calls: u32, timeout: Option<Duration>) {
+        let cell = self.cell(ticket);
+        let at = timeout.and_then(|t| u64::try_from((self.born.elapsed() + t).as_nanos()).ok());
+        cell.deadline.store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
+        cell.left.store(calls, Ordering::Relaxed);
+        cell.detached.store(0, Ordering::Relaxed);
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        // ORDERING: release pairs with the acquire in `is_pending`: the fields come before.
+        cell.state.store(PENDING, Ordering::Release);
+    }
+
+    /// One call of the request has ended; true when it was the last.
+    pub(crate) fn end(&self, ticket: u32, result: Result<()>) -> bool {
+        let cell = self.cell(ticket);
+        if let Err(error) = result {
+            lock(&cell.error).get_or_insert(error);
+        }
+        // ORDERING: acquire and release: the last to come sees the others' errors.
+        if cell.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return false;
+        }
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        if cell.detached.load(Ordering::Acquire) == 1 {
+            self.give_back(ticket);
+            return true;
+        }
+        let state = if lock(&cell.error).is_some() { FAILED } else { DONE };
+        // ORDERING: release pairs with the acquire in `is_pending`.
+        cell.state.store(state, Ordering::Release);
+        true
+    }
+
+    /// Whether the request has not ended.
+    pub(crate) fn is_pending(&self, ticket: u32) -> bool {
+        // ORDERING: acquire pairs with the release in `end`: the result and its data are there.
+        self.cell(ticket).state.load(Ordering::Acquire) == PENDING
+    }
+
+    /// The result of a request that has ended; gives the ticket back.
+    pub(crate) fn result(&self, ticket: u32) -> Result<()> {
+        let error = lock(&self.cell(ticket).error).take();
+        self.give_back(ticket);
+        error.map_or(Ok(()), Err)
+    }
+
+    fn give_back(&self, ticket: u32) {
+        let cell = self.cell(ticket);
+        lock(&cell.error).take();
+        cell.state.store(FREE, Ordering::Release);
+        if ticket != BLOCKING {
+            lock(&self.free).push(ticket);
+        }
+    }
+
+    /// Nobody will ask for the request's end any more.
+    pub(crate) fn detach(&self, ticket: u32) {
+        let cell = self.cell(ticket);
+        cell.detached.store(1, Ordering::Release);
+        if !self.is_pending(ticket) {
+            self.give_back(ticket);
+        }
+    }
+
+    /// Requests that have not ended.
+    pub(crate) fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// When the request must have ended.
+    pub(crate) fn deadline(&self, ticket: u32) -> Option<Instant> {
+        let at = self.cell(ticket).deadline.load(Ordering::Relaxed);
+        (at != u64::MAX).then(|| self.born + Duration::from_nanos(at))
+    }
+
+    /// The earliest deadline of a pending request, with its ticket.
+    pub(crate) fn next_deadline(&self) -> Option<(Instant, u32)> {
+        let tickets = 0..u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        let pending = tickets.filter(|&t| self.is_pending(t));
+        pending.filter_map(|t| self.deadline(t).map(|d| (d, t))).min()
+    }
+}
+
+/// A lock whose holder panicked guards plain values: go on with them.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
