@@ -69,6 +69,7 @@ impl<S: Socket> Conn<S> {
         // BOUND: every turn writes a byte of a handshake of fixed size, or returns.
         while !self.shake.output().is_empty() {
             match self.stream.write(self.shake.output()) {
+                Ok(0) => return Err(closed()),
                 Ok(count) => self.shake.wrote(count),
                 Err(error) if waits(&error) => return Ok(()),
                 Err(error) => return Err(Error::os(&error, "writing a handshake")),

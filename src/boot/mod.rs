@@ -11,5 +11,11 @@
 
 pub(crate) mod auth;
 pub(crate) mod conn;
+pub(crate) mod frame;
 pub mod id;
 pub(crate) mod key;
+pub(crate) mod message;
+pub(crate) mod missing;
+pub(crate) mod porch;
+pub(crate) mod rendezvous;
+pub(crate) mod server;
