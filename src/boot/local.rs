@@ -172,7 +172,7 @@ struct Mine<'a> {
 enum Pair {
     /// Nothing yet, or nothing any more and the higher rank may come again.
     Absent,
-    Shaking(Conn<UnixStream>),
+    Shaking(Box<Conn<UnixStream>>),
     Trading(Box<Trade>),
     Local(Box<LocalPeer>),
     /// It will not become local.
@@ -278,7 +278,7 @@ impl Local<'_> {
             self.poller
                 .add(stream.as_fd(), u64::from(peer), Interest::Read)?;
             let conn = Conn::new(stream, shake, self.place.deadline);
-            self.pairs.insert(peer, Pair::Shaking(conn));
+            self.pairs.insert(peer, Pair::Shaking(Box::new(conn)));
             self.advance(peer);
         }
         Ok(())
@@ -322,7 +322,7 @@ impl Local<'_> {
     }
 }
 
-fn shake(mut conn: Conn<UnixStream>, mine: &Mine<'_>, peer: u32) -> Result<Pair> {
+fn shake(mut conn: Box<Conn<UnixStream>>, mine: &Mine<'_>, peer: u32) -> Result<Pair> {
     if !conn.advance()? {
         return Ok(Pair::Shaking(conn));
     }

@@ -145,7 +145,7 @@ enum Attempt {
     },
     Shaking {
         job: Job,
-        conn: Conn<TcpStream>,
+        conn: Box<Conn<TcpStream>>,
         interest: Interest,
     },
 }
@@ -351,7 +351,7 @@ impl<'a> Mesh<'a> {
                 let shake = Handshake::connector(self.place.key, hello)?;
                 (
                     job,
-                    Conn::new(stream, shake, now + SHAKE_LIMIT),
+                    Box::new(Conn::new(stream, shake, now + SHAKE_LIMIT)),
                     Interest::Write,
                 )
             }
