@@ -1,6 +1,6 @@
 //! Moves a handshake's bytes over a non-blocking socket.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -9,11 +9,26 @@ use std::time::Instant;
 use super::auth::{Handshake, Outcome};
 use crate::error::{Code, Error, Result};
 use crate::sys::poll::{Interest, wait_one};
+use crate::sys::socket;
 
 /// A stream socket: TCP or Unix.
-pub(crate) trait Socket: Read + Write + AsFd {}
-impl Socket for TcpStream {}
-impl Socket for UnixStream {}
+pub(crate) trait Socket: Read + AsFd {
+    /// Writes without raising a signal when the other end is gone: our host process may be a C
+    /// program that such a signal would kill.
+    fn send(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Socket for TcpStream {
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        socket::send(self, bytes)
+    }
+}
+
+impl Socket for UnixStream {
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        socket::send(self, bytes)
+    }
+}
 
 /// A connection that has not proved itself yet.
 #[derive(Debug)]
@@ -68,7 +83,8 @@ impl<S: Socket> Conn<S> {
     fn flush(&mut self) -> Result<()> {
         // BOUND: every turn writes a byte of a handshake of fixed size, or returns.
         while !self.shake.output().is_empty() {
-            match self.stream.write(self.shake.output()) {
+            match self.stream.send(self.shake.output()) {
+                Ok(0) => return Err(closed()),
                 Ok(count) => self.shake.wrote(count),
                 Err(error) if waits(&error) => return Ok(()),
                 Err(error) => return Err(Error::os(&error, "writing a handshake")),

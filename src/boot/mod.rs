@@ -11,5 +11,16 @@
 
 pub(crate) mod auth;
 pub(crate) mod conn;
+pub mod env;
+pub(crate) mod frame;
 pub mod id;
+pub(crate) mod interface;
 pub(crate) mod key;
+pub(crate) mod local;
+pub(crate) mod mesh;
+pub(crate) mod message;
+pub(crate) mod missing;
+pub(crate) mod nodelist;
+pub(crate) mod porch;
+pub(crate) mod rendezvous;
+pub(crate) mod server;

@@ -3,16 +3,42 @@
 //! A segment's size is sealed when it is made, and checked before a foreign one is mapped: a peer
 //! that could shrink the file would end us with SIGBUS. Names are for `/proc` only and no file
 //! stays behind.
+//!
+//! The first [`HEADER_BYTES`] of a segment say whose it is:
+//!
+//! ```text
+//! 0  magic, u64     8  version, u32    12  owner, u32    16  token, 32 bytes    48  zero
+//! 60  initialised, u32: 1, written last with release order
+//! ```
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{check, own};
 use crate::error::{Code, Error, Result};
 
 /// The seals every segment carries: its size never changes and nobody adds or removes a seal.
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+/// The bytes at the start of a segment that its header takes.
+pub(crate) const HEADER_BYTES: usize = 64;
+const MAGIC: u64 = u64::from_le_bytes(*b"UNISEGM1");
+const VERSION: u32 = 1;
+
+/// The header's fields before its flag, as they stand in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+struct Header {
+    magic: u64,
+    version: u32,
+    owner: u32,
+    token: [u8; 32],
+}
+
+const READY_AT: usize = HEADER_BYTES - size_of::<AtomicU32>();
+const _: () = assert!(size_of::<Header>() == 48 && READY_AT == 60);
 
 /// Shared memory, mapped readable and writable as long as this lives.
 #[derive(Debug)]
@@ -117,6 +143,56 @@ impl Segment {
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+
+    /// Writes the header of a segment we own, once, before its descriptor goes to anybody.
+    pub(crate) fn write_header(&self, owner: u32, token: [u8; 32]) -> Result<()> {
+        let ready = self.ready()?;
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            owner,
+            token,
+        };
+        // SAFETY: `ready` checked that the header fits; a mapping is page aligned. Nobody else
+        // writes here, and readers look only after the flag.
+        unsafe { self.at.cast::<Header>().write_volatile(header) };
+        // ORDERING: pairs with the acquire in `header`.
+        ready.store(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// The owner and token in the header, once they are written.
+    pub(crate) fn header(&self) -> Result<(u32, [u8; 32])> {
+        // ORDERING: pairs with the release in `write_header`.
+        if self.ready()?.load(Ordering::Acquire) != 1 {
+            return Err(Error::new(
+                Code::Protocol,
+                "a peer's segment is not initialised",
+            ));
+        }
+        // SAFETY: `ready` checked that the header fits; a mapping is page aligned. Every bit
+        // pattern is a valid header, so even an owner that writes it again only spoils its value.
+        let header = unsafe { self.at.cast::<Header>().read_volatile() };
+        if (header.magic, header.version) != (MAGIC, VERSION) {
+            return Err(Error::new(
+                Code::Protocol,
+                "a peer's segment has another layout",
+            ));
+        }
+        Ok((header.owner, header.token))
+    }
+
+    fn ready(&self) -> Result<&AtomicU32> {
+        if self.bytes < HEADER_BYTES {
+            return Err(Error::new(
+                Code::Internal,
+                "a segment without room for its header",
+            ));
+        }
+        // SAFETY: the flag lies inside the mapping, is aligned to 4 bytes and is only ever
+        // accessed as an atomic; the reference does not outlive the mapping.
+        Ok(unsafe { self.at.add(READY_AT).cast::<AtomicU32>().as_ref() })
+    }
 }
 
 impl Drop for Segment {
@@ -143,6 +219,16 @@ mod tests {
             mine.as_ptr().add(5000).write_volatile(77);
             assert_eq!(theirs.as_ptr().add(5000).read_volatile(), 77);
         }
+    }
+
+    #[test]
+    fn a_header_is_read_back_through_another_mapping_once_it_is_written() {
+        let mine = Segment::create("test", 4096).expect("create");
+        let theirs = Segment::open(mine.fd().try_clone_to_owned().expect("dup"), 4096);
+        let theirs = theirs.expect("open");
+        assert_eq!(theirs.header().expect_err("too early").code, Code::Protocol);
+        mine.write_header(7, [3; 32]).expect("write");
+        assert_eq!(theirs.header().expect("header"), (7, [3; 32]));
     }
 
     #[test]

@@ -92,6 +92,15 @@ pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
     after.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The parent of process `pid` and the first 15 letters of the parent's name.
+pub(crate) fn parent_of(pid: u32) -> Option<(u32, String)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    let parent: u32 = line.trim().parse().ok().filter(|&parent| parent > 0)?;
+    let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    Some((parent, name.trim_end().to_owned()))
+}
+
 /// The effective user this process runs as.
 pub(crate) fn user_id() -> u32 {
     // SAFETY: the call takes nothing and cannot fail.
@@ -129,6 +138,14 @@ mod tests {
             u32::try_from(process.pid()).expect("pid"),
             std::process::id()
         );
+    }
+
+    #[test]
+    fn our_parent_is_found() {
+        let (parent, name) = parent_of(std::process::id()).expect("parent");
+        assert_eq!(parent, std::os::unix::process::parent_id());
+        assert!(!name.is_empty());
+        assert_eq!(parent_of(u32::MAX), None);
     }
 
     #[test]

@@ -202,6 +202,21 @@ pub(crate) fn set_buffers(stream: &TcpStream, send_bytes: u32, receive_bytes: u3
     )
 }
 
+/// Writes to a stream socket without raising SIGPIPE when the other end is gone.
+pub(crate) fn send(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and length are those of a live slice.
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// The next connection a listener holds, non-blocking and close-on-exec; `None` when there is none.
 pub(crate) fn accept(listener: &TcpListener) -> Result<Option<(TcpStream, SocketAddr)>> {
     match listener.accept() {

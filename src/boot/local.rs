@@ -1,0 +1,448 @@
+//! Connects the ranks of one host through shared memory.
+//!
+//! Every rank listens at an abstract Unix name of random letters, which its card tells. The higher
+//! rank connects to the lower one; both prove the job's key, then pass a segment and a bell, and
+//! each checks that the token the other names stands in the segment it got: that, not a host name,
+//! is the proof of one host. Last, each says whether all was well, so that both come to the same
+//! verdict; [`settle`] makes it the same for sure.
+//!
+//! A peer that cannot be reached this way is not an error. It is simply not local.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use super::auth::{Expect, Handshake, Hello, Purpose};
+use super::conn::{Conn, waits};
+use super::frame::Fields;
+use super::mesh::Place;
+use super::porch::{Guest, Porch, STRANGERS_MAX, TOKENS_FROM};
+use super::rendezvous::Joined;
+use crate::error::{Code, Error, Result};
+use crate::sys::bell::Bell;
+use crate::sys::memory::Segment;
+use crate::sys::poll::{Interest, Poller};
+use crate::sys::process::Process;
+use crate::sys::{random, unix};
+use crate::types::Rank;
+
+/// The largest segment taken from a peer: address space, not memory.
+const SEGMENT_MAX: u64 = 1 << 40;
+/// The message that goes with the descriptors: magic (8), bytes of the segment (8), token (32).
+const OFFER_BYTES: usize = 48;
+const OFFER_MAGIC: &[u8; 8] = b"UNILOCL1";
+/// Pause before a full queue is tried again.
+const PAUSE: Duration = Duration::from_millis(5);
+const YES: u8 = 1;
+
+/// A rank of this host.
+#[derive(Debug)]
+pub(crate) struct LocalPeer {
+    /// Its memory.
+    pub segment: Segment,
+    /// Its bell.
+    pub bell: Bell,
+    /// Its process, where the system can tell; else the socket's hang-up is the sign of its death.
+    pub process: Option<Process>,
+    /// The connection, silent from here on.
+    pub socket: UnixStream,
+}
+
+/// A rank's door for the other ranks of its host.
+#[derive(Debug)]
+pub(crate) struct LocalListener {
+    listener: UnixListener,
+    name: String,
+}
+
+impl LocalListener {
+    /// A listener with a fresh name.
+    pub(crate) fn new() -> Result<Self> {
+        let tail: [u8; 16] = random::bytes()?;
+        let name = format!("unisono-{:032x}", u128::from_le_bytes(tail));
+        Ok(Self {
+            listener: unix::listen(name.as_bytes())?,
+            name,
+        })
+    }
+
+    /// The name to put into this rank's card.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// What ranks of one host and one network namespace share, to choose candidates by. Equal texts
+/// prove nothing; different ones save an attempt.
+pub(crate) fn host_hint() -> [u8; 32] {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let net = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&boot);
+    hasher.update(net.as_os_str().as_encoded_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// Trades segments and bells with every candidate: `names[rank]` is the name in that rank's card,
+/// `None` for ranks that are not to be tried. Both ends must try. `segment` has room for its
+/// header, which is written here.
+///
+/// Candidates that are not done by the deadline are `None`: give it a few seconds, not all of
+/// start-up's.
+pub(crate) fn exchange_local(
+    place: &Place<'_>,
+    listener: &LocalListener,
+    names: &[Option<String>],
+    segment: &Segment,
+    bell: &Bell,
+) -> Result<Vec<Option<LocalPeer>>> {
+    let token: [u8; 32] = random::bytes()?;
+    segment.write_header(place.rank, token)?;
+    let mut offer = [0; OFFER_BYTES];
+    offer[..8].copy_from_slice(OFFER_MAGIC);
+    offer[8..16].copy_from_slice(&(segment.len() as u64).to_le_bytes());
+    offer[16..].copy_from_slice(&token);
+    let poller = Poller::new()?;
+    let expect = Expect::Local {
+        rank: place.rank,
+        epoch: place.epoch,
+    };
+    let strangers_max = STRANGERS_MAX + names.len();
+    let doors = vec![&listener.listener];
+    let porch = Porch::new(doors, place.key, expect, strangers_max, &poller)?;
+    let mine = Mine {
+        segment,
+        bell,
+        offer,
+    };
+    let mut local = Local {
+        place,
+        poller,
+        porch,
+        mine,
+        dials: Vec::new(),
+        pairs: BTreeMap::new(),
+    };
+    for (peer, name) in (0u32..).zip(names) {
+        let Some(name) = name else { continue };
+        if peer < place.rank {
+            local.dials.push((peer, name));
+        }
+        if peer != place.rank {
+            local.pairs.insert(peer, Pair::Absent);
+        }
+    }
+    local.run(names.len())
+}
+
+/// Agrees with every rank on who is local to whom: a pair counts when both ends say so. Every
+/// rank must call it.
+pub(crate) fn settle(
+    joined: &mut Joined,
+    rank: u32,
+    peers: &mut [Option<LocalPeer>],
+    deadline: Instant,
+) -> Result<()> {
+    let mut mine = vec![0u8; peers.len().div_ceil(8)];
+    for (peer, _) in peers.iter().enumerate().filter(|(_, peer)| peer.is_some()) {
+        mine[peer / 8] |= 1 << (peer % 8);
+    }
+    let all = joined.exchange(&mine, deadline)?;
+    let me = Rank(rank).index();
+    for (peer, theirs) in peers.iter_mut().zip(&all) {
+        let agreed = theirs
+            .get(me / 8)
+            .is_some_and(|byte| byte >> (me % 8) & 1 == 1);
+        if !agreed {
+            *peer = None;
+        }
+    }
+    Ok(())
+}
+
+struct Mine<'a> {
+    segment: &'a Segment,
+    bell: &'a Bell,
+    offer: [u8; OFFER_BYTES],
+}
+
+/// How far we are with one candidate.
+#[derive(Debug)]
+enum Pair {
+    /// Nothing yet, or nothing any more and the higher rank may come again.
+    Absent,
+    Shaking(Box<Conn<UnixStream>>),
+    Trading(Box<Trade>),
+    Local(Box<LocalPeer>),
+    /// It will not become local.
+    Remote,
+}
+
+/// The trade on a proved connection.
+#[derive(Debug)]
+struct Trade {
+    stream: UnixStream,
+    sent: usize,
+    input: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    /// What they gave, once it is checked and we have said yes.
+    taken: Option<(Segment, Bell)>,
+}
+
+struct Local<'a> {
+    place: &'a Place<'a>,
+    poller: Poller,
+    porch: Porch<&'a UnixListener>,
+    mine: Mine<'a>,
+    /// Lower ranks that are still to be connected to.
+    dials: Vec<(u32, &'a String)>,
+    pairs: BTreeMap<u32, Pair>,
+}
+
+impl Local<'_> {
+    fn run(mut self, world: usize) -> Result<Vec<Option<LocalPeer>>> {
+        let mut events = Vec::new();
+        let mut guests = Vec::new();
+        // BOUND: the deadline.
+        while !self
+            .pairs
+            .values()
+            .all(|pair| matches!(pair, Pair::Local(_) | Pair::Remote))
+        {
+            let now = Instant::now();
+            if now >= self.place.deadline {
+                break;
+            }
+            self.dial()?;
+            let mut wake = self
+                .porch
+                .expire(&self.poller, now)?
+                .unwrap_or(self.place.deadline);
+            if !self.dials.is_empty() {
+                wake = wake.min(now + PAUSE);
+            }
+            let wake = wake.min(self.place.deadline);
+            let ready = self
+                .pairs
+                .values()
+                .all(|p| matches!(p, Pair::Local(_) | Pair::Remote));
+            let timeout = if ready {
+                Duration::ZERO
+            } else {
+                wake.saturating_duration_since(now)
+            };
+            self.poller.wait(Some(timeout), &mut events)?;
+            let now = Instant::now();
+            for &event in &events {
+                if event.token >= TOKENS_FROM {
+                    self.porch.handle(event, &self.poller, now, &mut guests);
+                } else if let Ok(peer) = u32::try_from(event.token) {
+                    self.advance(peer);
+                }
+            }
+            for guest in guests.drain(..) {
+                self.admit(guest);
+            }
+        }
+        let mut peers: Vec<Option<LocalPeer>> = (0..world).map(|_| None).collect();
+        for (peer, pair) in self.pairs {
+            if let Pair::Local(local) = pair {
+                peers[Rank(peer).index()] = Some(*local);
+            }
+        }
+        Ok(peers)
+    }
+
+    fn dial(&mut self) -> Result<()> {
+        for (peer, name) in std::mem::take(&mut self.dials) {
+            let stream = match unix::connect(name.as_bytes()) {
+                Ok(Some(stream)) => stream,
+                Ok(None) => {
+                    self.dials.push((peer, name));
+                    continue;
+                }
+                Err(_) => {
+                    self.pairs.insert(peer, Pair::Remote);
+                    continue;
+                }
+            };
+            let hello = Hello {
+                rank: self.place.rank,
+                to: peer,
+                world: self.place.world,
+                epoch: self.place.epoch,
+                purpose: Purpose::Local,
+            };
+            let shake = Handshake::connector(self.place.key, hello)?;
+            self.poller
+                .add(stream.as_fd(), u64::from(peer), Interest::Read)?;
+            let conn = Conn::new(stream, shake, self.place.deadline);
+            self.pairs.insert(peer, Pair::Shaking(Box::new(conn)));
+            self.advance(peer);
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, guest: Guest<UnixStream>) {
+        let hello = guest.outcome.hello;
+        let fresh = matches!(self.pairs.get(&hello.rank), Some(Pair::Absent));
+        if !fresh || hello.rank <= self.place.rank || hello.world != self.place.world {
+            return;
+        }
+        let token = u64::from(hello.rank);
+        if self
+            .poller
+            .add(guest.stream.as_fd(), token, Interest::Read)
+            .is_ok()
+        {
+            let trade = Trade::new(guest.stream);
+            self.pairs
+                .insert(hello.rank, Pair::Trading(Box::new(trade)));
+            self.advance(hello.rank);
+        }
+    }
+
+    fn advance(&mut self, peer: u32) {
+        let Some(pair) = self.pairs.get_mut(&peer) else {
+            return;
+        };
+        let was = std::mem::replace(pair, Pair::Remote);
+        let next = match was {
+            Pair::Shaking(conn) => shake(conn, &self.mine, peer),
+            Pair::Trading(trade) => self.mine.trade(trade, peer),
+            settled => Ok(settled),
+        };
+        // Whatever went wrong, the peer is not local; its end sees the closed connection.
+        let next = next.unwrap_or(Pair::Remote);
+        if let Pair::Local(local) = &next {
+            let _ = self.poller.remove(local.socket.as_fd());
+        }
+        *pair = next;
+    }
+}
+
+fn shake(mut conn: Box<Conn<UnixStream>>, mine: &Mine<'_>, peer: u32) -> Result<Pair> {
+    if !conn.advance()? {
+        return Ok(Pair::Shaking(conn));
+    }
+    match conn.finish() {
+        Some((stream, _)) => mine.trade(Box::new(Trade::new(stream)), peer),
+        None => Ok(Pair::Remote),
+    }
+}
+
+impl Trade {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            sent: 0,
+            input: Vec::new(),
+            fds: Vec::new(),
+            taken: None,
+        }
+    }
+
+    /// Reads up to `whole` bytes and what descriptors come with them; false: not all is there.
+    fn fill(&mut self, whole: usize) -> Result<bool> {
+        let mut bytes = [0; OFFER_BYTES];
+        // BOUND: every turn reads a byte of a message of fixed size, or returns.
+        while self.input.len() < whole {
+            let lacking = whole - self.input.len();
+            let room = 2 - self.fds.len().min(2);
+            let got = unix::recv_with_fds(&self.stream, &mut bytes[..lacking], room)?;
+            let Some(got) = got else { return Ok(false) };
+            if got.bytes == 0 {
+                return Err(Error::new(
+                    Code::PeerLost,
+                    "the other end closed the connection",
+                ));
+            }
+            self.input.extend_from_slice(&bytes[..got.bytes]);
+            self.fds.extend(got.fds);
+        }
+        Ok(true)
+    }
+
+    /// What the peer offered, checked.
+    fn accept(&mut self, peer: u32) -> Result<(Segment, Bell)> {
+        let mut fields = Fields(&self.input);
+        let magic = fields.bytes(8)?;
+        let size = fields.u64()?;
+        let token = fields.bytes(32)?;
+        let (Some(bell), Some(segment), None) = (self.fds.pop(), self.fds.pop(), self.fds.pop())
+        else {
+            return Err(Error::new(Code::Protocol, "not one segment and one bell"));
+        };
+        let bytes = usize::try_from(size).ok().filter(|_| size <= SEGMENT_MAX);
+        let (true, Some(bytes)) = (magic == OFFER_MAGIC, bytes) else {
+            return Err(Error::new(Code::Protocol, "an offer that makes no sense"));
+        };
+        let segment = Segment::open(segment, bytes)?;
+        if segment.header()? != (peer, token.try_into().unwrap_or([0; 32])) {
+            return Err(Error::new(
+                Code::Protocol,
+                "the segment is not the one the peer wrote",
+            ));
+        }
+        Ok((segment, Bell::from_fd(bell)?))
+    }
+}
+
+impl Mine<'_> {
+    /// Takes a trade as far as it goes without waiting.
+    fn trade(&self, mut trade: Box<Trade>, peer: u32) -> Result<Pair> {
+        // The offer and the verdict are far smaller than a socket's buffer, so a socket that does
+        // not take them at once belongs to a peer that does not read.
+        if trade.sent == 0 {
+            let fds = [self.segment.fd().as_raw_fd(), self.bell.fd().as_raw_fd()];
+            trade.sent = unix::send_with_fds(&trade.stream, &self.offer, &fds)?;
+            if trade.sent != OFFER_BYTES {
+                return Err(Error::new(Code::Protocol, "the peer does not read"));
+            }
+        }
+        if trade.taken.is_none() {
+            if !trade.fill(OFFER_BYTES)? {
+                return Ok(Pair::Trading(trade));
+            }
+            trade.taken = Some(trade.accept(peer)?);
+            if unix::send_with_fds(&trade.stream, &[YES], &[])? != 1 {
+                return Err(Error::new(Code::Protocol, "the peer does not read"));
+            }
+        }
+        if !trade.fill(OFFER_BYTES + 1)? {
+            return Ok(Pair::Trading(trade));
+        }
+        let Trade {
+            stream,
+            input,
+            taken,
+            fds,
+            ..
+        } = *trade;
+        let (Some((segment, bell)), Some(&YES), []) = (taken, input.last(), fds.as_slice()) else {
+            return Ok(Pair::Remote);
+        };
+        let process = Process::of_peer(&stream).ok();
+        Ok(Pair::Local(Box::new(LocalPeer {
+            segment,
+            bell,
+            process,
+            socket: stream,
+        })))
+    }
+}
+
+/// Whether a local peer's connection has ended, which without a process handle is its death.
+pub(crate) fn has_hung_up(peer: &LocalPeer) -> bool {
+    use std::io::Read;
+    match (&peer.socket).read(&mut [0; 1]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => !waits(&error),
+    }
+}
+
+#[cfg(test)]
+#[path = "local_tests.rs"]
+mod tests;
