@@ -18,6 +18,8 @@ pub(super) trait Element: 'static {
     type Acc: Copy;
     /// Elements an accumulator holds.
     const LANES: usize;
+    /// Registers an accumulator takes.
+    const REGISTERS: usize = 1;
     /// Bytes of one native element.
     const NATIVE: usize;
     /// Bytes of one wide element; equal to `NATIVE` where the forms do not differ.

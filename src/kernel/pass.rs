@@ -16,8 +16,8 @@ pub(super) const FAN: usize = 8;
 /// Registers a chunk keeps in flight.
 const UNROLL: usize = 4;
 
-/// Bytes of the largest register of any set.
-const REGISTER_BYTES: usize = 64;
+/// Bytes of the largest accumulator of any set, in wide form.
+const ACCUMULATOR_BYTES: usize = 128;
 
 /// What happens to the accumulator between folding and storing.
 #[derive(Clone, Copy, Debug)]
@@ -67,13 +67,31 @@ pub(super) struct Pass<'a> {
 /// `skip + count` elements of their form.
 #[inline(always)]
 pub(super) unsafe fn body<E: Element, O: Op<E>>(pass: &Pass<'_>) {
-    let chunk = UNROLL * E::LANES;
+    // SAFETY: passed on.
+    unsafe {
+        // Accumulators of two registers fill the register file twice as fast.
+        if E::REGISTERS > 1 {
+            chunks::<E, O, { UNROLL / 2 }>(pass);
+        } else {
+            chunks::<E, O, UNROLL>(pass);
+        }
+    }
+}
+
+/// Runs `pass` by chunks of `U` accumulators.
+///
+/// # Safety
+/// As for [`body`].
+#[inline(always)]
+unsafe fn chunks<E: Element, O: Op<E>, const U: usize>(pass: &Pass<'_>) {
+    const { assert!(E::LANES * E::WIDE <= ACCUMULATOR_BYTES) };
+    let chunk = U * E::LANES;
     let mut index = 0;
     // SAFETY: every chunk lies inside `count`, the partial one is bounded by what is left of it.
     unsafe {
         while pass.count - index >= chunk {
-            let acc = tree::<E, O, UNROLL>(pass.sources, pass.source_skip + index);
-            emit::<E, UNROLL>(pass, index, acc);
+            let acc = tree::<E, O, U>(pass.sources, pass.source_skip + index);
+            emit::<E, U>(pass, index, acc);
             index += chunk;
         }
         while pass.count - index >= E::LANES {
@@ -94,13 +112,13 @@ pub(super) unsafe fn body<E: Element, O: Op<E>>(pass: &Pass<'_>) {
 #[inline(always)]
 unsafe fn partial<E: Element, O: Op<E>>(pass: &Pass<'_>, index: usize) {
     #[repr(align(64))]
-    struct Padded([u8; REGISTER_BYTES]);
+    struct Padded([u8; ACCUMULATOR_BYTES]);
     let left = pass.count - index;
-    let mut inputs = [const { Padded([0; REGISTER_BYTES]) }; FAN];
-    let mut output = Padded([0; REGISTER_BYTES]);
+    let mut inputs = [const { Padded([0; ACCUMULATOR_BYTES]) }; FAN];
+    let mut output = Padded([0; ACCUMULATOR_BYTES]);
     let mut sources = [pass.sources[0]; FAN];
     let count = pass.sources.len().min(FAN);
-    // SAFETY: `left` is below LANES, so `left` elements of either form fit REGISTER_BYTES, and they
+    // SAFETY: `left` is below LANES, so `left` elements of either form fit ACCUMULATOR_BYTES, and they
     // are the last of each source and target.
     unsafe {
         for slot in 0..count {

@@ -31,12 +31,6 @@ impl Simd for Avx2Registers {
     }
 
     #[inline(always)]
-    unsafe fn store_half<const STREAM: bool>(at: *mut u8, a: I) {
-        // SAFETY: the caller vouches for the CPU and the pointer.
-        unsafe { store128::<STREAM>(at, words(a)) };
-    }
-
-    #[inline(always)]
     unsafe fn store_quarter<const STREAM: bool>(at: *mut u8, a: I) {
         // SAFETY: the caller vouches for the CPU and the pointer.
         unsafe {
@@ -58,7 +52,6 @@ impl Simd for Avx2Registers {
 
     direct! {
         load(at: *const u8) -> I = _mm256_loadu_si256(at.cast());
-        load_half(at: *const u8) -> I = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
         load_f16(at: *const u8) -> F = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
         load_e5m2(at: *const u8) -> F = _mm256_cvtph_ps(
             _mm_slli_epi16::<8>(_mm_cvtepu8_epi16(_mm_loadl_epi64(at.cast())))
@@ -100,6 +93,14 @@ impl Simd for Avx2Registers {
         };
         shl32(a: I, b: I) -> I = _mm256_sllv_epi32(a, b);
         shr32(a: I, b: I) -> I = _mm256_srlv_epi32(a, b);
+        evens_f(a: F, b: F) -> F = in_order(_mm256_shuffle_ps::<0x88>(a, b));
+        odds_f(a: F, b: F) -> F = in_order(_mm256_shuffle_ps::<0xdd>(a, b));
+        zip_low_f(a: F, b: F) -> F = _mm256_permute2f128_ps::<0x20>(
+            _mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)
+        );
+        zip_high_f(a: F, b: F) -> F = _mm256_permute2f128_ps::<0x31>(
+            _mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)
+        );
         pick_gt32(a: I, b: I, yes: I, no: I) -> I =
             _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(a, b));
         min_i8(a: I, b: I) -> I = _mm256_min_epi8(a, b);
@@ -181,4 +182,14 @@ unsafe fn store128<const STREAM: bool>(at: *mut u8, a: __m128i) {
             _mm_storeu_si128(at.cast(), a);
         }
     }
+}
+
+/// A shuffle works in 128-bit halves: this puts its 64-bit parts where they belong.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn in_order(a: F) -> F {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe { _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(a))) }
 }

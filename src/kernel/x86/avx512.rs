@@ -31,12 +31,6 @@ impl Simd for Avx512Registers {
     }
 
     #[inline(always)]
-    unsafe fn store_half<const STREAM: bool>(at: *mut u8, a: I) {
-        // SAFETY: the caller vouches for the CPU and the pointer.
-        unsafe { store256::<STREAM>(at, _mm512_cvtepi32_epi16(a)) };
-    }
-
-    #[inline(always)]
     unsafe fn store_quarter<const STREAM: bool>(at: *mut u8, a: I) {
         // SAFETY: the caller vouches for the CPU and the pointer.
         unsafe {
@@ -58,7 +52,6 @@ impl Simd for Avx512Registers {
 
     direct! {
         load(at: *const u8) -> I = _mm512_loadu_si512(at.cast());
-        load_half(at: *const u8) -> I = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
         load_f16(at: *const u8) -> F = _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
         load_e5m2(at: *const u8) -> F = _mm512_cvtph_ps(
             _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast())))
@@ -94,6 +87,10 @@ impl Simd for Avx512Registers {
         mul64(a: I, b: I) -> I = _mm512_mullo_epi64(a, b);
         shl32(a: I, b: I) -> I = _mm512_sllv_epi32(a, b);
         shr32(a: I, b: I) -> I = _mm512_srlv_epi32(a, b);
+        evens_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(0, 2, 0), b);
+        odds_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(1, 2, 0), b);
+        zip_low_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(0, 1, 16), b);
+        zip_high_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(8, 1, 16), b);
         pick_gt32(a: I, b: I, yes: I, no: I) -> I =
             _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(a, b), no, yes);
         min_i8(a: I, b: I) -> I = _mm512_min_epi8(a, b);
@@ -155,4 +152,27 @@ unsafe fn store256<const STREAM: bool>(at: *mut u8, a: __m256i) {
             _mm256_storeu_si256(at.cast(), a);
         }
     }
+}
+
+/// Lane numbers: from `first` by `step`; with `other`, every second one is that much above the one
+/// before it.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn counting(first: i32, step: i32, other: i32) -> I {
+    let mut lanes = [first; 16];
+    let mut lane = 0;
+    let mut next = first;
+    while lane < 16 {
+        lanes[lane] = next;
+        next += step;
+        if other != 0 {
+            lanes[lane + 1] = lanes[lane] + other;
+            lane += 1;
+        }
+        lane += 1;
+    }
+    // SAFETY: the caller vouches for the CPU; the array is a register's size.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }

@@ -19,7 +19,7 @@ const E4M3_LARGEST: u32 = 0x43e0_0000;
 
 /// Every lane the same `f32`.
 #[inline(always)]
-unsafe fn splat_f<S: Simd>(value: f32) -> S::F {
+pub(super) unsafe fn splat_f<S: Simd>(value: f32) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::to_f(S::splat32(value.to_bits())) }
 }
@@ -33,7 +33,7 @@ unsafe fn splat_d<S: Simd>(value: f64) -> S::D {
 
 /// NaNs become the canonical one.
 #[inline(always)]
-unsafe fn canonical_f<S: Simd>(a: S::F) -> S::F {
+pub(super) unsafe fn canonical_f<S: Simd>(a: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::replace_nan_f(a, S::to_f(S::splat32(NAN_F32))) }
 }
@@ -48,14 +48,14 @@ unsafe fn canonical_d<S: Simd>(a: S::D) -> S::D {
 /// `minimum`. The instruction gives its second operand for a NaN and for two zeros, so of the two
 /// orders at least one gives the NaN or -0, and the bitwise or keeps either.
 #[inline(always)]
-unsafe fn minimum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
+pub(super) unsafe fn minimum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::to_f(S::or(S::of_f(S::min_f(a, b)), S::of_f(S::min_f(b, a)))) }
 }
 
 /// `maximum` is `minimum` with all signs turned.
 #[inline(always)]
-unsafe fn maximum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
+pub(super) unsafe fn maximum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         let sign = S::splat32(1 << 31);
@@ -85,13 +85,13 @@ unsafe fn maximum_d<S: Simd>(a: S::D, b: S::D) -> S::D {
 }
 
 #[inline(always)]
-unsafe fn load_f32<S: Simd>(at: *const u8) -> S::F {
+pub(super) unsafe fn load_f32<S: Simd>(at: *const u8) -> S::F {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::to_f(S::load(at)) }
 }
 
 #[inline(always)]
-unsafe fn store_f32<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
+pub(super) unsafe fn store_f32<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::store::<STREAM>(at, S::of_f(a)) };
 }
@@ -106,25 +106,6 @@ unsafe fn load_f16<S: Simd>(at: *const u8) -> S::F {
 unsafe fn store_f16<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::store_f16::<STREAM>(at, canonical_f::<S>(a)) };
-}
-
-#[inline(always)]
-unsafe fn load_bf16<S: Simd>(at: *const u8) -> S::F {
-    // SAFETY: the caller vouches for the CPU and the pointer.
-    unsafe { S::to_f(S::shl32(S::load_half(at), S::splat32(16))) }
-}
-
-/// In integers, because the instruction for it flushes subnormals to zero.
-#[inline(always)]
-unsafe fn store_bf16<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
-    // SAFETY: the caller vouches for the CPU and the pointer.
-    unsafe {
-        let bits = S::of_f(canonical_f::<S>(a));
-        let sixteen = S::splat32(16);
-        let odd = S::and(S::shr32(bits, sixteen), S::splat32(1));
-        let raised = S::add32(S::add32(bits, S::splat32(0x7fff)), odd);
-        S::store_half::<STREAM>(at, S::shr32(raised, sixteen));
-    }
 }
 
 #[inline(always)]
@@ -271,8 +252,6 @@ real! {
     F32: 4, load_f32, store_f32;
     /// `f16`.
     F16: 2, load_f16, store_f16;
-    /// `bf16`.
-    Bf16: 2, load_bf16, store_bf16;
     /// `f8e4m3`.
     F8E4M3: 1, load_e4m3, store_e4m3;
     /// `f8e5m2`.

@@ -2,6 +2,7 @@
 
 mod avx2;
 mod avx512;
+mod bf16;
 mod float;
 mod integer;
 mod simd;
@@ -57,7 +58,7 @@ macro_rules! set {
             type I64 = integer::I64<$registers>;
             type U64 = integer::U64<$registers>;
             type F16 = float::F16<$registers>;
-            type Bf16 = float::Bf16<$registers>;
+            type Bf16 = bf16::Bf16<$registers>;
             type F8E4M3 = float::F8E4M3<$registers>;
             type F8E5M2 = float::F8E5M2<$registers>;
             type F32 = float::F32<$registers>;

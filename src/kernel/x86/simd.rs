@@ -27,8 +27,6 @@ pub(in crate::kernel) trait Simd: 'static {
 
     /// Stores a register.
     unsafe fn store<const STREAM: bool>(at: *mut u8, a: Self::I);
-    /// Stores the low 16 bits of each lane, whose upper bits are 0.
-    unsafe fn store_half<const STREAM: bool>(at: *mut u8, a: Self::I);
     /// Stores the low 8 bits of each lane, whose upper bits are 0.
     unsafe fn store_quarter<const STREAM: bool>(at: *mut u8, a: Self::I);
     /// Rounds each lane to binary16, nearest even, and stores.
@@ -37,8 +35,6 @@ pub(in crate::kernel) trait Simd: 'static {
     declare! {
         /// Loads a register.
         load(at: *const u8) -> Self::I;
-        /// Loads 16-bit values, zero-extended to 32.
-        load_half(at: *const u8) -> Self::I;
         /// Loads binary16 values.
         load_f16(at: *const u8) -> Self::F;
         /// Loads bytes as the upper halves of binary16 values.
@@ -89,6 +85,14 @@ pub(in crate::kernel) trait Simd: 'static {
         shl32(a: Self::I, b: Self::I) -> Self::I;
         /// Right by the count in each lane of `b`, zeros from the left.
         shr32(a: Self::I, b: Self::I) -> Self::I;
+        /// The even lanes of two registers side by side.
+        evens_f(a: Self::F, b: Self::F) -> Self::F;
+        /// The odd lanes of two registers side by side.
+        odds_f(a: Self::F, b: Self::F) -> Self::F;
+        /// The lower halves of two registers, lane by lane in turn.
+        zip_low_f(a: Self::F, b: Self::F) -> Self::F;
+        /// The upper halves of two registers, lane by lane in turn.
+        zip_high_f(a: Self::F, b: Self::F) -> Self::F;
         /// `yes` where `a > b` as signed numbers, else `no`.
         pick_gt32(a: Self::I, b: Self::I, yes: Self::I, no: Self::I) -> Self::I;
         /// Signed minimum.
