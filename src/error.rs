@@ -68,6 +68,7 @@ codes! {
     InvalidState = 110, "INVALID_STATE", Call, "the call is not allowed in this state";
     InvalidEnvironment = 111, "INVALID_ENVIRONMENT", Call, "environment variables are missing or contradict each other";
     InvalidId = 112, "INVALID_ID", Call, "the unique id is damaged or not one";
+    NoLauncher = 113, "NO_LAUNCHER", Call, "no launcher has set its environment variables";
     Mismatch = 120, "MISMATCH", Communicator, "ranks made different calls";
     System = 200, "SYSTEM", Communicator, "the operating system refused";
     OutOfMemory = 201, "OUT_OF_MEMORY", Call, "memory could not be had";

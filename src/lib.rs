@@ -6,7 +6,7 @@ pub mod algo;
 mod backend;
 pub mod boot;
 pub mod call;
-mod comm;
+pub mod comm;
 pub mod config;
 pub mod engine;
 pub mod error;
@@ -20,5 +20,6 @@ mod sys;
 pub mod tune;
 pub mod types;
 
+pub use comm::{Communicator, Request, unique_id};
 pub use error::{Code, Error, Result};
 pub use types::{Collective, Dtype, Rank, ReduceOp};

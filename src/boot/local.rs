@@ -136,14 +136,14 @@ pub(crate) fn exchange_local(
     local.run(names.len())
 }
 
-/// Agrees with every rank on who is local to whom: a pair counts when both ends say so. Every
-/// rank must call it.
+/// Agrees with every rank on who is local to whom: a pair counts when both ends say so. True, on
+/// every rank, when all pairs of the world are local. Every rank must call it.
 pub(crate) fn settle(
     joined: &mut Joined,
     rank: u32,
     peers: &mut [Option<LocalPeer>],
     deadline: Instant,
-) -> Result<()> {
+) -> Result<bool> {
     let mut mine = vec![0u8; peers.len().div_ceil(8)];
     for (peer, _) in peers.iter().enumerate().filter(|(_, peer)| peer.is_some()) {
         mine[peer / 8] |= 1 << (peer % 8);
@@ -158,7 +158,13 @@ pub(crate) fn settle(
             *peer = None;
         }
     }
-    Ok(())
+    let says = |a: usize, b: usize| {
+        all[a]
+            .get(b / 8)
+            .is_some_and(|byte| byte >> (b % 8) & 1 == 1)
+    };
+    let world = all.len();
+    Ok((0..world).all(|a| (0..world).all(|b| a == b || says(a, b))))
 }
 
 struct Mine<'a> {

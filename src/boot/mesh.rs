@@ -67,7 +67,7 @@ pub(crate) fn listen(addresses: &[IpAddr]) -> Result<Vec<TcpListener>> {
 }
 
 /// Connects to every peer that has addresses; an empty list means no connection with that peer,
-/// and both must mean it. Strangers' connections at `listeners` are dropped.
+/// and both must mean it. `lanes` says how many lanes each peer gets beside its control connection. Strangers' connections at `listeners` are dropped.
 ///
 /// # Errors
 /// `MissingRanks` names the peers that were not connected by the deadline, with the last failure.
@@ -75,13 +75,13 @@ pub(crate) fn connect_mesh(
     place: &Place<'_>,
     listeners: &[TcpListener],
     peers: &[Vec<SocketAddr>],
-    lanes: u16,
+    lanes: &[u16],
 ) -> Result<Vec<Option<PeerSockets>>> {
     super::rendezvous::check_place(place.rank, place.world)?;
-    if peers.len() != Rank(place.world).index() {
+    if peers.len() != Rank(place.world).index() || lanes.len() != peers.len() {
         return Err(Error::new(
             Code::Internal,
-            "one list of addresses for each rank",
+            "one list of addresses and a lane count for each rank",
         ));
     }
     Mesh::new(place, listeners, peers, lanes)?.run()
@@ -181,13 +181,13 @@ impl<'a> Mesh<'a> {
         place: &'a Place<'a>,
         listeners: &'a [TcpListener],
         peers: &[Vec<SocketAddr>],
-        lanes: u16,
+        lanes: &[u16],
     ) -> Result<Self> {
         let poller = Poller::new()?;
         let interfaces = interface::list()?;
         let mut table = BTreeMap::new();
         let mut jobs = VecDeque::new();
-        for (peer, addresses) in (0u32..).zip(peers) {
+        for ((peer, addresses), &lanes) in (0u32..).zip(peers).zip(lanes) {
             if peer == place.rank || addresses.is_empty() {
                 continue;
             }
@@ -222,7 +222,8 @@ impl<'a> Mesh<'a> {
             epoch: place.epoch,
         };
         // Every peer may come with all its connections at once, on top of strangers.
-        let strangers_max = STRANGERS_MAX + table.len() * (1 + usize::from(lanes));
+        let expected: usize = table.values().map(|s: &Slots| 1 + s.lanes.len()).sum();
+        let strangers_max = STRANGERS_MAX + expected;
         let doors = listeners.iter().collect();
         let porch = Porch::new(doors, place.key, expect, strangers_max, &poller)?;
         Ok(Self {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
+use crate::boot::missing::ranks_text;
 use crate::call::Call;
 use crate::comm::request::{BLOCKING, Table, lock};
 use crate::error::{Code, Error, Result};
@@ -66,12 +67,34 @@ impl Core {
                 self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
             }
             Err(TryLockError::Poisoned(_)) => {
-                self.table.end(BLOCKING, Err(Error::new(Code::Internal, "a driver panicked")));
+                self.table.end(
+                    BLOCKING,
+                    Err(Error::new(Code::Internal, "a driver panicked")),
+                );
             }
             Err(TryLockError::WouldBlock) => self.post(call, BLOCKING),
         }
         self.wait(BLOCKING, None)?;
         self.table.result(BLOCKING)
+    }
+
+    /// Waits until nothing is pending, at most `timeout`.
+    pub(crate) fn settle(&self, timeout: Option<Duration>) -> Result<()> {
+        let until = Instant::now() + timeout.unwrap_or(Duration::from_secs(600));
+        // BOUND: the deadline.
+        while self.table.pending() > 0 {
+            if Instant::now() >= until {
+                return Err(Error::new(Code::TimedOut, "calls were outstanding"));
+            }
+            let slice = until.min(Instant::now() + SLICE);
+            if let Ok(mut backend) = self.backend.try_lock() {
+                self.take_posted(&mut **backend);
+                self.turn_all(&mut **backend, slice);
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
     }
 
     /// Leaves a call to whoever drives.
@@ -98,6 +121,10 @@ impl Core {
                 self.listen(ticket, until);
             } else {
                 std::hint::spin_loop();
+            }
+            if self.posted.load(Ordering::Relaxed) != 0 {
+                // Somebody wants the backend: a mutex is not fair.
+                std::thread::yield_now();
             }
             let now = Instant::now();
             if self.table.is_pending(ticket) && own.is_some_and(|d| now >= d) {
@@ -144,7 +171,10 @@ impl Core {
         if self.abort.load(Ordering::Acquire) != 0 {
             return Some(Error::new(Code::Aborted, "aborted on this rank"));
         }
-        self.backend.try_lock().ok().and_then(|b| b.broken().cloned())
+        self.backend
+            .try_lock()
+            .ok()
+            .and_then(|b| b.broken().cloned())
     }
 
     /// Runs `what` on the backend, once nobody else drives it.
@@ -209,7 +239,9 @@ impl Core {
         }
         // BOUND: the inbox holds at most one entry a ticket of a group.
         loop {
-            let Some((call, ticket)) = lock(&self.inbox).pop_front() else { return };
+            let Some((call, ticket)) = lock(&self.inbox).pop_front() else {
+                return;
+            };
             self.posted.fetch_sub(1, Ordering::Release);
             self.submit(backend, call, ticket);
         }
@@ -297,7 +329,10 @@ impl Core {
             let text = if ranks.is_empty() {
                 "nobody in particular was waited for".to_owned()
             } else {
-                format!("waited for {}", crate::boot::missing::ranks_text_of(&ranks))
+                format!(
+                    "waited for {}",
+                    ranks_text(&ranks.iter().map(|r| r.0).collect::<Vec<_>>())
+                )
             };
             let mut error = Error::new(Code::TimedOut, text).with_seq(backend.seq());
             error.peer = ranks.first().copied();

@@ -1,1 +1,460 @@
-//! stub
+//! Communicators: what a program holds, calls and waits on.
+//!
+//! A [`Communicator`] is one rank's place in a group of ranks. Its calls are the collectives; each
+//! rank makes the same calls in the same order. Blocking calls return when this rank's part is done;
+//! non-blocking ones return a [`Request`]. One thread may be inside a communicator at a time (a second
+//! gets `BUSY`), but any number of communicators may be used at once, and `abort`, `wait` and `test`
+//! work from any thread.
+//!
+//! The safe methods take slices. The raw ones ([`Communicator::run`], [`Communicator::start`]) take a
+//! [`Call`] and are the C ABI's.
+//!
+//! Not here: how a call is carried out (the backend), and agreement on who is left after a failure.
+
+pub(crate) mod call;
+pub(crate) mod card;
+pub(crate) mod core;
+pub(crate) mod form;
+mod group;
+mod request;
+mod safe;
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use self::call::Operation;
+use self::call::Seat;
+use self::core::Core;
+use self::form::Formed;
+use self::request::lock;
+pub use self::safe::Element;
+use crate::backend::drive::Patience;
+use crate::boot::env::Launch;
+use crate::boot::id::UniqueId;
+use crate::boot::interface::choose;
+use crate::boot::key::Key;
+use crate::boot::rendezvous::Rendezvous;
+use crate::call::Call;
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::sync::{AtomicU32, Ordering};
+use crate::sys::{affinity, limits};
+use crate::types::Rank;
+
+/// Communicators this process has made from its environment: each needs a meeting place of its own.
+static FROM_ENVIRONMENT: AtomicU32 = AtomicU32::new(0);
+
+/// A new job: an id that carries its addresses and a random key, and a background thread where its
+/// ranks will meet. Give the id to every rank; who has it can join.
+///
+/// # Errors
+/// `NO_ADDRESS` when there is no usable network address, `SYSTEM` when sockets or memory run out.
+pub fn unique_id() -> Result<UniqueId> {
+    let interface = Config::from_env()?.interface;
+    let choice = choose(interface.as_deref())?;
+    let addresses: Vec<_> = choice
+        .addresses
+        .iter()
+        .map(|&ip| std::net::SocketAddr::new(ip, 0))
+        .collect();
+    Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
+}
+
+/// One rank's place in a group of ranks.
+#[derive(Debug)]
+pub struct Communicator {
+    core: Arc<Core>,
+    seat: Seat,
+    config: Config,
+    notes: Vec<String>,
+    /// 1 while a thread is inside a call.
+    inside: AtomicU32,
+    group: Mutex<Option<Vec<Call>>>,
+    last_error: Mutex<Option<Error>>,
+    progress: Mutex<Option<JoinHandle<()>>>,
+    stop: Arc<AtomicU32>,
+}
+
+/// A call under way. Dropping it does not end the call.
+#[derive(Debug)]
+#[must_use = "a request that is never waited for tells nobody how its call ended"]
+pub struct Request {
+    core: Arc<Core>,
+    /// `None` once the end has been reported.
+    ticket: Option<u32>,
+}
+
+/// Marks that a thread is inside; unmarks when dropped.
+struct Inside<'a>(&'a AtomicU32);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        // ORDERING: release pairs with the acquire in `enter`: the next thread sees what we did.
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+impl Communicator {
+    /// This rank's place in the job of `id`. Blocks until all `world` ranks have come.
+    ///
+    /// # Errors
+    /// `MISSING_RANKS` names those that did not come in time; `UNAUTHENTICATED`, `VERSION_MISMATCH`,
+    /// `RANK_OUT_OF_RANGE` and `INVALID_ARGUMENT` say what is wrong with whom.
+    pub fn init_rank(id: &UniqueId, rank: i64, world: i64, config: &Config) -> Result<Self> {
+        Self::with_epoch(id, rank, world, config, 0)
+    }
+
+    pub(crate) fn with_epoch(
+        id: &UniqueId,
+        rank: i64,
+        world: i64,
+        config: &Config,
+        epoch: u32,
+    ) -> Result<Self> {
+        let (number, size) = form::place(rank, world)?;
+        // A world of a few hundred ranks needs more descriptors than the usual soft limit.
+        let _ = limits::raise_files();
+        let formed = form::processes(id, rank, world, config, epoch)?;
+        Ok(Self::new(
+            formed,
+            Seat {
+                rank: Rank(number),
+                world: size,
+            },
+        ))
+    }
+
+    /// This rank's place as the launcher's environment tells it.
+    ///
+    /// # Errors
+    /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
+    /// set; else as [`Communicator::init_rank`].
+    pub fn init_env(config: &Config) -> Result<Self> {
+        let instance = FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        let launch = Launch::from_env(instance)?;
+        let deadline = Instant::now() + config.init_timeout;
+        let (id, hosted) = launch.unique_id(deadline)?;
+        let made = Self::init_rank(&id, i64::from(launch.rank), i64::from(launch.world), config);
+        // Everyone has joined, or nobody will: the meeting place may go.
+        drop(hosted);
+        let mut made = made?;
+        made.notes
+            .insert(0, format!("rank and world from {}", launch.launcher));
+        made.notes.extend(launch.warning());
+        Ok(made)
+    }
+
+    /// Communicators for `world` threads of this process, in rank order.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a world of 0 or too large, `OUT_OF_MEMORY`, `SYSTEM`.
+    pub fn init_all(world: i64, config: &Config) -> Result<Vec<Self>> {
+        let (_, size) = form::place(0, world)?;
+        let formed = form::threads(size, config)?;
+        let seat = |rank| Seat {
+            rank: Rank(rank),
+            world: size,
+        };
+        Ok((0..)
+            .zip(formed)
+            .map(|(rank, formed)| Self::new(formed, seat(rank)))
+            .collect())
+    }
+
+    fn new(formed: Formed, seat: Seat) -> Self {
+        let Formed {
+            backend,
+            config,
+            local,
+            notes,
+        } = formed;
+        let patience = Patience::new(local, affinity::count(), config.spin);
+        Self {
+            core: Arc::new(Core::new(Box::new(backend), patience)),
+            seat,
+            config,
+            notes,
+            inside: AtomicU32::new(0),
+            group: Mutex::new(None),
+            last_error: Mutex::new(None),
+            progress: Mutex::new(None),
+            stop: Arc::new(AtomicU32::new(0)),
+        }
+    }
+
+    /// This rank.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.seat.rank
+    }
+
+    /// Number of ranks.
+    #[must_use]
+    pub fn world_size(&self) -> u32 {
+        self.seat.world
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What was chosen when the communicator formed, and why; a line each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// The error that broke the communicator, or `None` while it is usable.
+    #[must_use]
+    pub fn broken(&self) -> Option<Error> {
+        self.core.broken()
+    }
+
+    /// The last error of a call on this communicator.
+    #[must_use]
+    pub fn last_error(&self) -> Option<Error> {
+        lock(&self.last_error).clone()
+    }
+
+    /// Keeps `result`'s error as the last one.
+    pub(crate) fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            *lock(&self.last_error) = Some(error.clone());
+        }
+        result
+    }
+
+    /// Ends everything pending and refuses everything later, on every rank, with `ABORTED`. From any
+    /// thread; idempotent.
+    pub fn abort(&self) {
+        self.core.abort();
+    }
+
+    fn enter(&self) -> Result<Inside<'_>> {
+        // ORDERING: acquire pairs with the release of the last to leave.
+        match self
+            .inside
+            .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
+        {
+            Ok(_) => Ok(Inside(&self.inside)),
+            Err(_) => Err(Error::new(
+                Code::Busy,
+                format!(
+                    "rank {}: calls on one communicator come one at a time",
+                    self.seat.rank
+                ),
+            )),
+        }
+    }
+
+    /// Makes a call and waits for its end. Inside a group it is only collected.
+    ///
+    /// # Safety
+    /// The call's buffers must be valid, and touched by nobody else, until this returns (inside a group:
+    /// until the group has ended).
+    ///
+    /// # Errors
+    /// Whatever ended the call.
+    pub(crate) unsafe fn run(&self, call: Call) -> Result<()> {
+        let _inside = self.enter()?;
+        if let Some(calls) = &mut *lock(&self.group) {
+            calls.push(call);
+            return Ok(());
+        }
+        self.core.run(call, self.config.timeout)
+    }
+
+    /// Starts a call.
+    ///
+    /// # Safety
+    /// The call's buffers must be valid, and touched by nobody else, until the request has ended.
+    ///
+    /// # Errors
+    /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
+    pub(crate) unsafe fn start(&self, call: Call) -> Result<Request> {
+        let _inside = self.enter()?;
+        if lock(&self.group).is_some() {
+            let text = "inside a group every call is part of the group's request";
+            return Err(Error::new(Code::InvalidState, text));
+        }
+        self.start_all(vec![call])
+    }
+
+    /// Starts calls that share a request.
+    fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
+        let ticket = self.core.table.take()?;
+        let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
+        self.core.table.begin(ticket, count, self.config.timeout);
+        for call in calls {
+            self.core.post(call, ticket);
+        }
+        if self.config.progress_thread {
+            self.ensure_progress()?;
+        }
+        // Whatever can go out at once should: the peers are waiting.
+        self.core.nudge();
+        Ok(Request {
+            core: self.core.clone(),
+            ticket: Some(ticket),
+        })
+    }
+
+    fn ensure_progress(&self) -> Result<()> {
+        let mut progress = lock(&self.progress);
+        if progress.is_none() {
+            let (core, stop) = (self.core.clone(), self.stop.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("unisono-{}", self.seat.rank))
+                .spawn(move || core.progress(&stop))
+                .map_err(|e| Error::os(&e, "starting the progress thread"))?;
+            *progress = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// Zeroed, page-aligned memory that local ranks can map: calls on it copy nothing on the way.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for 0 bytes, `OUT_OF_MEMORY`, `SYSTEM`.
+    pub fn alloc(&self, bytes: usize) -> Result<*mut u8> {
+        if bytes == 0 {
+            return Err(Error::new(Code::InvalidArgument, "0 bytes of memory"));
+        }
+        self.core.with_backend(|b| b.alloc(bytes))
+    }
+
+    /// Gives memory of [`Communicator::alloc`] back.
+    ///
+    /// # Safety
+    /// No call may be using it, and nobody may touch it afterwards.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when it is not memory of this communicator.
+    pub unsafe fn free(&self, memory: *mut u8) -> Result<()> {
+        self.core.with_backend(|b| b.free(memory))
+    }
+
+    /// Ranks with equal `color` form a communicator, ordered by `key`, then by rank. A negative color
+    /// takes part and gets `None`.
+    ///
+    /// # Errors
+    /// As a collective and as [`Communicator::init_rank`].
+    pub fn split(&self, color: i32, key: i32) -> Result<Option<Self>> {
+        group::split(self, color, key)
+    }
+
+    /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything back.
+    ///
+    /// # Errors
+    /// What ended an outstanding call.
+    pub fn destroy(self) -> Result<()> {
+        self.core.settle(self.config.timeout)
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        self.stop.store(1, Ordering::Release);
+        self.core.tell();
+        if let Some(thread) = lock(&self.progress).take() {
+            // It has no panic to pass on: whatever it drove has ended with an error.
+            let _ = thread.join();
+        }
+        self.core.with_backend(|b| b.close());
+    }
+}
+
+impl Request {
+    /// Whether the call has ended; its result then, once.
+    ///
+    /// # Errors
+    /// Whatever ended the call.
+    pub fn test(&mut self) -> Result<bool> {
+        let Some(ticket) = self.ticket else {
+            return Ok(true);
+        };
+        if self.core.table.is_pending(ticket) {
+            self.core.nudge();
+        }
+        if self.core.table.is_pending(ticket) {
+            return Ok(false);
+        }
+        self.ticket = None;
+        self.core.table.result(ticket).map(|()| true)
+    }
+
+    /// Waits for the end, at most `timeout` (`None`: the call's own deadline). False when that passed
+    /// first; the call goes on.
+    ///
+    /// # Errors
+    /// Whatever ended the call.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let Some(ticket) = self.ticket else {
+            return Ok(true);
+        };
+        let limit = timeout.map(|t| Instant::now() + t);
+        if !self.core.wait(ticket, limit)? {
+            return Ok(false);
+        }
+        self.ticket = None;
+        self.core.table.result(ticket).map(|()| true)
+    }
+
+    /// Waits for one of `requests` (those already reported are skipped), at most `timeout`; its index,
+    /// or `None` when the time passed or none is outstanding.
+    ///
+    /// # Errors
+    /// Whatever ended the call; the error's request is the one with [`Request::reported`] newly set.
+    pub fn wait_any(
+        requests: &mut [&mut Self],
+        timeout: Option<Duration>,
+    ) -> Result<Option<usize>> {
+        let limit = timeout.map(|t| Instant::now() + t);
+        let mut pause = Duration::from_micros(10);
+        // BOUND: each request has a deadline of its own, and `limit` ends the wait.
+        loop {
+            let mut outstanding = false;
+            for (index, request) in requests.iter_mut().enumerate() {
+                if request.ticket.is_none() {
+                    continue;
+                }
+                outstanding = true;
+                if request.test()? {
+                    return Ok(Some(index));
+                }
+            }
+            if !outstanding || limit.is_some_and(|l| Instant::now() >= l) {
+                return Ok(None);
+            }
+            if let Some(first) = requests.iter_mut().find(|r| r.ticket.is_some()) {
+                let left = limit.map_or(pause, |l| l.saturating_duration_since(Instant::now()));
+                let ticket = first.ticket.unwrap_or(request::BLOCKING);
+                first
+                    .core
+                    .wait(ticket, Some(Instant::now() + left.min(pause)))?;
+            }
+            pause = (pause * 2).min(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether the end has been reported.
+    #[must_use]
+    pub fn reported(&self) -> bool {
+        self.ticket.is_none()
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.core.table.detach(ticket);
+        }
+    }
+}

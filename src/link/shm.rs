@@ -91,15 +91,20 @@ impl Neighbour {
     }
 }
 
-/// Puts rings to every neighbour into `links`. `neighbours` are the host's ranks in order, `me` the
+/// Puts rings to every neighbour into `links`. `candidates` are the ranks of this host in order, as
+/// all of them see it; `None` for those that turned out not to share memory with this rank. `me` is the
 /// index of the own rank among them.
-pub(crate) fn join(links: &mut Links, neighbours: &[Neighbour], me: usize) {
-    for (index, peer) in neighbours.iter().enumerate().filter(|(i, _)| *i != me) {
-        // A rank has no ring to itself: later ranks move down by one.
-        let place_of = |writer: usize, owner: usize| writer - usize::from(writer > owner);
+pub(crate) fn join(links: &mut Links, candidates: &[Option<Neighbour>], me: usize) {
+    let Some(own) = &candidates[me] else { return };
+    // A rank has no ring to itself: later ranks move down by one.
+    let place_of = |writer: usize, owner: usize| writer - usize::from(writer > owner);
+    for (index, peer) in candidates.iter().enumerate() {
+        let Some(peer) = peer.as_ref().filter(|_| index != me) else {
+            continue;
+        };
         for lane in 0..FABRIC_LANES {
             let outward = peer.ring(place_of(me, index), lane);
-            let inward = neighbours[me].ring(place_of(index, me), lane);
+            let inward = own.ring(place_of(index, me), lane);
             let waker = Waker::to(peer.doze.clone());
             let tx = RingTx::new(outward, waker.clone());
             let rx = RingRx::new(inward, waker);
@@ -108,10 +113,10 @@ pub(crate) fn join(links: &mut Links, neighbours: &[Neighbour], me: usize) {
     }
 }
 
-/// The board of a world that is all on this host.
-pub(crate) fn board(neighbours: &[Neighbour], me: usize) -> AnyBoard {
-    let rows = neighbours.iter().map(Neighbour::row).collect();
-    let waker = |(index, n): (usize, &Neighbour)| (index != me).then(|| Waker::to(n.doze.clone()));
+/// The board of a world whose ranks are all neighbours, in order.
+pub(crate) fn board(neighbours: &[&Neighbour], me: usize) -> AnyBoard {
+    let rows = neighbours.iter().map(|n| n.row()).collect();
+    let waker = |(index, n): (usize, &&Neighbour)| (index != me).then(|| Waker::to(n.doze.clone()));
     let wakers = neighbours.iter().enumerate().map(waker).collect();
     let keep = neighbours.iter().map(|n| n.segment.clone() as _).collect();
     // SAFETY: every segment has a row at ROW_AT, zero at first, kept alive by `keep`.

@@ -17,6 +17,8 @@ pub(crate) enum Interest {
     Write,
     /// Either.
     Both,
+    /// Either, told once each time it becomes so: whoever waits has tried already.
+    Edge,
 }
 
 impl Interest {
@@ -26,6 +28,7 @@ impl Interest {
             Self::Read => IN,
             Self::Write => OUT,
             Self::Both => IN | OUT,
+            Self::Edge => IN | OUT | EDGE,
         }
     }
 }
@@ -35,6 +38,7 @@ const IN: u32 = 0x1;
 const OUT: u32 = 0x4;
 const ERR: u32 = 0x8;
 const HUP: u32 = 0x10;
+const EDGE: u32 = 1 << 31;
 
 /// One descriptor that is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

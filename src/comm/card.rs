@@ -1,0 +1,162 @@
+//! What a rank tells the others when a communicator forms, and what rank 0 decides for all.
+//!
+//! ```text
+//! card:   hint (32) | name bytes (1) | name | addresses (1) | each: family (1) port (2) ip (4, 16)
+//! terms:  tile bytes (4) | window (4) | algorithm (1) | links (1)
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::plan::Algorithm;
+
+/// Addresses a card may hold.
+const ADDRESSES_MAX: usize = 32;
+const NO_ALGORITHM: u8 = u8::MAX;
+
+/// Where a rank is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Card {
+    /// Equal on ranks that may share a host.
+    pub(crate) hint: [u8; 32],
+    /// Its door for local ranks.
+    pub(crate) name: String,
+    /// Where it listens.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Card {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.hint.to_vec();
+        bytes.push(u8::try_from(self.name.len()).unwrap_or(0));
+        bytes.extend_from_slice(self.name.as_bytes());
+        let addresses = &self.addresses[..self.addresses.len().min(ADDRESSES_MAX)];
+        bytes.push(u8::try_from(addresses.len()).unwrap_or(0));
+        for address in addresses {
+            bytes.push(if address.is_ipv4() { 4 } else { 6 });
+            bytes.extend_from_slice(&address.port().to_le_bytes());
+            match address.ip() {
+                IpAddr::V4(ip) => bytes.extend_from_slice(&ip.octets()),
+                IpAddr::V6(ip) => bytes.extend_from_slice(&ip.octets()),
+            }
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8], rank: usize) -> Result<Self> {
+        let mut rest = Reader(bytes);
+        rest.card().ok_or_else(|| {
+            Error::new(
+                Code::Protocol,
+                format!("the card of rank {rank} is damaged"),
+            )
+        })
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[b]| b)
+    }
+
+    fn card(&mut self) -> Option<Card> {
+        let hint = self.array()?;
+        let length = usize::from(self.byte()?);
+        let (name, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        let name = std::str::from_utf8(name).ok()?.to_owned();
+        let count = usize::from(self.byte()?);
+        if count > ADDRESSES_MAX {
+            return None;
+        }
+        let mut addresses = Vec::with_capacity(count);
+        for _ in 0..count {
+            let family = self.byte()?;
+            let port = u16::from_le_bytes(self.array()?);
+            let ip = match family {
+                4 => IpAddr::from(self.array::<4>()?),
+                6 => IpAddr::from(self.array::<16>()?),
+                _ => return None,
+            };
+            addresses.push(SocketAddr::new(ip, port));
+        }
+        self.0.is_empty().then_some(Card {
+            hint,
+            name,
+            addresses,
+        })
+    }
+}
+
+/// The settings that rank 0 decides.
+pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
+    let mut bytes = config.tile_bytes.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&config.window.to_le_bytes());
+    bytes.push(config.algorithm.map_or(NO_ALGORITHM, |a| a as u8));
+    bytes.push(u8::from(config.shm) | u8::from(config.tcp) << 1);
+    bytes
+}
+
+/// Puts rank 0's decisions into `config`.
+pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
+    let bad = || Error::new(Code::Protocol, "rank 0's terms are damaged");
+    let mut rest = Reader(bytes);
+    let mut read = || {
+        let tile = u32::from_le_bytes(rest.array()?);
+        let window = u32::from_le_bytes(rest.array()?);
+        let (algorithm, links) = (rest.byte()?, rest.byte()?);
+        let sane = (64..=1 << 20).contains(&tile) && (1..=16).contains(&window) && links < 4;
+        (sane && rest.0.is_empty()).then_some((tile, window, algorithm, links))
+    };
+    let (tile, window, algorithm, links) = read().ok_or_else(bad)?;
+    config.algorithm = match algorithm {
+        NO_ALGORITHM => None,
+        number => Some(*Algorithm::ALL.get(usize::from(number)).ok_or_else(bad)?),
+    };
+    (config.tile_bytes, config.window) = (tile, window);
+    (config.shm, config.tcp) = (links & 1 != 0, links & 2 != 0);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_and_terms_round_trip_and_damage_is_found() {
+        let addresses = vec![
+            "10.1.2.3:99".parse().expect("v4"),
+            "[::1]:7".parse().expect("v6"),
+        ];
+        let card = Card {
+            hint: [7; 32],
+            name: "door".to_owned(),
+            addresses,
+        };
+        let bytes = card.encode();
+        assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
+        for cut in 0..bytes.len() {
+            assert!(Card::decode(&bytes[..cut], 0).is_err(), "cut at {cut}");
+        }
+        let config = Config {
+            tile_bytes: 4096,
+            algorithm: Some(Algorithm::Tree),
+            ..Config::default()
+        };
+        let terms = encode_terms(&config);
+        let mut other = Config::default();
+        apply_terms(&mut other, &terms).expect("whole");
+        assert_eq!(other, config);
+        assert!(apply_terms(&mut other, &terms[1..]).is_err());
+        assert!(apply_terms(&mut other, &[0; 10]).is_err());
+    }
+}

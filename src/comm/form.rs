@@ -1,0 +1,367 @@
+//! Forms a communicator: from an id or an environment to connected, authenticated links.
+//!
+//! The order, the same on every rank: listen; give a card and get everyone's; trade segments with the
+//! ranks of this host and agree who shares memory; connect sockets to everyone (one for control, and
+//! lanes to those without shared memory); meet once more, so that nobody goes on before all are ready.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::algo::Hosts;
+use crate::backend::native::Native;
+use crate::boot::id::UniqueId;
+use crate::boot::interface::choose;
+use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, settle};
+use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
+use crate::boot::rendezvous::{Joined, check_place, join};
+use crate::comm::card::{Card, apply_terms, encode_terms};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::link::Fabric;
+use crate::engine::wires::FABRIC_LANES;
+use crate::error::{Code, Error, Result};
+use crate::health::Health;
+use crate::health::control::{Control, Controls};
+use crate::health::threads::Thread;
+use crate::link::doze::Doze;
+use crate::link::shm::{self, Neighbour};
+use crate::link::tcp::{STAGING_BYTES, TcpRx, TcpTx};
+use crate::link::{AnyRx, AnyTx, Links, mem};
+use crate::sys::bell::Bell;
+use crate::sys::memory::Segment;
+use crate::sys::poll::{Interest, Poller};
+use crate::sys::process::Process;
+use crate::tune::{Facts, Tuner};
+use crate::types::Rank;
+
+/// Trading segments takes milliseconds; a rank that has not done it by then uses sockets.
+const LOCAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A rank's backend, and what was decided on the way.
+#[derive(Debug)]
+pub(crate) struct Formed {
+    pub(crate) backend: Native,
+    pub(crate) config: Config,
+    /// Ranks on this host, this one included.
+    pub(crate) local: usize,
+    /// What was chosen and why, a line each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Backends for `world` threads of this process.
+pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
+    check_place(0, world)?;
+    let count = world as usize;
+    let hosts = Arc::new(one_host(count)?);
+    let links = mem::connect(count)?;
+    let healths = Thread::all(links.iter().map(|l| l.doze().clone()).collect());
+    let form = |(rank, (links, health)): (u32, (Links, Thread))| {
+        let poller = Poller::new()?;
+        poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
+        let facts = facts(Rank(rank), world, &hosts, config, &links, true);
+        let engine = engine(links, facts, 0);
+        Ok(Formed {
+            backend: Native::new(engine, Health::Threads(health), poller),
+            config: config.clone(),
+            local: count,
+            notes: vec![format!("{world} ranks are threads of one process")],
+        })
+    };
+    (0..)
+        .zip(links.into_iter().zip(healths))
+        .map(form)
+        .collect()
+}
+
+fn one_host(world: usize) -> Result<Hosts> {
+    Hosts::new(&vec![0; world]).ok_or_else(|| Error::new(Code::InvalidArgument, "a world of 0"))
+}
+
+fn facts(
+    rank: Rank,
+    world: u32,
+    hosts: &Arc<Hosts>,
+    config: &Config,
+    links: &Links,
+    memory: bool,
+) -> Facts {
+    Facts {
+        rank,
+        world,
+        hosts: hosts.clone(),
+        deterministic: config.deterministic,
+        algorithm: config.algorithm,
+        tile_bytes: u64::from(config.tile_bytes),
+        window: u64::from(config.window),
+        capacity: links.capacity() as u64,
+        memory,
+    }
+}
+
+fn engine(links: Links, facts: Facts, epoch: u32) -> Engine<Links, Tuner> {
+    let (rank, world, deterministic) = (facts.rank, facts.world, facts.deterministic);
+    Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic)
+}
+
+/// The backend of `rank` in the job of `id`. Blocks until every rank has come, at most the
+/// configured start-up time.
+pub(crate) fn processes(
+    id: &UniqueId,
+    rank: i64,
+    world: i64,
+    config: &Config,
+    epoch: u32,
+) -> Result<Formed> {
+    let (rank, world) = place(rank, world)?;
+    let deadline = Instant::now() + config.init_timeout;
+    let choice = choose(config.interface.as_deref())?;
+    let listeners = mesh::listen(&choice.addresses)?;
+    let door = LocalListener::new()?;
+    let card = Card {
+        hint: host_hint(),
+        name: door.name().to_owned(),
+        addresses: listeners
+            .iter()
+            .filter_map(|l| l.local_addr().ok())
+            .collect(),
+    };
+    let mut joined = join(
+        id,
+        rank,
+        world,
+        &card.encode(),
+        &encode_terms(config),
+        deadline,
+    )?;
+    let outcome = (|| {
+        let mut config = config.clone();
+        apply_terms(&mut config, &joined.terms)?;
+        let cards = joined.cards.iter().enumerate();
+        let cards = cards
+            .map(|(r, c)| Card::decode(c, r))
+            .collect::<Result<Vec<_>>>()?;
+        let place = Place {
+            rank,
+            world,
+            key: id.key(),
+            epoch: u64::from(epoch),
+            deadline,
+        };
+        let mut forming = Forming {
+            place,
+            cards,
+            config,
+            notes: vec![choice.reason.clone()],
+        };
+        let (neighbours, me, memory) = forming.neighbours(&door, &mut joined)?;
+        let sockets = forming.sockets(&listeners, &neighbours)?;
+        let formed = forming.finish(neighbours, me, sockets, memory, epoch)?;
+        joined.exchange(&[], deadline)?;
+        Ok(formed)
+    })();
+    match outcome {
+        Err(error) => {
+            joined.abort(&error);
+            Err(error)
+        }
+        formed => formed,
+    }
+}
+
+/// Rank and world as a caller gave them.
+pub(crate) fn place(rank: i64, world: i64) -> Result<(u32, u32)> {
+    let bad = |what: &str, value: i64| {
+        Error::new(
+            Code::InvalidArgument,
+            format!("{what} {value} is not a number of ranks"),
+        )
+    };
+    let world_size = u32::try_from(world).map_err(|_| bad("a world of", world))?;
+    let out = || {
+        Error::new(
+            Code::RankOutOfRange,
+            format!("rank {rank} in a world of {world}"),
+        )
+    };
+    let rank = u32::try_from(rank).map_err(|_| out())?;
+    check_place(rank, world_size)?;
+    Ok((rank, world_size))
+}
+
+struct Forming<'a> {
+    place: Place<'a>,
+    cards: Vec<Card>,
+    config: Config,
+    notes: Vec<String>,
+}
+
+/// The ranks of this host: their numbers, and those that share memory with this one.
+type Neighbours = Vec<(usize, Option<(Neighbour, Option<Process>)>)>;
+
+impl Forming<'_> {
+    fn me(&self) -> usize {
+        Rank(self.place.rank).index()
+    }
+
+    /// Trades segments with the ranks of this host. Also: the own index among them, and whether the
+    /// whole world shares memory.
+    fn neighbours(
+        &mut self,
+        door: &LocalListener,
+        joined: &mut Joined,
+    ) -> Result<(Neighbours, usize, bool)> {
+        let me = self.me();
+        let hint = self.cards[me].hint;
+        let same = |r: &usize| self.config.shm && self.cards[*r].hint == hint || *r == me;
+        let candidates: Vec<usize> = (0..self.cards.len()).filter(same).collect();
+        let index = candidates.iter().position(|&r| r == me).unwrap_or(0);
+        let segment = Segment::create("unisono-rings", shm::segment_bytes(candidates.len()))?;
+        let bell = Bell::new()?;
+        let names: Vec<Option<String>> = (0..self.cards.len())
+            .map(|r| (candidates.contains(&r) && r != me).then(|| self.cards[r].name.clone()))
+            .collect();
+        let deadline = self.place.deadline.min(Instant::now() + LOCAL_LIMIT);
+        let place = Place {
+            deadline,
+            ..self.place
+        };
+        let mut peers = exchange_local(&place, door, &names, &segment, &bell)?;
+        let memory = settle(joined, self.place.rank, &mut peers, self.place.deadline)?;
+        let mut own = Some(Neighbour::new(me, segment, bell, None));
+        let neighbour = |&rank: &usize| {
+            if rank == me {
+                return (rank, own.take().map(|n| (n, None)));
+            }
+            let found = peers[rank]
+                .take()
+                .filter(|p| p.segment.len() == shm::segment_bytes(candidates.len()));
+            let made = found.map(
+                |LocalPeer {
+                     segment,
+                     bell,
+                     process,
+                     socket,
+                 }| {
+                    (Neighbour::new(rank, segment, bell, Some(socket)), process)
+                },
+            );
+            (rank, made)
+        };
+        let neighbours: Neighbours = candidates.iter().map(neighbour).collect();
+        let shared = neighbours.iter().filter(|(_, n)| n.is_some()).count();
+        self.notes.push(format!(
+            "{shared} of {} ranks share memory here",
+            self.cards.len()
+        ));
+        Ok((neighbours, index, memory))
+    }
+
+    /// Connects to everyone: lanes only where there is no shared memory.
+    fn sockets(
+        &mut self,
+        listeners: &[std::net::TcpListener],
+        neighbours: &Neighbours,
+    ) -> Result<Vec<Option<PeerSockets>>> {
+        let me = self.me();
+        let lanes_max = u16::try_from(FABRIC_LANES).unwrap_or(u16::MAX);
+        let lanes: Vec<u16> = (0..self.cards.len())
+            .map(|r| {
+                let near = neighbours
+                    .iter()
+                    .any(|(n, found)| *n == r && found.is_some());
+                if near { 0 } else { lanes_max }
+            })
+            .collect();
+        if let Some(far) = (0..lanes.len()).find(|&r| r != me && lanes[r] > 0 && !self.config.tcp) {
+            let text = format!("rank {far} shares no memory with rank {me} and links exclude tcp");
+            return Err(Error::new(Code::Unsupported, text).with_peer(Rank::at(far)));
+        }
+        let addresses: Vec<Vec<SocketAddr>> =
+            self.cards.iter().map(|c| c.addresses.clone()).collect();
+        let sockets = connect_mesh(&self.place, listeners, &addresses, &lanes)?;
+        for (rank, peer) in sockets.iter().enumerate() {
+            if let Some(peer) = peer.as_ref().filter(|p| !p.lanes.is_empty()) {
+                self.notes
+                    .push(format!("rank {rank} at {}: {}", peer.address, peer.why));
+            }
+        }
+        Ok(sockets)
+    }
+
+    fn finish(
+        self,
+        neighbours: Neighbours,
+        index: usize,
+        sockets: Vec<Option<PeerSockets>>,
+        memory: bool,
+        epoch: u32,
+    ) -> Result<Formed> {
+        let me = self.me();
+        let world = self.cards.len();
+        let mut processes: Vec<Option<Process>> = (0..world).map(|_| None).collect();
+        let mut found = Vec::new();
+        for (rank, neighbour) in neighbours {
+            let (neighbour, process) = neighbour.unzip();
+            processes[rank] = process.flatten();
+            found.push(neighbour);
+        }
+        let doze = match &found[index] {
+            Some(own) => own.doze.clone(),
+            None => Arc::new(Doze::new()?),
+        };
+        let local = found.iter().flatten().count();
+        let mut links = Links::new(world, doze, STAGING_BYTES.min(mem::RING_BYTES));
+        shm::join(&mut links, &found, index);
+        if memory && world > 1 {
+            let all: Vec<&Neighbour> = found.iter().flatten().collect();
+            links.set_board(shm::board(&all, index));
+        }
+        let poller = Poller::new()?;
+        poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
+        let mut controls = Vec::new();
+        for (rank, peer) in sockets.into_iter().enumerate() {
+            let Some(peer) = peer.filter(|_| rank != me) else {
+                continue;
+            };
+            for (lane, stream) in peer.lanes.into_iter().enumerate() {
+                poller.add(&stream, 1, Interest::Edge)?;
+                let stream = Arc::new(stream);
+                let tx = TcpTx::new(stream.clone(), Rank::at(rank));
+                let rx = TcpRx::new(stream, Rank::at(rank));
+                links.join(rank, lane, AnyTx::Tcp(tx), AnyRx::Tcp(rx));
+            }
+            let control = Control::new(Rank::at(rank), peer.control, processes[rank].take());
+            poller.add(control.stream(), 2, Interest::Edge)?;
+            if let Some(process) = control.process() {
+                poller.add(process.fd(), 3, Interest::Edge)?;
+            }
+            controls.push(control);
+        }
+        let hosts = Arc::new(self.hosts()?);
+        let rank = Rank(self.place.rank);
+        let facts = facts(rank, self.place.world, &hosts, &self.config, &links, memory);
+        let backend = Native::new(
+            engine(links, facts, epoch),
+            Health::Processes(Controls(controls)),
+            poller,
+        );
+        Ok(Formed {
+            backend,
+            config: self.config,
+            local,
+            notes: self.notes,
+        })
+    }
+
+    /// Which ranks share a host, as every rank reads it from the cards.
+    fn hosts(&self) -> Result<Hosts> {
+        let first = |r: usize| {
+            let same = |c: &Card| self.config.shm && c.hint == self.cards[r].hint;
+            let first = self.cards.iter().position(same).unwrap_or(r);
+            u32::try_from(first).unwrap_or(u32::MAX)
+        };
+        let marks: Vec<u32> = (0..self.cards.len()).map(first).collect();
+        Hosts::new(&marks).ok_or_else(|| Error::new(Code::InvalidArgument, "a world of 0"))
+    }
+}
