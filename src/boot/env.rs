@@ -367,12 +367,7 @@ impl Job<'_> {
     /// What tells this job from others, from variables that are the same on all its ranks.
     fn identity(&self) -> Option<String> {
         let set = |name: &&str| Some(format!("{name}={}", value(self.vars, name)?));
-        let words: Vec<String> = self
-            .launcher
-            .job
-            .iter()
-            .filter_map(|name| set(name))
-            .collect();
+        let words: Vec<String> = self.launcher.job.iter().filter_map(set).collect();
         if words.is_empty() {
             return None;
         }

@@ -17,6 +17,7 @@ pub mod id;
 pub(crate) mod interface;
 pub(crate) mod key;
 pub(crate) mod local;
+pub(crate) mod meet;
 pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod missing;

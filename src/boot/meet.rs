@@ -1,0 +1,284 @@
+//! From what the launcher says to an id in every rank's hands.
+//!
+//! Ranks of one host meet through a private file: rank 0 serves a rendezvous on loopback with a
+//! fresh random key and writes its id where only its user can read. The file names its writer's
+//! process, so that a file an earlier job left behind is not believed. Ranks of several hosts meet
+//! at an address, with a key that every rank derives from its environment.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::env::{Launch, Root};
+use super::id::{ADDRESSES_MAX, UniqueId};
+use super::key::Key;
+use super::rendezvous::Rendezvous;
+use crate::error::{Code, Error, Result};
+use crate::sys::{process, random, socket};
+
+/// A rendezvous file is shorter than this; more is not read.
+const FILE_MAX: u64 = 1024;
+const FILE_MAGIC: &str = "unisono-rendezvous-1";
+/// How often an absent file, name or port is looked for again, at first and at last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+
+/// What rank 0 serves for its job. Keep it until every rank has joined: then the file is of no
+/// more use and goes with it. The server itself ends on its own.
+#[derive(Debug)]
+pub(crate) struct Hosted {
+    /// The server.
+    pub server: Rendezvous,
+    _file: Option<Written>,
+}
+
+/// A rendezvous file of ours, removed when dropped.
+#[derive(Debug)]
+struct Written(PathBuf);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // It may be gone with its directory already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Launch {
+    /// The job's id; at rank 0 also the server behind it, unless somebody else runs one.
+    pub(crate) fn unique_id(&self, deadline: Instant) -> Result<(UniqueId, Option<Hosted>)> {
+        match &self.rendezvous {
+            Root::Id(id) => Ok((id.clone(), None)),
+            Root::File(path) if self.rank == 0 => host_file(path),
+            Root::File(path) => await_file(path, deadline).map(|id| (id, None)),
+            Root::Address { host, port } => {
+                let key = self.key.clone().ok_or_else(|| {
+                    Error::new(Code::Internal, "a rendezvous at an address without a key")
+                })?;
+                if self.rank == 0 {
+                    return host_port(*port, key, deadline);
+                }
+                let addresses = resolve(host, *port, deadline)?;
+                Ok((UniqueId::new(&addresses, key)?, None))
+            }
+        }
+    }
+}
+
+/// Calls `step` until it gives something, with growing pauses; `None` once the deadline is near.
+fn retry<T>(deadline: Instant, mut step: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let mut pause = PAUSE.0;
+    // BOUND: the deadline.
+    loop {
+        if let Some(found) = step()? {
+            return Ok(Some(found));
+        }
+        if Instant::now() + pause >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+fn host_file(path: &Path) -> Result<(UniqueId, Option<Hosted>)> {
+    private_directory(path)?;
+    let key = Key::random()?;
+    let at = |ip: IpAddr| Rendezvous::listen(&[SocketAddr::new(ip, 0)], key.clone());
+    // A host without IPv4 has IPv6.
+    let server = at(Ipv4Addr::LOCALHOST.into()).or_else(|_| at(Ipv6Addr::LOCALHOST.into()))?;
+    let id = server.unique_id()?;
+    let written = write_file(path, &id)?;
+    Ok((
+        id,
+        Some(Hosted {
+            server,
+            _file: Some(written),
+        }),
+    ))
+}
+
+/// Creates the file's directory, or checks that the one there is ours and closed to others.
+fn private_directory(path: &Path) -> Result<()> {
+    let Some(directory) = path.parent() else {
+        return Err(Error::new(
+            Code::Internal,
+            "a rendezvous file without a directory",
+        ));
+    };
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(Error::os(
+                &error,
+                format!("creating {}", directory.display()),
+            ));
+        }
+    }
+    // Not following a link: in a shared directory such as /tmp anybody could have placed one.
+    let found = std::fs::symlink_metadata(directory)
+        .map_err(|error| Error::os(&error, format!("looking at {}", directory.display())))?;
+    if found.is_dir() && found.uid() == process::user_id() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is not a directory of this user that is closed to others; remove it, or set \
+         XDG_RUNTIME_DIR to a private directory",
+        directory.display()
+    );
+    Err(Error::new(Code::System, text))
+}
+
+/// Writes the id under a name of its own first, so that no reader sees half of it.
+fn write_file(path: &Path, id: &UniqueId) -> Result<Written> {
+    let what = || format!("writing {}", path.display());
+    let own = std::process::id();
+    let start = process::start_ticks(own).unwrap_or(0);
+    let text = format!("{FILE_MAGIC}\n{own} {start}\n{}\n", id.to_hex());
+    let tail: [u8; 8] = random::bytes()?;
+    let draft = path.with_extension(format!("{:016x}", u64::from_le_bytes(tail)));
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
+    let mut file = options
+        .open(&draft)
+        .map_err(|error| Error::os(&error, what()))?;
+    let draft = Written(draft);
+    file.write_all(text.as_bytes())
+        .map_err(|error| Error::os(&error, what()))?;
+    std::fs::rename(&draft.0, path).map_err(|error| Error::os(&error, what()))?;
+    Ok(Written(path.to_owned()))
+}
+
+fn await_file(path: &Path, deadline: Instant) -> Result<UniqueId> {
+    retry(deadline, || read_file(path))?.ok_or_else(|| {
+        let text = format!(
+            "rank 0 did not arrive: no rendezvous of a living process at {}",
+            path.display()
+        );
+        Error::new(Code::MissingRanks, text).with_peer(crate::types::Rank(0))
+    })
+}
+
+/// The id in the file; `None` when there is none yet or its writer is dead.
+fn read_file(path: &Path) -> Result<Option<UniqueId>> {
+    let mut options = OpenOptions::new();
+    // Not waiting either: a pipe in its place would block the open.
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::os(&error, format!("reading {}", path.display()))),
+    };
+    private_directory(path)?;
+    check_file(&file, path)?;
+    let mut text = String::new();
+    // What is not text was not written by us.
+    if file.take(FILE_MAX).read_to_string(&mut text).is_err() {
+        return Ok(None);
+    }
+    let mut lines = text.lines();
+    let (magic, writer, id) = (lines.next(), lines.next(), lines.next());
+    let writer = writer.and_then(|line| {
+        let (pid, start) = line.split_once(' ')?;
+        Some((pid.parse::<u32>().ok()?, start.parse::<u64>().ok()?))
+    });
+    let (Some(FILE_MAGIC), Some((pid, start)), Some(id)) = (magic, writer, id) else {
+        return Ok(None);
+    };
+    if process::start_ticks(pid) != Some(start) {
+        return Ok(None);
+    }
+    id.parse().map(Some)
+}
+
+fn check_file(file: &File, path: &Path) -> Result<()> {
+    let found = file
+        .metadata()
+        .map_err(|error| Error::os(&error, format!("looking at {}", path.display())))?;
+    if found.is_file() && found.uid() == process::user_id() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let text = format!("{} is not a private file of this user", path.display());
+    Err(Error::new(Code::System, text))
+}
+
+/// Serves at a port of every address of this host: which of them the others' name for it leads
+/// to is not known here.
+fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option<Hosted>)> {
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    let mut last = None;
+    // The port may still be held by the job before this one.
+    let listeners = retry(deadline, || {
+        let mut listeners = Vec::new();
+        for ip in any {
+            match socket::listen(SocketAddr::new(ip, port)) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => {
+                    let busy = error.native == libc::EADDRINUSE;
+                    last = Some(error);
+                    if busy {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok((!listeners.is_empty()).then_some(listeners))
+    })?;
+    let Some(listeners) = listeners else {
+        return Err(last.unwrap_or_else(|| Error::new(Code::NoAddress, "no address to listen at")));
+    };
+    let server = Rendezvous::serve(listeners, key.clone(), super::rendezvous::IDLE)?;
+    // To itself rank 0 goes by loopback.
+    let own = server.addresses().iter().map(|address| {
+        let ip: IpAddr = match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        SocketAddr::new(ip, port)
+    });
+    let id = UniqueId::new(&own.collect::<Vec<_>>(), key)?;
+    Ok((
+        id,
+        Some(Hosted {
+            server,
+            _file: None,
+        }),
+    ))
+}
+
+/// The addresses of a host's name, which a cluster may publish only once the host is up. A look-up
+/// under way is the system's and takes as long as its own limits let it.
+fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> {
+    let mut last = String::new();
+    let found = retry(deadline, || match (host, port).to_socket_addrs() {
+        Ok(addresses) => {
+            let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
+            Ok((!addresses.is_empty()).then_some(addresses))
+        }
+        Err(error) => {
+            last = error.to_string();
+            Ok(None)
+        }
+    })?;
+    found.ok_or_else(|| {
+        Error::new(
+            Code::NoAddress,
+            format!("rank 0's host \"{host}\" has no address: {last}"),
+        )
+    })
+}
+
+#[cfg(test)]
+#[path = "meet_tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::boot::env::{Facts, Vars};
+use crate::boot::rendezvous::join;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+/// A fresh private directory, removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let tail = u64::from_le_bytes(random::bytes().expect("random"));
+        let path = std::env::temp_dir().join(format!("unisono-test-{tail:016x}"));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .expect("scratch");
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn launch(pairs: &[(&str, String)], directory: &Path) -> Launch {
+    let vars: Vars = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    let facts = Facts {
+        directory: directory.join("unisono"),
+        launcher: (1, 1),
+    };
+    Launch::from_vars(&vars, 0, &facts).expect("launch")
+}
+
+fn mpirun(rank: u32, world: u32) -> Vec<(&'static str, String)> {
+    vec![
+        ("OMPI_COMM_WORLD_RANK", rank.to_string()),
+        ("OMPI_COMM_WORLD_SIZE", world.to_string()),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE", world.to_string()),
+        ("PMIX_NAMESPACE", "job-1".to_owned()),
+    ]
+}
+
+/// Starts as every rank, joins, and returns what the ranks said to each other.
+fn form(world: u32, launch: impl Fn(u32) -> Launch) {
+    let (send, receive) = mpsc::channel();
+    for rank in 0..world {
+        let (send, launch) = (send.clone(), launch(rank));
+        thread::spawn(move || {
+            let (id, hosted) = launch.unique_id(soon()).expect("id");
+            assert_eq!(hosted.is_some(), rank == 0);
+            let card = rank.to_le_bytes();
+            let joined = join(&id, rank, world, &card, b"", soon()).expect("join");
+            drop(hosted);
+            let _ = send.send(joined.cards);
+        });
+    }
+    for _ in 0..world {
+        let cards = receive
+            .recv_timeout(LONG)
+            .expect("a rank hangs or panicked");
+        let expected: Vec<Vec<u8>> = (0..world).map(|rank| rank.to_le_bytes().to_vec()).collect();
+        assert_eq!(cards, expected);
+    }
+}
+
+#[test]
+fn ranks_of_one_host_meet_through_a_private_file_that_goes_away() {
+    let scratch = Scratch::new();
+    for world in [1, 2, 4] {
+        form(world, |rank| launch(&mpirun(rank, world), &scratch.0));
+        let left = std::fs::read_dir(scratch.0.join("unisono"))
+            .expect("directory")
+            .count();
+        assert_eq!(left, 0);
+    }
+}
+
+#[test]
+fn ranks_with_a_secret_meet_at_an_address() {
+    // A port nobody holds just now; the listener is gone before the ranks start.
+    let port = {
+        let free = socket::listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        free.local_addr().expect("address").port()
+    };
+    let scratch = Scratch::new();
+    form(3, |rank| {
+        let mut pairs = mpirun(rank, 3);
+        pairs.push(("UNISONO_JOB_KEY", "secret".to_owned()));
+        pairs.push(("UNISONO_ROOT", format!("localhost:{port}")));
+        launch(&pairs, &scratch.0)
+    });
+}
+
+#[test]
+fn a_file_of_a_dead_process_is_not_believed_and_is_replaced() {
+    let scratch = Scratch::new();
+    let one = launch(&mpirun(1, 2), &scratch.0);
+    let Root::File(path) = &one.rendezvous else {
+        panic!("no file")
+    };
+    private_directory(path).expect("directory");
+    let mut child = std::process::Command::new("true").spawn().expect("spawn");
+    let pid = child.id();
+    child.wait().expect("wait");
+    let addresses = ["127.0.0.1:9".parse().expect("address")];
+    let stale = UniqueId::new(&addresses, Key::random().expect("key"))
+        .expect("id")
+        .to_hex();
+    let own = std::process::id();
+    // Dead, of another process with our number, and cut off.
+    for text in [
+        format!("{FILE_MAGIC}\n{pid} 1\n{stale}\n"),
+        format!("{FILE_MAGIC}\n{own} 1\n{stale}\n"),
+        format!("{FILE_MAGIC}\n"),
+        String::new(),
+    ] {
+        std::fs::write(path, text).expect("write");
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("mode");
+        assert_eq!(read_file(path).expect("read"), None);
+    }
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+}
+
+#[test]
+fn an_absent_rank_0_is_named() {
+    let scratch = Scratch::new();
+    let one = launch(&mpirun(1, 2), &scratch.0);
+    let error = one
+        .unique_id(Instant::now() + Duration::from_millis(50))
+        .expect_err("absent");
+    assert_eq!(
+        (error.code, error.peer),
+        (Code::MissingRanks, Some(crate::types::Rank(0)))
+    );
+}
+
+#[test]
+fn a_directory_or_file_others_could_have_made_is_refused() {
+    let scratch = Scratch::new();
+    let zero = launch(&mpirun(0, 2), &scratch.0);
+    let directory = scratch.0.join("unisono");
+    std::fs::create_dir(&directory).expect("directory");
+    std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).expect("mode");
+    assert_eq!(
+        zero.unique_id(soon()).expect_err("open to others").code,
+        Code::System
+    );
+    std::fs::remove_dir(&directory).expect("remove");
+    let other = scratch.0.join("other");
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&other)
+        .expect("directory");
+    symlink(&other, &directory).expect("link");
+    assert_eq!(
+        zero.unique_id(soon()).expect_err("a link").code,
+        Code::System
+    );
+    std::fs::remove_file(&directory).expect("remove");
+
+    let Root::File(path) = &zero.rendezvous else {
+        panic!("no file")
+    };
+    private_directory(path).expect("directory");
+    symlink(other.join("x"), path).expect("link");
+    assert!(read_file(path).is_err());
+    std::fs::remove_file(path).expect("remove");
+    std::fs::write(path, "x").expect("write");
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).expect("mode");
+    assert_eq!(
+        read_file(path).expect_err("open to others").code,
+        Code::System
+    );
+}
+
+#[test]
+fn a_port_in_use_is_an_error_at_the_deadline() {
+    let held = socket::listen("0.0.0.0:0".parse().expect("address")).expect("listen");
+    let port = held.local_addr().expect("address").port();
+    let key = Key::random().expect("key");
+    let error = host_port(port, key, Instant::now() + Duration::from_millis(50));
+    assert_eq!(error.expect_err("in use").native, libc::EADDRINUSE);
+}
+
+/// Run alone in a process of its own by the test below: descriptors are counted.
+#[test]
+#[ignore = "counts descriptors; run by nothing_is_left_open in a process of its own"]
+fn nothing_is_left_open_child() {
+    let scratch = Scratch::new();
+    let open = || std::fs::read_dir("/proc/self/fd").expect("fds").count();
+    let before = open();
+    for _ in 0..10 {
+        form(3, |rank| launch(&mpirun(rank, 3), &scratch.0));
+    }
+    let end = soon();
+    // The servers' threads end once their ranks have left.
+    while open() > before && Instant::now() < end {
+        thread::yield_now();
+    }
+    assert!(open() <= before, "{} open, {before} before", open());
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let own = std::env::current_exe().expect("program");
+    let name = "boot::meet::tests::nothing_is_left_open_child";
+    let status = std::process::Command::new(own)
+        .args([name, "--exact", "--ignored", "--test-threads=1"])
+        .stdout(std::process::Stdio::null())
+        .status()
+        .expect("run");
+    assert!(status.success());
+}
