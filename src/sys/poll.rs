@@ -167,7 +167,7 @@ pub(crate) fn wait_one(
         Interest::Hangup => 0,
         Interest::Read => libc::POLLIN,
         Interest::Write => libc::POLLOUT,
-        Interest::Both => libc::POLLIN | libc::POLLOUT,
+        Interest::Both | Interest::Edge => libc::POLLIN | libc::POLLOUT,
     };
     let mut entry = libc::pollfd {
         fd: fd.as_raw_fd(),
