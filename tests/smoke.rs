@@ -1,0 +1,43 @@
+//! The first sign of life.
+#![allow(missing_docs)]
+use std::thread;
+use unisono::comm::Communicator;
+use unisono::config::Config;
+use unisono::plan::Algorithm;
+use unisono::types::{Rank, ReduceOp};
+
+fn world(n: i64, config: &Config, body: impl Fn(Communicator) + Sync) {
+    let comms = Communicator::init_all(n, config).expect("init");
+    thread::scope(|s| {
+        for c in comms {
+            s.spawn(|| body(c));
+        }
+    });
+}
+
+#[test]
+fn all_reduce_everywhere() {
+    for n in [1, 2, 3, 4, 5, 8] {
+        for algorithm in [None, Some(Algorithm::Ring), Some(Algorithm::Pairwise), Some(Algorithm::Doubling), Some(Algorithm::Halving), Some(Algorithm::Tree), Some(Algorithm::Binomial)] {
+            let config = Config { algorithm, ..Config::default() };
+            world(n, &config, |c| {
+                for count in [0usize, 1, 2, 5, 1000, 100_000, 1_000_003] {
+                    let send: Vec<f32> = (0..count).map(|i| (i % 17) as f32 + c.rank().0 as f32).collect();
+                    let mut recv = vec![0f32; count];
+                    c.all_reduce(&send, &mut recv, ReduceOp::Sum).expect("all_reduce");
+                    let n = n as f32;
+                    for (i, &x) in recv.iter().enumerate() {
+                        assert_eq!(x, n * (i % 17) as f32 + n * (n - 1.0) / 2.0, "{algorithm:?} n {n} count {count} at {i}");
+                    }
+                    let send: Vec<half::bf16> = send.iter().map(|&x| half::bf16::from_f32(x)).collect();
+                    let mut recv = vec![half::bf16::ZERO; count];
+                    c.all_reduce(&send, &mut recv, ReduceOp::Avg).expect("all_reduce");
+                }
+                c.barrier().expect("barrier");
+                let mut data = [c.rank().0; 5];
+                c.broadcast(&mut data, Rank(0)).expect("bcast");
+                assert_eq!(data, [0; 5]);
+            });
+        }
+    }
+}
