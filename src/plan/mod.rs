@@ -41,6 +41,8 @@
 
 pub mod build;
 pub mod check;
+#[cfg(test)]
+mod samples;
 pub mod show;
 
 use crate::types::{Collective, Rank};

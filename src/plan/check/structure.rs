@@ -325,7 +325,7 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
             Region::Input | Region::PeerInput => input,
             Region::Output | Region::PeerOutput => output,
             Region::Work => plan.work_chunks,
-            Region::None if first == 0 || phase => return Ok(()),
+            Region::None if first == 0 => return Ok(()),
             Region::None => return Err(format!("chunk {first} of no region")),
         };
         if u64::from(first) + u64::from(step.chunks) > u64::from(len) {
@@ -351,7 +351,7 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
                 inside(Region::PeerOutput, step.target_chunk, member)?;
             }
         }
-    } else {
+    } else if !phase {
         inside(step.source, step.source_chunk, owner(step.source))?;
     }
     inside(step.target, step.target_chunk, owner(step.target))?;
