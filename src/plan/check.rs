@@ -10,6 +10,7 @@
 
 mod expr;
 mod flow;
+mod memory;
 mod order;
 mod structure;
 #[cfg(test)]

@@ -138,6 +138,11 @@ impl Clocks {
         }
     }
 
+    /// Whether `lane` knows that the rank with lane `other` has begun.
+    pub(super) fn begun(&self, lane: usize, other: usize) -> bool {
+        self.row(lane)[other] >= 1
+    }
+
     /// The last tick of `other` that `lane` knows of.
     pub(super) fn known(&self, lane: usize, other: usize) -> u32 {
         self.row(lane)[other]

@@ -179,6 +179,23 @@ fn lanes_that_cross_are_found() {
     assert!(text.contains("waits for message 0 of rank 1"), "{text}");
 }
 
+/// In place, the root's copy does nothing, so another lane may read at the same time.
+#[test]
+fn a_copy_onto_itself_touches_nothing() {
+    let make = |rank: u32| {
+        let mut b = Builder::new(key(Collective::Broadcast, Algorithm::Tree, 2, rank), 1);
+        if rank == 0 {
+            b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)));
+            b.push(1, Step::send(Rank(1), Region::Input, 0));
+        } else {
+            b.push(1, Step::recv(Rank(0), Region::Output, 0));
+        }
+        b.finish()
+    };
+    let plans: Vec<Plan> = (0..2).map(make).collect();
+    assert_eq!(check(&plans, Options::default()).err(), None);
+}
+
 /// Scratch that one lane fills and another empties is filled again by the next block of tiles.
 #[test]
 fn scratch_reused_under_another_lane_is_found() {
@@ -266,7 +283,7 @@ fn direct_plans_wait_for_peers() {
     };
     let text = without(0);
     assert!(
-        text.ends_with("memory of rank 2, which may not have begun: peer.input[1]"),
+        text.ends_with("uses memory of rank 2, which may not have begun: peer.input[1]"),
         "{text}"
     );
     let text = without(5);
