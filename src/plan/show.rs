@@ -228,3 +228,28 @@ impl fmt::Display for Plan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use crate::plan::samples;
+
+    /// Every sample world as text is what its golden file says. After a wanted change of the text,
+    /// run the tests once with `UNISONO_UPDATE_GOLDEN=1` and read the difference.
+    #[test]
+    fn plans_read_as_their_goldens() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plan/testdata");
+        for (name, plans, _) in samples::all() {
+            let text: Vec<String> = plans.iter().map(ToString::to_string).collect();
+            let text = text.join("\n");
+            let file = folder.join(format!("{}.txt", name.replace(' ', "_")));
+            if std::env::var_os("UNISONO_UPDATE_GOLDEN").is_some() {
+                fs::write(&file, &text).unwrap();
+            }
+            let golden = fs::read_to_string(&file).unwrap_or_default();
+            assert_eq!(text, golden, "{}", file.display());
+        }
+    }
+}
