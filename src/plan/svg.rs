@@ -71,25 +71,30 @@ fn trace_of(plans: &[Plan]) -> (Trace, Option<super::check::Flaw>) {
 }
 
 fn remark(plans: &[Plan], proof: &super::check::Proof) -> String {
-    let mut text = format!(
-        "{} messages a tile, longest chain {}, at most {} chunks moved by a rank",
-        proof.messages, proof.rounds, proof.sent_max
-    );
+    let count = |n: u32, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let mut parts = vec![
+        format!("{} a tile", count(proof.messages, "message")),
+        format!("longest chain {}", proof.rounds),
+        format!("at most {} moved by a rank", count(proof.sent_max, "chunk")),
+    ];
+    if plans[0].direct {
+        parts[0] = "in the peers' own memory".into();
+    }
     if plans[0].key.collective.reduces() {
         let order = if proof.ordered {
             "in tree order"
         } else {
             "not in tree order"
         };
-        let _ = write!(text, ", {order}");
+        parts.push(order.into());
     }
-    text
+    parts.join(", ")
 }
 
 impl Canvas {
     fn size(&self) -> (usize, usize) {
         let width = self.x(self.columns) - GAP + MARGIN;
-        (width.max(760), self.y(self.ranks, 0) + 96)
+        (width.max(760), self.y(self.ranks, 0) + 72)
     }
 
     fn x(&self, column: usize) -> usize {
@@ -124,7 +129,8 @@ impl Canvas {
         let place = format!("font-size=\"20\" font-weight=\"bold\" fill=\"{INK}\"");
         text(out, (MARGIN, 40), &place, &title);
         let style = format!("font-size=\"13\" fill=\"{colour}\"");
-        text(out, (MARGIN, 62), &style, &remark);
+        let room = (width - 2 * MARGIN) / CHARACTER;
+        text(out, (MARGIN, 62), &style, &cut(&remark, room));
         for column in 0..self.columns {
             let at = (self.x(column) + self.width / 2, TOP - 12);
             let style = format!("font-size=\"11\" fill=\"{FAINT}\" text-anchor=\"middle\"");
@@ -230,7 +236,7 @@ impl Canvas {
             let (fill, stroke) = colours(verb);
             let box_style = format!("rx=\"3\" fill=\"{fill}\" stroke=\"{stroke}\"");
             rect(out, (x, y - 11, 18, 14), &box_style);
-            text(out, (x + 24, y), &style, verb.name());
+            text(out, (x + 24, y), &style, &verb.name().replace('_', " "));
             x += 24 + verb.name().len() * CHARACTER + 22;
         }
         let (mut x, y) = (MARGIN, y + 30);
@@ -330,8 +336,8 @@ fn label(step: &Step) -> String {
     let source = chunks(step.source, step.source_chunk, step.chunks);
     let target = chunks(step.target, step.target_chunk, step.chunks);
     let combined = match step.has(flag::INCOMING_FIRST) {
-        true => format!("· + {source}"),
-        false => format!("{source} + ·"),
+        true => format!("msg + {source}"),
+        false => format!("{source} + msg"),
     };
     match step.verb {
         Verb::Send => source,
@@ -372,6 +378,14 @@ fn text(out: &mut String, (x, y): (usize, usize), style: &str, text: &str) {
         "<text x=\"{x}\" y=\"{y}\" {style}>{}</text>",
         escaped(text)
     );
+}
+
+/// The first `room` characters.
+fn cut(text: &str, room: usize) -> String {
+    match text.char_indices().nth(room) {
+        Some((at, _)) => format!("{} …", &text[..at]),
+        None => text.into(),
+    }
 }
 
 fn escaped(text: &str) -> String {
