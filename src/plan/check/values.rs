@@ -227,7 +227,7 @@ impl<'a> Values<'a> {
 
     /// Posts `self.moved`; `source` is what it reads until it has left.
     fn send(&mut self, at: &At<'_>, source: Option<(Region, u32)>) -> Result<(), String> {
-        let wide = at.step.has(flag::WIDE);
+        let wide = at.step.sends_wide();
         if !wide
             && let Some(v) = self
                 .moved

@@ -358,7 +358,7 @@ impl<'a> Chaos<'a> {
 
     fn post(&mut self, rank: u32, lane: usize, step: &Step, item: Item) {
         let link = self.links.entry((rank, step.to, lane)).or_default();
-        link.outbox.push_back((item, step.has(flag::WIDE)));
+        link.outbox.push_back((item, step.sends_wide()));
     }
 
     fn step(&mut self, rank: u32, lane: usize, step: &Step, tile: u32) -> Result<(), Fault> {
