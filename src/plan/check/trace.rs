@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::{NO_STEP, Plan, Step, Verb, flag};
+use super::super::{NO_STEP, Plan, Step, Verb};
 use super::flow::{Flow, Order, Schedule, Watch, senders};
 use super::{Flaw, Site};
 use crate::types::Rank;
@@ -145,7 +145,7 @@ impl Watch for Tracer<'_> {
         }
         if step.sends() {
             let link = self.links.entry((rank, step.to, lane)).or_default();
-            link.push_back((mark, step.has(flag::WIDE)));
+            link.push_back((mark, step.sends_wide()));
         }
         if step.verb == Verb::Post {
             self.phases.insert((rank.0, step.source_chunk), mark);
