@@ -1,4 +1,5 @@
-//! The plans a communicator has used lately, so that a repeated call finds its plan by comparing keys.
+//! The plans a communicator has used lately, so that a repeated call finds its plan by comparing
+//! keys.
 //!
 //! Owns at most [`CAPACITY`] plans, the last used in front: a loop that repeats one call finds its
 //! plan at the first comparison. A hit allocates nothing and counts nothing. A plan also depends on
@@ -33,8 +34,8 @@ impl Cache {
         }
     }
 
-    /// The plan for `key`: kept, or from `make` and kept from now on in place of the one that was not
-    /// used for longest. `None` when `make` has none.
+    /// The plan for `key`: kept, or from `make` and kept from now on in place of the one that was
+    /// not used for longest. `None` when `make` has none.
     pub fn get_or_make(
         &mut self,
         key: &Key,

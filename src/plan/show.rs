@@ -1,7 +1,7 @@
 //! Plans and steps as text, for people, errors and golden tests.
 //!
-//! A plan is a header line, one line per group, then per lane one numbered line per step. The form is
-//! stable: golden files hold it.
+//! A plan is a header line, one line per group, then per lane one numbered line per step. The form
+//! is stable: golden files hold it.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
-//! A whole world's plans as a drawing: one row per lane of each rank, steps from left to right as one
-//! tile would run them, messages as curves between them.
+//! A whole world's plans as a drawing: one row per lane of each rank, steps from left to right as
+//! one tile would run them, messages as curves between them.
 //!
-//! The drawing shows what the plans say, right or wrong; what the checker finds is written under the
-//! title. Plain SVG 1.1 without scripts or style sheets, in whole pixels.
+//! The drawing shows what the plans say, right or wrong; what the checker finds is written under
+//! the title. Plain SVG 1.1 without scripts or style sheets, in whole pixels.
 
 use std::fmt::Write;
 
@@ -16,9 +16,10 @@ const TOP: usize = 96;
 const ROW: usize = 56;
 const BETWEEN: usize = 12;
 const BOX: usize = 38;
-const GAP: usize = 46;
 /// Width of a character of a step's label; labels are the only text that must fit somewhere.
 const CHARACTER: usize = 7;
+/// Ranges of chunks named in a box.
+const RANGES: usize = 3;
 const FONT: &str = "font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\"";
 const INK: &str = "#1f2933";
 const FAINT: &str = "#7b8794";
@@ -27,6 +28,8 @@ const FAINT: &str = "#7b8794";
 struct Canvas {
     /// Width of a step's box.
     width: usize,
+    /// Room for curves between boxes: they cross more ranks in larger worlds.
+    gap: usize,
     columns: usize,
     lanes: usize,
     ranks: usize,
@@ -41,9 +44,10 @@ pub fn svg(plans: &[Plan]) -> String {
         (Err(flaw), _) => (format!("Flaw: {flaw}"), "#c81e1e"),
         (_, Some(flaw)) => (format!("Flaw: {flaw}"), "#c81e1e"),
     };
-    let label = |m: &Mark| label(&m.step).chars().count().max(verb(m).chars().count());
+    let label = |m: &Mark| label(m).chars().count().max(verb(m).chars().count());
     let canvas = Canvas {
         width: trace.marks.iter().map(label).max().unwrap_or(0) * CHARACTER + 18,
+        gap: 40 + 4 * plans.len().min(16),
         columns: trace.marks.iter().map(|m| m.column + 1).max().unwrap_or(1),
         lanes: plans.iter().map(Plan::lanes).max().unwrap_or(1).max(1),
         ranks: plans.len(),
@@ -93,12 +97,12 @@ fn remark(plans: &[Plan], proof: &super::check::Proof) -> String {
 
 impl Canvas {
     fn size(&self) -> (usize, usize) {
-        let width = self.x(self.columns) - GAP + MARGIN;
+        let width = self.x(self.columns) - self.gap + MARGIN;
         (width.max(760), self.y(self.ranks, 0) + 72)
     }
 
     fn x(&self, column: usize) -> usize {
-        MARGIN + NAMES + column * (self.width + GAP)
+        MARGIN + NAMES + column * (self.width + self.gap)
     }
 
     fn y(&self, rank: usize, lane: usize) -> usize {
@@ -171,18 +175,17 @@ impl Canvas {
     fn curve(&self, out: &mut String, from: &Mark, to: &Mark, lead: Lead) {
         let (x1, x2) = (self.x(from.column) + self.width, self.x(to.column));
         let (y1, y2) = (self.middle(from), self.middle(to));
-        let bend = GAP * 3 / 4;
         let (colour, style) = match lead {
-            Lead::Message => (colours(from.step.verb).1, "stroke-width=\"1.6\""),
-            Lead::Wide => (colours(from.step.verb).1, "stroke-width=\"3.2\""),
-            Lead::Phase => (FAINT, "stroke-width=\"1\" stroke-dasharray=\"2 3\""),
-            Lead::Wait => (INK, "stroke-width=\"1.4\" stroke-dasharray=\"5 3\""),
+            Lead::Message | Lead::Wide => (colours(from.step().verb).1, line_style(lead)),
+            Lead::Phase => (FAINT, line_style(lead)),
+            Lead::Wait => (INK, line_style(lead)),
         };
         let tip = x2 - 7;
+        let bend = (self.gap * 3 / 4).min((tip - x1) / 2);
         let _ = writeln!(
             out,
             "<path d=\"M{x1} {y1}C{} {y1} {} {y2} {tip} {y2}\" fill=\"none\" \
-             stroke=\"{colour}\" stroke-opacity=\"0.8\" {style}/>",
+             stroke=\"{colour}\" {style}/>",
             x1 + bend,
             tip - bend,
         );
@@ -195,11 +198,11 @@ impl Canvas {
 
     fn mark(&self, out: &mut String, mark: &Mark) {
         let (x, y) = (self.x(mark.column), self.middle(mark) - BOX / 2);
-        let (fill, stroke) = colours(mark.step.verb);
+        let (fill, stroke) = colours(mark.step().verb);
         let _ = writeln!(out, "<g><title>{}</title>", escaped(&hover(mark)));
         let style = format!("rx=\"6\" fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"1.3\"");
         rect(out, (x, y, self.width, BOX), &style);
-        if mark.step.has(flag::SETTLE) {
+        if mark.step().has(flag::SETTLE) {
             let style = format!("rx=\"2\" fill=\"{stroke}\"");
             rect(out, (x, y, 5, BOX), &style);
         }
@@ -208,19 +211,9 @@ impl Canvas {
         let style = format!("font-size=\"10\" fill=\"{stroke}\" {centred}");
         text(out, (middle, y + 15), &style, &verb(mark));
         let style = format!("font-size=\"12\" fill=\"{INK}\" {centred}");
-        text(out, (middle, y + 30), &style, &label(&mark.step));
-        if mark.step.has(flag::FINISH) {
-            let (cx, cy) = (x + self.width - 3, y + 3);
-            let _ = writeln!(
-                out,
-                "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"7\" fill=\"{stroke}\"/>"
-            );
-            let _ = writeln!(
-                out,
-                "<path d=\"M{} {cy}l2 3l4 -5\" fill=\"none\" stroke=\"#ffffff\" \
-                 stroke-width=\"1.6\"/>",
-                cx - 3
-            );
+        text(out, (middle, y + 30), &style, &label(mark));
+        if mark.step().has(flag::FINISH) {
+            tick(out, (x + self.width - 3, y + 3), stroke);
         }
         out.push_str("</g>\n");
     }
@@ -230,7 +223,7 @@ impl Canvas {
         let mut x = MARGIN;
         let style = format!("font-size=\"12\" fill=\"{INK}\"");
         for &verb in Verb::ALL {
-            if !trace.marks.iter().any(|m| m.step.verb == verb) {
+            if !trace.marks.iter().any(|m| m.step().verb == verb) {
                 continue;
             }
             let (fill, stroke) = colours(verb);
@@ -248,43 +241,24 @@ impl Canvas {
             );
         };
         let lines = [
-            (Lead::Message, "stroke-width=\"1.6\"", "message"),
-            (Lead::Wide, "stroke-width=\"3.2\"", "wide message"),
-            (
-                Lead::Phase,
-                "stroke-width=\"1\" stroke-dasharray=\"2 3\"",
-                "phase",
-            ),
-            (
-                Lead::Wait,
-                "stroke-width=\"1.4\" stroke-dasharray=\"5 3\"",
-                "waits for",
-            ),
+            (Lead::Message, "message"),
+            (Lead::Wide, "wide message"),
+            (Lead::Phase, "phase"),
+            (Lead::Wait, "waits for"),
         ];
-        for (lead, dashes, name) in lines {
+        for (lead, name) in lines {
             if trace.leads.iter().any(|l| l.2 == lead) {
-                line(out, x, dashes);
+                line(out, x, line_style(lead));
                 text(out, (x + 32, y), &style, name);
                 x += 32 + name.len() * CHARACTER + 22;
             }
         }
-        if trace.marks.iter().any(|m| m.step.has(flag::FINISH)) {
-            let _ = writeln!(
-                out,
-                "<circle cx=\"{}\" cy=\"{}\" r=\"7\" fill=\"{INK}\"/>",
-                x + 8,
-                y - 4
-            );
-            let _ = writeln!(
-                out,
-                "<path d=\"M{} {}l2 3l4 -5\" fill=\"none\" stroke=\"#ffffff\" stroke-width=\"1.6\"/>",
-                x + 5,
-                y - 4
-            );
+        if trace.marks.iter().any(|m| m.step().has(flag::FINISH)) {
+            tick(out, (x + 8, y - 4), INK);
             text(out, (x + 22, y), &style, "finished result");
-            x += 150;
+            x += 22 + 15 * CHARACTER + 8;
         }
-        if trace.marks.iter().any(|m| m.step.has(flag::SETTLE)) {
+        if trace.marks.iter().any(|m| m.step().has(flag::SETTLE)) {
             rect(out, (x, y - 13, 5, 18), &format!("rx=\"2\" fill=\"{INK}\""));
             text(out, (x + 12, y), &style, "once all posted has left");
         }
@@ -307,16 +281,26 @@ fn colours(verb: Verb) -> (&'static str, &'static str) {
     }
 }
 
+fn line_style(lead: Lead) -> &'static str {
+    match lead {
+        Lead::Message => "stroke-width=\"1.6\" stroke-opacity=\"0.8\"",
+        Lead::Wide => "stroke-width=\"3.2\" stroke-opacity=\"0.75\"",
+        Lead::Phase => "stroke-width=\"1\" stroke-opacity=\"0.45\" stroke-dasharray=\"2 2\"",
+        Lead::Wait => "stroke-width=\"1.4\" stroke-opacity=\"0.9\" stroke-dasharray=\"5 3\"",
+    }
+}
+
 /// The verb as the box shows it.
 fn verb(mark: &Mark) -> String {
-    let name = mark.step.verb.name().replace('_', " ");
-    match mark.times {
+    let name = mark.step().verb.name().replace('_', " ");
+    match mark.steps.len() {
         1 => name,
         times => format!("{name} ×{times}"),
     }
 }
 
-fn chunks(region: Region, first: u32, count: u32) -> String {
+/// A region and the chunks of it that the steps name: `in 0–2, 5`.
+fn chunks(region: Region, ranges: impl Iterator<Item = (u32, u32)>) -> String {
     let name = match region {
         Region::Input => "in",
         Region::Output => "out",
@@ -325,20 +309,43 @@ fn chunks(region: Region, first: u32, count: u32) -> String {
         Region::PeerOutput => "peer out",
         Region::None => return String::new(),
     };
-    match count {
-        1 => format!("{name} {first}"),
-        _ => format!("{name} {first}–{}", first + count - 1),
-    }
+    let mut ranges: Vec<(u32, u32)> = ranges.collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, range| {
+        let meets = next.0 <= range.1;
+        if meets {
+            range.1 = range.1.max(next.1);
+        }
+        meets
+    });
+    let shown = ranges
+        .iter()
+        .take(RANGES)
+        .map(|&(first, end)| match end - first {
+            1 => first.to_string(),
+            _ => format!("{first}–{}", end - 1),
+        });
+    let more = if ranges.len() > RANGES { ", …" } else { "" };
+    format!("{name} {}{more}", shown.collect::<Vec<_>>().join(", "))
 }
 
-/// What the step moves, in few words.
-fn label(step: &Step) -> String {
-    let source = chunks(step.source, step.source_chunk, step.chunks);
-    let target = chunks(step.target, step.target_chunk, step.chunks);
+/// What the steps move, in few words.
+fn label(mark: &Mark) -> String {
+    let step = mark.step();
+    let range = |first, s: &Step| (first, first + s.chunks);
+    let source = chunks(
+        step.source,
+        mark.steps.iter().map(|s| range(s.source_chunk, s)),
+    );
+    let target = chunks(
+        step.target,
+        mark.steps.iter().map(|s| range(s.target_chunk, s)),
+    );
     let combined = match step.has(flag::INCOMING_FIRST) {
         true => format!("msg + {source}"),
         false => format!("{source} + msg"),
     };
+    let every = |text: String| text.replace("peer ", "all ");
     match step.verb {
         Verb::Send => source,
         Verb::Recv | Verb::RecvCopySend => target,
@@ -347,11 +354,9 @@ fn label(step: &Step) -> String {
         Verb::RecvReduceSend if step.target == Region::None => combined,
         Verb::RecvReduce | Verb::RecvReduceSend => format!("{combined} → {target}"),
         Verb::Fold if step.source == Region::PeerInput && step.has(flag::SPREAD) => {
-            format!("all in {} → all {target}", step.source_chunk)
+            format!("{} → all {target}", every(source))
         }
-        Verb::Fold if step.source == Region::PeerInput => {
-            format!("all in {} → {target}", step.source_chunk)
-        }
+        Verb::Fold if step.source == Region::PeerInput => format!("{} → {target}", every(source)),
         Verb::Fold => format!("Σ {source} → {target}"),
         Verb::Post | Verb::Await => format!("phase {}", step.source_chunk),
     }
@@ -359,16 +364,24 @@ fn label(step: &Step) -> String {
 
 /// What a viewer shows under the pointer.
 fn hover(mark: &Mark) -> String {
-    match mark.times {
-        1 => mark.step.to_string(),
-        times => format!("{} and {} more peers", mark.step, times - 1),
-    }
+    let lines: Vec<String> = mark.steps.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 fn rect(out: &mut String, (x, y, width, height): (usize, usize, usize, usize), style: &str) {
     let _ = writeln!(
         out,
         "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" {style}/>"
+    );
+}
+
+/// A check mark in a disc.
+fn tick(out: &mut String, (x, y): (usize, usize), fill: &str) {
+    let from = x - 3;
+    let _ = writeln!(
+        out,
+        "<circle cx=\"{x}\" cy=\"{y}\" r=\"7\" fill=\"{fill}\"/>\n\
+         <path d=\"M{from} {y}l2 3l4 -5\" fill=\"none\" stroke=\"#ffffff\" stroke-width=\"1.6\"/>"
     );
 }
 
@@ -444,7 +457,7 @@ mod tests {
             assert_eq!(drawing.matches("<g>").count(), trace.marks.len());
             let steps: usize = plans.iter().map(|p| p.steps.len()).sum();
             assert_eq!(
-                trace.marks.iter().map(|m| m.times).sum::<usize>(),
+                trace.marks.iter().map(|m| m.steps.len()).sum::<usize>(),
                 steps,
                 "{name}"
             );

@@ -423,7 +423,7 @@ fn random_changes_are_found_or_harmless() {
         }
     }
     println!(
-        "{changed} changes, {passed} harmless; {timing} harmless changes of timing; {failing} fail in random runs"
+        "{changed} changes, {passed} harmless, and {timing} of timing; {failing} fail when run"
     );
     assert!(passed * 20 < changed, "{passed} of {changed} changes pass");
 }

@@ -1,25 +1,48 @@
 //! A run of one tile as a picture: which step comes in which column, and what leads from where to
 //! where.
 //!
-//! A step takes a column: the first after the step before it, after the senders of its messages, the
-//! phases and the step it waits for. Waits for several peers' same phase share a column.
+//! A step takes a column: the first after the step before it, after the senders of its messages,
+//! the phases and the step it waits for. Steps that follow each other and do the same for several
+//! peers share one.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::{NO_STEP, Plan, Step, Verb};
+use super::super::{NO_STEP, Plan, Step, Verb, flag};
 use super::flow::{Flow, Order, Schedule, Watch, senders};
 use super::{Flaw, Site};
 use crate::types::Rank;
 
-/// One step, or several waits for one phase.
-#[derive(Clone, Copy, Debug)]
+/// One step, or several that do the same for several peers.
+#[derive(Clone, Debug)]
 pub(in crate::plan) struct Mark {
     pub(in crate::plan) rank: Rank,
     pub(in crate::plan) lane: usize,
     pub(in crate::plan) column: usize,
-    pub(in crate::plan) step: Step,
-    /// Steps drawn as this one.
-    pub(in crate::plan) times: usize,
+    /// At least one.
+    pub(in crate::plan) steps: Vec<Step>,
+    /// Whether something leads on from here.
+    leads_on: bool,
+}
+
+impl Mark {
+    /// The step that stands for all.
+    pub(in crate::plan) fn step(&self) -> &Step {
+        &self.steps[0]
+    }
+
+    /// Whether `step`, which comes next in the lane, is more of the same.
+    fn takes(&self, step: &Step) -> bool {
+        let kind = |s: &Step| (s.verb, s.source, s.target, s.flags & !flag::SETTLE);
+        let alike =
+            kind(step) == kind(self.step()) && step.wait_step == NO_STEP && !step.has(flag::SETTLE);
+        alike
+            && match step.verb {
+                Verb::Send => true,
+                Verb::Recv => !self.leads_on,
+                Verb::Await => !self.leads_on && step.source_chunk == self.step().source_chunk,
+                _ => false,
+            }
+    }
 }
 
 /// What leads from one mark to another.
@@ -48,6 +71,7 @@ pub(in crate::plan) fn trace(plans: &[Plan]) -> (Trace, Option<Flaw>) {
         order: Order::Ascending,
         settle_last: false,
         post_copies: true,
+        hold_blocks: false,
     };
     let mut tracer = Tracer {
         plans,
@@ -75,33 +99,29 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    /// The mark for a step: a new one, or the one before it when both await the same phase.
+    /// The mark for a step: a new one, or the one before it.
     fn mark(&mut self, site: Site, step: &Step) -> usize {
         let before = self.last.get(&(site.rank, site.lane)).copied();
         let marks = &mut self.trace.marks;
-        let same = |m: &Mark| m.step.source_chunk == step.source_chunk && m.step.verb == step.verb;
-        match before {
-            Some(at) if step.verb == Verb::Await && same(&marks[at]) => {
-                marks[at].times += 1;
-                at
-            }
-            _ => {
-                let Site { rank, lane, .. } = site;
-                let column = before.map_or(0, |at| marks[at].column + 1);
-                marks.push(Mark {
-                    rank,
-                    lane,
-                    column,
-                    step: *step,
-                    times: 1,
-                });
-                self.last.insert((rank, lane), marks.len() - 1);
-                marks.len() - 1
-            }
+        if let Some(at) = before.filter(|&at| marks[at].takes(step)) {
+            marks[at].steps.push(*step);
+            return at;
         }
+        let Site { rank, lane, .. } = site;
+        let column = before.map_or(0, |at| marks[at].column + 1);
+        marks.push(Mark {
+            rank,
+            lane,
+            column,
+            steps: vec![*step],
+            leads_on: false,
+        });
+        self.last.insert((rank, lane), marks.len() - 1);
+        marks.len() - 1
     }
 
     fn lead(&mut self, from: usize, to: usize, lead: Lead) {
+        self.trace.marks[from].leads_on = true;
         let after = self.trace.marks[from].column + 1;
         let column = &mut self.trace.marks[to].column;
         *column = (*column).max(after);

@@ -1,9 +1,9 @@
 //! What every chunk holds, and whether every access to it is ordered against every other.
 //!
-//! A run under one schedule stands for all of them: values can differ between schedules only where two
-//! accesses to one place are not ordered by what happens before what, and such a pair is a flaw here.
-//! A posted message reads its source at some time between the post and the moment that it is known to
-//! have left: when the receiver has it, or when a settling step has run.
+//! A run under one schedule stands for all of them: values can differ between schedules only where
+//! two accesses to one place are not ordered by what happens before what, and such a pair is a flaw
+//! here. A posted message reads its source at some time between the post and the moment that it is
+//! known to have left: when the receiver has it, or when a settling step has run.
 
 use super::super::{Key, NO_STEP, Plan, Region, Step, Verb, flag};
 use super::expr::{Expr, Exprs, NOTHING};
@@ -461,8 +461,8 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// After the run: every Output holds what the call is for. Returns whether all reductions are in
-    /// tree order.
+    /// After the run: every Output holds what the call is for. Returns whether all reductions are
+    /// in tree order.
     pub(super) fn finished(&mut self) -> Result<bool, Flaw> {
         let mut ordered = true;
         for (index, plan) in self.plans.iter().enumerate() {
@@ -477,20 +477,30 @@ impl<'a> Values<'a> {
             let (_, outputs) = buffers(&plan.key, rank, plan.chunks);
             for chunk in 0..outputs {
                 for tile in 0..self.tiles {
-                    let place = self.memory.place(rank.0, Region::Output, chunk, tile);
-                    let value = self.memory.holds(place);
-                    ordered &= self.expected(&plan.key, chunk, value).map_err(|expected| {
-                        let holds = self.exprs.text(value.expr);
-                        let form = if value.finished { "" } else { " (not finished)" };
-                        let what = format!(
-                            "ends with {holds}{form} in output[{chunk}] of tile {tile}, not {expected}"
-                        );
-                        Flaw::of_rank(rank, what)
-                    })?;
+                    ordered &= self.ends_right(&plan.key, chunk, tile)?;
                 }
             }
         }
         Ok(ordered)
+    }
+
+    /// Whether a chunk of Output is in tree order; a flaw if it is not right.
+    fn ends_right(&mut self, key: &Key, chunk: u32, tile: u32) -> Result<bool, Flaw> {
+        let place = self.memory.place(key.rank.0, Region::Output, chunk, tile);
+        let value = self.memory.holds(place);
+        self.expected(key, chunk, value).map_err(|expected| {
+            let holds = self.exprs.text(value.expr);
+            let form = if value.finished {
+                ""
+            } else {
+                " (not finished)"
+            };
+            let place = format!("output[{chunk}] of tile {tile}");
+            Flaw::of_rank(
+                key.rank,
+                format!("ends with {holds}{form} in {place}, not {expected}"),
+            )
+        })
     }
 
     /// Whether a result is right; and if so, in tree order.

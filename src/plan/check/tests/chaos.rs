@@ -1,5 +1,6 @@
-//! A second reading of what plans mean, to hold the checker against: plain and slow, all ranks in one
-//! random order after another, values as lists of contributions. It shares no code with the checker.
+//! A second reading of what plans mean, to hold the checker against: plain and slow, all ranks in
+//! one random order after another, values as lists of contributions. It shares no code with the
+//! checker.
 
 use std::collections::{BTreeMap, VecDeque};
 
