@@ -15,6 +15,7 @@ mod order;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(in crate::plan) mod trace;
 mod values;
 
 use std::fmt;
@@ -185,13 +186,8 @@ impl std::error::Error for Flaw {}
 /// # Errors
 /// The first flaw found.
 pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
-    let Some(first) = plans.first() else {
-        return Err(Flaw::of_rank(Rank(0), "a world of no ranks".into()));
-    };
-    structure::world(plans)?;
-    for plan in plans {
-        structure::plan(plan)?;
-    }
+    shaped(plans)?;
+    let first = &plans[0];
     let tiles = if first.direct {
         1
     } else {
@@ -243,4 +239,13 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         Flow::new(plans, (tiles, window, window + 1), schedule).run(&mut ())?;
     }
     Ok(proof.expect("the plans were run at least once"))
+}
+
+/// Whether every step is sound by itself, and the plans are made for one call.
+pub(in crate::plan) fn shaped(plans: &[Plan]) -> Result<(), Flaw> {
+    if plans.is_empty() {
+        return Err(Flaw::of_rank(Rank(0), "a world of no ranks".into()));
+    }
+    structure::world(plans)?;
+    plans.iter().try_for_each(structure::plan)
 }

@@ -40,10 +40,13 @@
 //! Not here: branches, loops, expressions, sizes, types, and any optimiser.
 
 pub mod build;
+pub mod cache;
 pub mod check;
+pub mod show;
+pub mod svg;
+
 #[cfg(test)]
 mod samples;
-pub mod show;
 
 use crate::types::{Collective, Rank};
 
