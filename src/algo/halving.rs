@@ -1,7 +1,7 @@
-//! Recursive halving of the buffer, then doubling (Rabenseifner 2004), partners at distance 1 first.
+//! Recursive halving of the buffer, then doubling (Rabenseifner 2004), at distance 1 first.
 //!
-//! Distance 1 first keeps the operands in tree order: after round j a rank holds, for its part of the
-//! buffer, the total of the 2^(j+1) ranks around it. For other worlds n is cut into blocks of
+//! Distance 1 first keeps the operands in tree order: after round j a rank holds, for its part of
+//! the buffer, the total of the 2^(j+1) ranks around it. For other worlds n is cut into blocks of
 //! descending powers of two as in [`super::doubling`]: each block halves by itself, the later block
 //! hands its sums to the ranks of the block before it, part by part, just as those get ready for
 //! them, and the results go back the same way. So no rank moves more than twice the buffer, and the
@@ -21,8 +21,8 @@
 //! | all_reduce, else | at most 2l + 1, later ranks up to p + 1 | at most 2p of p | 2l |
 //! | reduce_scatter, power of two only | at most l + 1 | at most n of n | at most l + 1 |
 //!
-//! After halving, rank r of n holds the chunk whose number is r with its bits reversed: reduce_scatter
-//! needs one more message to bring it home.
+//! After halving, rank r of n holds the chunk whose number is r with its bits reversed:
+//! reduce_scatter needs one more message to bring it home.
 //!
 //! Order of operands: the tree order, in every world.
 
@@ -66,8 +66,8 @@ fn part(x: usize, rounds: u32, chunks: usize) -> Range<usize> {
     part
 }
 
-/// Halves inside the block; the last round writes `target`, finished if asked. Returns where the sum
-/// of the own part stands.
+/// Halves inside the block; the last round writes `target`, finished if asked. Returns where the
+/// sum of the own part stands.
 fn halve(b: &mut Builder, team: Team<'_>, block: Block, chunks: usize, target: Target) -> Region {
     let x = team.me - block.start;
     let mut sum = b.contribution();

@@ -5,7 +5,7 @@
 //! to other hosts about its own rails, all ranks at once, and a byte crosses to another host once.
 //!
 //! ```text
-//! all_reduce, 2 hosts of 2 ranks: rails 0 and 1, chunks 0 1 | 2 3; chunk rail * hosts + h ends on host h
+//! all_reduce, 2 hosts of 2 ranks; rail 0 is chunks 0 1, rail 1 is 2 3; rail * hosts + h ends on host h
 //!
 //!   host 0          host 1        lane 0: fold each rail inside the host (1 message a pair),
 //!   0: rail 0 <---> 2: rail 0             fold each chunk over the hosts
@@ -19,7 +19,7 @@
 //! | all_reduce | 2(s-1) + 2(h-1) | (s-1) of s inside, (h-1) of n between hosts, each twice | 4 |
 //! | reduce | (s-1) + (h-1) + 1 | (s-1) of s inside, h of n besides | 3 |
 //! | reduce_scatter, all_gather | h(s-1) + h-1 | n-h of n inside, h-1 of n between hosts | 2 |
-//! | broadcast (binomial, twice) | at most ceil(log2 h) + ceil(log2 s) | the buffer, received once | as many |
+//! | broadcast (binomial, twice) | up to ceil(log2 h) + ceil(log2 s) | the buffer, once | as many |
 //!
 //! Order of operands: tree order inside hosts, then over hosts, which is the tree order over all
 //! ranks where the hosts nest ([`Hosts::nest`]).
@@ -151,8 +151,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// Folds `chunks` chunks from `first` over the own host, into scratch; on a host of one, only sees to
-/// it that they stand there wide if others' do (`wide`). Returns where the host's part is.
+/// Folds `chunks` chunks from `first` over the own host, into scratch; on a host of one, only sees
+/// to it that they stand there wide if others' do (`wide`). Returns where the host's part is.
 fn fold_host(b: &mut Builder, team: Team<'_>, first: u32, chunks: u32, wide: bool) -> Region {
     let own = b.contribution();
     let step = if team.len() > 1 {

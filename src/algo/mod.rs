@@ -1,7 +1,7 @@
-//! Every collective as a plan: pure functions from (collective, algorithm, world, rank, root) to steps.
+//! Every collective as a plan: pure functions from collective, algorithm, world, rank and root.
 //!
 //! One file per algorithm. Each is written over a team (an ascending list of ranks), so that
-//! [`hierarchical`] can run it inside a host or between hosts. [`plan`] is the only door; which
+//! `hierarchical` can run it inside a host or between hosts. [`plan`] is the only door; which
 //! algorithm to take is not decided here, and neither tiles nor sizes nor links are known here.
 //!
 //! What holds in all of them:
@@ -13,8 +13,7 @@
 //! - Sends rotate (rank r begins with r + 1), so that no rank is everyone's first target.
 //! - Every plan is right in place, but for [`in_place`].
 //!
-//! The checker proves each plan for whole worlds; the costs in the files' headers are asserted in the
-//! tests.
+//! The checker proves each plan for whole worlds; the tests assert the costs in the files' headers.
 
 mod binomial;
 mod bruck;
