@@ -1,9 +1,9 @@
 //! Recursive doubling: exchanges with partners at distance 1, 2, 4 and so on.
 //!
-//! All_reduce in tree order for every world: n is cut into blocks of descending powers of two,
-//! A, B, C (11 = 8 + 2 + 1). Each block doubles inside, so all its ranks know its total. The tree
-//! wants `A + (B + C)`: while A is still doubling, the later blocks' totals come to its lowest ranks
-//! just as they get ready, are combined there from the right, and spread over A by doubling,
+//! All_reduce in tree order for every world: n is cut into blocks of descending powers of two, A,
+//! B, C (11 = 8 + 2 + 1). Each block doubles inside, so all its ranks know its total. The tree
+//! wants `A + (B + C)`: while A is still doubling, the later blocks' totals come to its lowest
+//! ranks just as they get ready, are combined there from the right, and spread over A by doubling,
 //! too. In the end each rank of A combines both and hands the result to at most one later rank.
 //!
 //! ```text

@@ -5,7 +5,7 @@
 //! to other hosts about its own rails, all ranks at once, and a byte crosses to another host once.
 //!
 //! ```text
-//! all_reduce, 2 hosts of 2 ranks; rail 0 is chunks 0 1, rail 1 is 2 3; rail * hosts + h ends on host h
+//! all_reduce, 2 hosts of 2 ranks: chunk rail * hosts + h ends on host h
 //!
 //!   host 0          host 1        lane 0: fold each rail inside the host (1 message a pair),
 //!   0: rail 0 <---> 2: rail 0             fold each chunk over the hosts

@@ -72,9 +72,9 @@ pub fn plan(key: &Key, hosts: Option<&Hosts>) -> Option<Plan> {
 /// Whether `algorithm` does `collective` in some world.
 ///
 /// Where it does, it does so in every world, with these exceptions: doubling all_gather and halving
-/// reduce_scatter need a power of two, Bruck all_to_all goes up to [`BRUCK_WORLD_MAX`], send and recv
-/// need a peer, direct knows no `prepared`, and hierarchical refuses hosts so unequal that its plan
-/// would outgrow its limits.
+/// reduce_scatter need a power of two, Bruck all_to_all goes up to [`BRUCK_WORLD_MAX`], send and
+/// recv need a peer, direct knows no `prepared`, and hierarchical refuses hosts so unequal that its
+/// plan would outgrow its limits.
 #[must_use]
 pub fn offers(algorithm: Algorithm, collective: Collective) -> bool {
     use Algorithm as A;
