@@ -73,11 +73,15 @@ impl Builder {
         })
     }
 
-    /// Registers a group of ranks for [`Step::fold`]; ascending order is the fold's order.
+    /// Registers a group of ranks for [`Step::fold`], once; ascending order is the fold's order.
     pub fn group(&mut self, ranks: &[Rank]) -> u32 {
         debug_assert!(ranks.is_sorted(), "a group is in rank order");
-        self.groups.push(ranks.into());
-        u32::try_from(self.groups.len() - 1).expect("groups are few")
+        let known = self.groups.iter().position(|group| **group == *ranks);
+        let group = known.unwrap_or(self.groups.len());
+        if known.is_none() {
+            self.groups.push(ranks.into());
+        }
+        u32::try_from(group).expect("groups are few")
     }
 
     /// Where this rank's contribution to a reduction lives: `Input`, or `Work` (wide) once
