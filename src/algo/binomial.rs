@@ -24,7 +24,7 @@
 
 use std::ops::Range;
 
-use super::{Incoming, Team, combine, prepared, ring::pass_on, send_contribution, small, split};
+use super::{Incoming, Team, combine, pass_on, prepared, send_contribution, small, split};
 use crate::plan::build::{Builder, StepId};
 use crate::plan::{Key, Region, Step};
 use crate::types::Collective;
@@ -114,7 +114,9 @@ fn up(b: &mut Builder, team: Team<'_>, place: &Place) -> Option<StepId> {
         };
         let last = i + 1 == place.children.len();
         match parent {
-            Some(parent) if last => pass_on(b, message, sum, parent),
+            Some(parent) if last => {
+                b.push(0, pass_on(message, sum, parent));
+            }
             None if last => whole = Some(combine(b, message, sum, (Region::Output, 0), 1)),
             _ => {
                 combine(b, message, sum, (Region::Work, 0), 1);

@@ -1,8 +1,8 @@
 //! Recursive doubling: exchanges with partners at distance 1, 2, 4 and so on.
 //!
-//! All_reduce in tree order for every world: n is cut into blocks of descending powers of two,
-//! A, B, C (11 = 8 + 2 + 1). Each block doubles inside, so all its ranks know its total. The tree
-//! wants `A + (B + C)`: while A is still doubling, the totals of the later blocks come to its lowest
+//! All_reduce in tree order for every world: n is cut into blocks of descending powers of two, A,
+//! B, C (11 = 8 + 2 + 1). Each block doubles inside, so all its ranks know its total. The tree
+//! wants `A + (B + C)`: while A is still doubling, the later blocks' totals come to its lowest
 //! ranks just as they get ready, are combined there from the right, and spread over A by doubling,
 //! too. In the end each rank of A combines both and hands the result to at most one later rank.
 //!
@@ -135,44 +135,14 @@ fn later_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
 
 fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Slots) {
     let (block, later) = (blocks[0], &blocks[1..]);
-    let me = team.me;
     let rounds = block.rounds();
     let mut sum = (b.contribution(), 0);
-    let mut rest: Option<(Region, u32)> = None;
+    let mut rest = None;
     for time in 0..=rounds {
         if time < rounds {
             offer(b, team, block, time, sum);
         }
-        // What is known of the later blocks is known to the ranks below this now.
-        let known = (1_usize << time) / 2;
-        if later.iter().any(|l| 2 * l.len <= known) && (known / 2..known).contains(&me) {
-            let target = slots.next();
-            let from = team.ranks[me - known / 2];
-            b.push(0, Step::recv(from, target.0, target.1).wide(true));
-            rest = Some(target);
-        }
-        if let Some(l) = later.iter().find(|l| l.len == known && me < known) {
-            let target = slots.next();
-            let from = team.ranks[l.start + me];
-            match rest {
-                None => {
-                    b.push(0, Step::recv(from, target.0, target.1).wide(true));
-                }
-                Some(rest) => {
-                    let message = Incoming {
-                        from,
-                        wide: true,
-                        first: true,
-                    };
-                    combine(b, message, rest, target, 1);
-                }
-            }
-            rest = Some(target);
-        }
-        if let Some(rest) = rest.filter(|_| me < known) {
-            let to = team.ranks[me + known];
-            b.push(0, Step::send(to, rest.0, rest.1).wide(true));
-        }
+        rest = pass_rest(b, team, later, slots, time, rest);
         if time < rounds {
             let last = time + 1 == rounds && later.is_empty();
             let target = if last {
@@ -191,7 +161,7 @@ fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
         // The upper half hears of the later blocks last.
         None => {
             let message = Incoming {
-                from: team.ranks[me - block.len / 2],
+                from: team.ranks[team.me - block.len / 2],
                 wide: true,
                 first: false,
             };
@@ -203,9 +173,50 @@ fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
             b.push(0, step.with(flag::FINISH));
         }
     }
-    if let Some(to) = team.ranks.get(block.len + me) {
+    if let Some(to) = team.ranks.get(block.len + team.me) {
         b.push(0, Step::send(*to, Region::Output, 0));
     }
+}
+
+/// In the first block: takes in what arrives of the later blocks' sum at `time` and sends it on.
+/// `rest` is where it stands, if it is known here; returns the same for afterwards.
+fn pass_rest(
+    b: &mut Builder,
+    team: Team<'_>,
+    later: &[Block],
+    slots: &mut Slots,
+    time: u32,
+    mut rest: Option<(Region, u32)>,
+) -> Option<(Region, u32)> {
+    let me = team.me;
+    // Whatever is known, the ranks below this know it now; the lower half of them did before.
+    let known = (1_usize << time) / 2;
+    if later.iter().any(|l| 2 * l.len <= known) && (known / 2..known).contains(&me) {
+        let target = slots.next();
+        let from = team.ranks[me - known / 2];
+        b.push(0, Step::recv(from, target.0, target.1).wide(true));
+        rest = Some(target);
+    }
+    if let Some(l) = later.iter().find(|l| l.len == known && me < known) {
+        let target = slots.next();
+        let from = team.ranks[l.start + me];
+        if let Some(rest) = rest {
+            let message = Incoming {
+                from,
+                wide: true,
+                first: true,
+            };
+            combine(b, message, rest, target, 1);
+        } else {
+            b.push(0, Step::recv(from, target.0, target.1).wide(true));
+        }
+        rest = Some(target);
+    }
+    if let Some(rest) = rest.filter(|_| me < known) {
+        let to = team.ranks[me + known];
+        b.push(0, Step::send(to, rest.0, rest.1).wide(true));
+    }
+    rest
 }
 
 fn all_gather(b: &mut Builder, team: Team<'_>) {

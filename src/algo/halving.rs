@@ -1,11 +1,11 @@
-//! Recursive halving of the buffer, then doubling (Rabenseifner 2004), partners at distance 1 first.
+//! Recursive halving of the buffer, then doubling (Rabenseifner 2004), at distance 1 first.
 //!
-//! Distance 1 first keeps the operands in tree order: after round j a rank holds, for its part of the
-//! buffer, the total of the 2^(j+1) ranks around it. For other worlds n is cut into blocks of
+//! Distance 1 first keeps the operands in tree order: after round j a rank holds, for its part of
+//! the buffer, the total of the 2^(j+1) ranks around it. For other worlds n is cut into blocks of
 //! descending powers of two as in [`super::doubling`]: each block halves by itself, the later block
 //! hands its sums to the ranks of the block before it, part by part, just as those get ready for
 //! them, and the results go back the same way. So no rank moves more than twice the buffer, and the
-//! odd ranks cost one hop.
+//! odd ranks cost no hop.
 //!
 //! ```text
 //! all_reduce, 4 ranks, chunks 0..4     round 0 (x^1)       round 1 (x^2)
@@ -18,18 +18,18 @@
 //! | collective | messages sent, l = floor(log2 n) | chunks moved per rank, p = 2^l | hops |
 //! |---|---|---|---|
 //! | all_reduce, power of two | 2l | 2(p-1) of p | 2l |
-//! | all_reduce, else | at most 2l + 2, later ranks up to p + 2l | at most 2p of p | at most 2l + 1 |
+//! | all_reduce, else | at most 2l + 1, later ranks up to p + 1 | at most 2p of p | 2l |
 //! | reduce_scatter, power of two only | at most l + 1 | at most n of n | at most l + 1 |
 //!
-//! After halving, rank r of n holds the chunk whose number is r with its bits reversed: reduce_scatter
-//! needs one more message to bring it home.
+//! After halving, rank r of n holds the chunk whose number is r with its bits reversed:
+//! reduce_scatter needs one more message to bring it home.
 //!
 //! Order of operands: the tree order, in every world.
 
 use std::ops::Range;
 
 use super::{Incoming, Team, combine, doubling::Block, last_step, prepared, small};
-use crate::plan::build::Builder;
+use crate::plan::build::{Builder, StepId};
 use crate::plan::{Key, Region, Step, flag};
 use crate::types::Collective;
 
@@ -66,8 +66,8 @@ fn part(x: usize, rounds: u32, chunks: usize) -> Range<usize> {
     part
 }
 
-/// Halves inside the block; the last round writes `target`, finished if asked. Returns where the sum
-/// of the own part stands.
+/// Halves inside the block; the last round writes `target`, finished if asked. Returns where the
+/// sum of the own part stands.
 fn halve(b: &mut Builder, team: Team<'_>, block: Block, chunks: usize, target: Target) -> Region {
     let x = team.me - block.start;
     let mut sum = b.contribution();
@@ -111,78 +111,92 @@ fn partners(x: usize, narrower: Block, wider: Block) -> impl Iterator<Item = usi
     (x..wider.len).step_by(narrower.len)
 }
 
+/// The parts that rank `x` of `block` holds after all rounds.
+fn held(block: Block, x: usize, chunks: usize) -> Range<usize> {
+    part(x, block.rounds(), chunks)
+}
+
 fn all_reduce(b: &mut Builder, team: Team<'_>, blocks: &[Block]) {
-    let chunks = blocks[0].len;
+    b.load(small(blocks[0].len));
     let own = blocks
         .iter()
         .rposition(|block| block.start <= team.me)
         .expect("the first block starts at 0");
-    let block = blocks[own];
-    let x = team.me - block.start;
-    let part_of = |block: Block, x: usize| part(x, block.rounds(), chunks);
-    let mine = part_of(block, x);
-    let (start, len) = (small(mine.start), small(mine.len()));
-    let next = blocks.get(own + 1).copied();
-    b.load(small(chunks));
+    sums_in(b, team, blocks, own);
+    let whole = (own == 0).then(|| last_step(b));
+    results_out(b, team, blocks, own, whole);
+}
 
-    // In: halve, add what the next block holds of the own part, hand it to the block before.
-    let last = |is_last: bool| {
-        if own == 0 && is_last {
-            Region::Output
-        } else {
-            Region::Work
+/// Lane 0: halve, add what the next block holds of the own part, hand it to the block before.
+fn sums_in(b: &mut Builder, team: Team<'_>, blocks: &[Block], own: usize) {
+    let (chunks, block) = (blocks[0].len, blocks[own]);
+    let x = team.me - block.start;
+    let next = blocks.get(own + 1);
+    let target = |last: bool| {
+        let last = last && own == 0;
+        Target {
+            region: if last { Region::Output } else { Region::Work },
+            chunk: None,
+            finish: last,
         }
     };
-    let region = last(next.is_none());
-    let target = Target {
-        region,
-        chunk: None,
-        finish: region == Region::Output,
-    };
-    let mut sum = halve(b, team, block, chunks, target);
+    let mut sum = halve(b, team, block, chunks, target(next.is_none()));
     if let Some(next) = next {
+        let mine = held(block, x, chunks);
+        let start = small(mine.start);
         let message = Incoming {
             from: team.ranks[next.start + x % next.len],
             wide: next.len > 1 || prepared(b),
             first: false,
         };
-        let target = last(true);
-        combine(b, message, (sum, start), (target, start), len);
-        sum = target;
+        let region = target(true).region;
+        combine(b, message, (sum, start), (region, start), small(mine.len()));
+        sum = region;
     }
     if own > 0 {
         let before = blocks[own - 1];
         let wide = block.len > 1 || prepared(b);
         for y in partners(x, block, before) {
-            let theirs = part_of(before, y);
+            let theirs = held(before, y, chunks);
             let step = Step::send(team.ranks[before.start + y], sum, small(theirs.start));
             b.push(0, step.over(small(theirs.len())).wide(wide));
         }
     }
+}
 
-    // Out, in lane 1: the same way back.
-    let mut whole = (own == 0).then(|| last_step(b));
+/// Lane 1: results the same way back. The first block has its own after `whole`.
+fn results_out(
+    b: &mut Builder,
+    team: Team<'_>,
+    blocks: &[Block],
+    own: usize,
+    mut whole: Option<StepId>,
+) {
+    let (chunks, block) = (blocks[0].len, blocks[own]);
+    let x = team.me - block.start;
     if own > 0 {
         let before = blocks[own - 1];
         for y in partners(x, block, before) {
-            let theirs = part_of(before, y);
+            let theirs = held(before, y, chunks);
             let from = team.ranks[before.start + y];
             let step = Step::recv(from, Region::Output, small(theirs.start));
             b.push(1, step.over(small(theirs.len())));
         }
     }
-    if let Some(next) = next {
-        let to = team.ranks[next.start + x % next.len];
-        let step = Step::send(to, Region::Output, start).over(len);
+    let mut send = |b: &mut Builder, to: usize, part: Range<usize>| {
+        let step = Step::send(team.ranks[to], Region::Output, small(part.start));
+        let step = step.over(small(part.len()));
         b.push(1, whole.take().map_or(step, |id| step.after(id)));
+    };
+    if let Some(next) = blocks.get(own + 1) {
+        send(b, next.start + x % next.len, held(block, x, chunks));
     }
     for round in (0..block.rounds()).rev() {
         let partner = x ^ (1 << round);
-        let rank = team.ranks[block.start + partner];
-        let (mine, theirs) = (part(x, round + 1, chunks), part(partner, round + 1, chunks));
-        let step = Step::send(rank, Region::Output, small(mine.start)).over(small(mine.len()));
-        b.push(1, whole.take().map_or(step, |id| step.after(id)));
-        let step = Step::recv(rank, Region::Output, small(theirs.start));
+        send(b, block.start + partner, part(x, round + 1, chunks));
+        let theirs = part(partner, round + 1, chunks);
+        let from = team.ranks[block.start + partner];
+        let step = Step::recv(from, Region::Output, small(theirs.start));
         b.push(1, step.over(small(theirs.len())));
     }
 }

@@ -5,7 +5,7 @@
 //! to other hosts about its own rails, all ranks at once, and a byte crosses to another host once.
 //!
 //! ```text
-//! all_reduce, 2 hosts of 2 ranks: rails 0 and 1, chunks 0 1 | 2 3; chunk rail * hosts + h ends on host h
+//! all_reduce, 2 hosts of 2 ranks: chunk rail * hosts + h ends on host h
 //!
 //!   host 0          host 1        lane 0: fold each rail inside the host (1 message a pair),
 //!   0: rail 0 <---> 2: rail 0             fold each chunk over the hosts
@@ -19,7 +19,7 @@
 //! | all_reduce | 2(s-1) + 2(h-1) | (s-1) of s inside, (h-1) of n between hosts, each twice | 4 |
 //! | reduce | (s-1) + (h-1) + 1 | (s-1) of s inside, h of n besides | 3 |
 //! | reduce_scatter, all_gather | h(s-1) + h-1 | n-h of n inside, h-1 of n between hosts | 2 |
-//! | broadcast (binomial, twice) | ceil(log2 h) + ceil(log2 s) | the buffer, received once | as many |
+//! | broadcast (binomial, twice) | up to ceil(log2 h) + ceil(log2 s) | the buffer, once | as many |
 //!
 //! Order of operands: tree order inside hosts, then over hosts, which is the tree order over all
 //! ranks where the hosts nest ([`Hosts::nest`]).
@@ -88,8 +88,15 @@ impl<'a> View<'a> {
 
     /// A bound, equal on all ranks, for the steps of any plan of any rank.
     fn steps(&self) -> usize {
-        let world = self.hosts.world() as usize;
-        (4 * self.rails * self.hosts.count()).max(3 * world)
+        let sizes: Vec<usize> = (0..self.hosts.count())
+            .map(|h| self.hosts.members(h).len())
+            .collect();
+        let (count, least) = (sizes.len(), sizes.iter().min().copied().unwrap_or(1));
+        let dealt = self.rails.div_ceil(least);
+        let sums = count * (self.rails + 3 * dealt) + 3 * self.rails;
+        let handed = |here: usize| sizes.iter().map(|s| s.div_ceil(here) * here).sum::<usize>();
+        let blocks = sizes.iter().map(|s| handed(*s)).max().unwrap_or(0);
+        sums.max(blocks + 2 * self.hosts.world() as usize + count)
     }
 
     /// The rails of member `member` of `host`.
@@ -126,7 +133,14 @@ impl<'a> View<'a> {
         let home = self.hosts.members(self.hosts.of(rank));
         let at = home.binary_search(&rank).expect("a rank is on its host");
         let members = self.hosts.members(host);
-        members[at * members.len() / home.len()]
+        let at = at * members.len() / home.len();
+        // Small hosts would all burden the first members.
+        let turn = if home.len() < members.len() {
+            self.hosts.of(rank)
+        } else {
+            0
+        };
+        members[(at + turn) % members.len()]
     }
 
     /// The ranks of `host` that `rank` stands for.
@@ -137,8 +151,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// Folds `chunks` chunks from `first` over the own host, into scratch; on a host of one, only sees to
-/// it that they stand there wide if others' do (`wide`). Returns where the host's part is.
+/// Folds `chunks` chunks from `first` over the own host, into scratch; on a host of one, only sees
+/// to it that they stand there wide if others' do (`wide`). Returns where the host's part is.
 fn fold_host(b: &mut Builder, team: Team<'_>, first: u32, chunks: u32, wide: bool) -> Region {
     let own = b.contribution();
     let step = if team.len() > 1 {
@@ -153,7 +167,7 @@ fn fold_host(b: &mut Builder, team: Team<'_>, first: u32, chunks: u32, wide: boo
     Region::Work
 }
 
-/// Folds one chunk over `group`, one rank of each host, and finishes it.
+/// Folds one chunk over `group`, one rank of each host or one host, and finishes it.
 fn fold_hosts(
     b: &mut Builder,
     group: impl Iterator<Item = Rank>,
@@ -247,7 +261,6 @@ fn reduce(b: &mut Builder, view: &View<'_>) {
     let root = b.key().root;
     let mine = |host: usize, member: usize| {
         let rails = view.dealt(host, member);
-        // On one host a rail is one chunk, so one range is enough.
         rails.map(move |rail| view.chunk(rail, host))
     };
     if b.key().rank != root {
@@ -270,34 +283,42 @@ fn reduce(b: &mut Builder, view: &View<'_>) {
 fn reduce_scatter(b: &mut Builder, view: &View<'_>) {
     let (team, count) = (view.team, view.hosts.count());
     let me = team.ranks[team.me];
-    let own = small(me.index());
     b.load(view.hosts.world());
-    // Blocks for other hosts first: they have further to go. All of the host deal them in this order.
-    for host in view.others().chain([view.host]) {
-        for rank in view.hosts.members(host) {
-            let to = view.deputy(*rank, view.host);
-            if to != me {
-                send_contribution(b, to, rank.0, 1);
-            }
-        }
-    }
-    if count == 1 {
-        let group = b.group(team.ranks);
-        let step = Step::fold(group, (b.contribution(), own), (Region::Output, 0));
+    // All of the host deal the blocks in this order, their own last: the others have further to go.
+    let order = view.others().chain([view.host]);
+    let blocks: Vec<(Rank, Rank)> = order
+        .flat_map(|host| view.hosts.members(host))
+        .map(|block| (*block, view.deputy(*block, view.host)))
+        .collect();
+    // The folds write where the block of tiles before may still post from. Waiting for that before
+    // anything is posted keeps clear of waiting for messages that need more room than there is.
+    let mut settle = if prepared(b) || count == 1 {
+        0
+    } else {
+        flag::SETTLE
+    };
+    for (block, to) in blocks.iter().filter(|(_, to)| *to != me) {
+        let step = Step::send(*to, b.contribution(), block.0).with(settle);
         let wide = prepared(b);
-        b.push(0, step.wide(wide).with(flag::FINISH));
-        return;
+        b.push(0, step.wide(wide));
+        settle = 0;
     }
     let wide = parts_wide(b, view);
-    for host in view.others() {
-        for rank in view.wards(me, host) {
-            let part = fold_host(b, team, rank.0, 1, wide);
-            b.push(0, Step::send(rank, part, rank.0).wide(wide));
+    let mut part = b.contribution();
+    if count == 1 {
+        let wide = prepared(b);
+        let group = team.ranks.iter().copied();
+        fold_hosts(b, group, (part, me.0), (Region::Output, 0), wide);
+        return;
+    }
+    for (block, _) in blocks.iter().filter(|(_, to)| *to == me) {
+        part = fold_host(b, team, block.0, 1, wide);
+        if *block != me {
+            b.push(0, Step::send(*block, part, block.0).wide(wide));
         }
     }
-    let part = fold_host(b, team, own, 1, wide);
     let group = (0..count).map(|h| view.deputy(me, h));
-    fold_hosts(b, group, (part, own), (Region::Output, 0), wide);
+    fold_hosts(b, group, (part, me.0), (Region::Output, 0), wide);
 }
 
 fn all_gather(b: &mut Builder, view: &View<'_>) {

@@ -1,7 +1,7 @@
-//! Every collective as a plan: pure functions from (collective, algorithm, world, rank, root) to steps.
+//! Every collective as a plan: pure functions from collective, algorithm, world, rank and root.
 //!
 //! One file per algorithm. Each is written over a team (an ascending list of ranks), so that
-//! [`hierarchical`] can run it inside a host or between hosts. [`plan`] is the only door; which
+//! `hierarchical` can run it inside a host or between hosts. [`plan`] is the only door; which
 //! algorithm to take is not decided here, and neither tiles nor sizes nor links are known here.
 //!
 //! What holds in all of them:
@@ -13,8 +13,7 @@
 //! - Sends rotate (rank r begins with r + 1), so that no rank is everyone's first target.
 //! - Every plan is right in place, but for [`in_place`].
 //!
-//! The checker proves each plan for whole worlds; the costs in the files' headers are asserted in the
-//! tests.
+//! The checker proves each plan for whole worlds; the tests assert the costs in the files' headers.
 
 mod binomial;
 mod bruck;
@@ -73,9 +72,9 @@ pub fn plan(key: &Key, hosts: Option<&Hosts>) -> Option<Plan> {
 /// Whether `algorithm` does `collective` in some world.
 ///
 /// Where it does, it does so in every world, with these exceptions: doubling all_gather and halving
-/// reduce_scatter need a power of two, Bruck all_to_all goes up to [`BRUCK_WORLD_MAX`], send and recv
-/// need a peer, direct knows no `prepared`, and hierarchical refuses hosts so unequal that its plan
-/// would outgrow its limits.
+/// reduce_scatter need a power of two, Bruck all_to_all goes up to [`BRUCK_WORLD_MAX`], send and
+/// recv need a peer, direct knows no `prepared`, and hierarchical refuses hosts so unequal that its
+/// plan would outgrow its limits.
 #[must_use]
 pub fn offers(algorithm: Algorithm, collective: Collective) -> bool {
     use Algorithm as A;
@@ -294,6 +293,11 @@ fn combine(
     };
     let step = Step::recv_reduce(message.from, source, target);
     b.push(0, message.mark(step).over(chunks).with(finish))
+}
+
+/// The message, combined with `source`, goes on to `to`.
+const fn pass_on(message: Incoming, source: (Region, u32), to: Rank) -> Step {
+    message.mark(Step::recv_reduce_send(message.from, source, to))
 }
 
 /// A world of one: the result is the own input.

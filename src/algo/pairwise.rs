@@ -3,7 +3,7 @@
 //! ```text
 //! all_reduce, 4 ranks      lane 0: contributions     lane 1: results
 //!                          1 --chunk 0--> 0          0 --chunk 0--> 1
-//!                          2 --chunk 0--> 0 fold     0 --chunk 0--> 2     and so for chunks 1, 2, 3
+//!                          2 --chunk 0--> 0 fold     0 --chunk 0--> 2     (and so 1, 2, 3)
 //!                          3 --chunk 0--> 0          0 --chunk 0--> 3
 //! ```
 //!

@@ -16,9 +16,9 @@
 //!
 //! Order of operands: chunk c is `((c+1)+(c+2))+...+c`, so only worlds up to 2 are in tree order.
 
-use super::{Incoming, Team, combine, prepared, send_contribution, small};
+use super::{Incoming, Team, combine, pass_on, prepared, send_contribution, small};
 use crate::plan::build::Builder;
-use crate::plan::{Key, Region, Step};
+use crate::plan::{Key, Region, Step, flag};
 use crate::types::{Collective, Rank};
 
 pub(super) fn plan(key: &Key, team: Team<'_>) -> Option<Builder> {
@@ -64,28 +64,19 @@ fn scatter_sums(b: &mut Builder, team: Team<'_>, spread: Option<u32>) {
             wide: hop > 1 || prepared(b),
             first,
         };
-        if hop < n - 1 {
-            pass_on(b, message, (own, chunk), next);
-        } else {
-            let target = (Region::Output, spread.unwrap_or(0));
-            combine(b, message, (own, chunk), target, 1);
+        let last = hop == n - 1;
+        match spread {
+            None if last => {
+                combine(b, message, (own, chunk), (Region::Output, 0), 1);
+            }
+            Some(whole) if last => {
+                let step = pass_on(message, (own, chunk), next);
+                b.push(0, step.into((Region::Output, whole)).with(flag::FINISH));
+            }
+            _ => {
+                b.push(0, pass_on(message, (own, chunk), next));
+            }
         }
-    }
-    if let Some(chunk) = spread {
-        b.push(0, Step::send(next, Region::Output, chunk));
-    }
-}
-
-/// Lane 0: the message, combined with `source`, goes on to `to`, wide.
-pub(super) fn pass_on(b: &mut Builder, message: Incoming, source: (Region, u32), to: Rank) {
-    if message.wide {
-        b.push(
-            0,
-            message.mark(Step::recv_reduce_send(message.from, source, to)),
-        );
-    } else {
-        combine(b, message, source, (Region::Work, source.1), 1);
-        b.push(0, Step::send(to, Region::Work, source.1).wide(true));
     }
 }
 
@@ -128,7 +119,7 @@ fn chain_in(b: &mut Builder, team: Team<'_>, root: Rank) {
     };
     let own = (b.contribution(), 0);
     if hop < n - 1 {
-        pass_on(b, message, own, next);
+        b.push(0, pass_on(message, own, next));
     } else {
         combine(b, message, own, (Region::Output, 0), 1);
     }

@@ -1,8 +1,9 @@
-//! Two binary trees, each for half of the buffer (Sanders, Speck and Träff 2009; NCCL's double tree).
+//! Two binary trees, each for half of the buffer (Sanders, Speck and Träff 2009; NCCL's double
+//! tree).
 //!
-//! In a binary tree half of the ranks are leaves, which only send or only receive. The second tree is
-//! the first one mirrored (even worlds) or shifted by one (odd worlds), so that its inner ranks are
-//! the first one's leaves: every rank moves the buffer about twice, in log n hops.
+//! In a binary tree half of the ranks are leaves, which only send or only receive. The second tree
+//! is the first one mirrored (even worlds) or shifted by one (odd worlds), so that its inner ranks
+//! are the first one's leaves: every rank moves the buffer about twice, in log n hops.
 //!
 //! ```text
 //! 8 ranks, first tree     0              second tree    7
@@ -12,10 +13,11 @@
 //! ```
 //!
 //! Lane 0 carries both trees upwards, lanes 1 and 2 one tree each downwards. A rank is inner in one
-//! tree only (but for rank 0 of odd worlds, which is the first tree's top besides), so one lane costs
-//! nothing upwards: what a leaf has to send it posts first.
+//! tree only (but for rank 0 of odd worlds, which is the first tree's top besides), so one lane
+//! costs nothing upwards: what a leaf has to send it posts first.
 //!
-//! For reduce and broadcast the trees stand on the ranks without the root, each top next to the root.
+//! For reduce and broadcast the trees stand on the ranks without the root, each top next to the
+//! root.
 //!
 //! | collective | messages sent | chunks moved per rank | hops, l = floor(log2 n) |
 //! |---|---|---|---|
@@ -23,9 +25,10 @@
 //! | reduce | at most 2 | at most 2 of 2 | at most l + 2 |
 //! | broadcast | at most 3 | at most 3 of 2 | at most l + 2 |
 //!
-//! Order of operands: a node's between those of its subtrees. Only worlds up to 2 are in tree order.
+//! Order of operands: a node's between those of its subtrees. Only worlds up to 2 are in tree
+//! order.
 
-use super::{Incoming, Team, combine, prepared, ring::pass_on, send_contribution, small};
+use super::{Incoming, Team, combine, pass_on, prepared, send_contribution, small};
 use crate::plan::build::{Builder, StepId};
 use crate::plan::{Key, Region, Step};
 use crate::types::{Collective, Rank};
@@ -60,7 +63,7 @@ impl Node {
     /// The place of member `member` of `team`. A child comes with whether it has children itself.
     fn of(team: Team<'_>, member: usize, second: bool) -> Self {
         let n = team.len();
-        let mirror = n.is_multiple_of(2);
+        let mirror = n & 1 == 0;
         // Both ways: mirroring undoes itself.
         let into = |index: usize| match (second, mirror) {
             (false, _) => index,
@@ -140,7 +143,9 @@ fn up(b: &mut Builder, chunk: u32, node: &Node, root: Option<Rank>) -> Option<St
         };
         let last = i + 1 == node.children.len();
         match to {
-            Some(to) if last => pass_on(b, message, sum, to),
+            Some(to) if last => {
+                b.push(0, pass_on(message, sum, to));
+            }
             None if last => return Some(combine(b, message, sum, (Region::Output, chunk), 1)),
             _ => {
                 combine(b, message, sum, (Region::Work, chunk), 1);

@@ -73,11 +73,15 @@ impl Builder {
         })
     }
 
-    /// Registers a group of ranks for [`Step::fold`]; ascending order is the fold's order.
+    /// Registers a group of ranks for [`Step::fold`], once; ascending order is the fold's order.
     pub fn group(&mut self, ranks: &[Rank]) -> u32 {
         debug_assert!(ranks.is_sorted(), "a group is in rank order");
-        self.groups.push(ranks.into());
-        u32::try_from(self.groups.len() - 1).expect("groups are few")
+        let known = self.groups.iter().position(|group| **group == *ranks);
+        let group = known.unwrap_or(self.groups.len());
+        if known.is_none() {
+            self.groups.push(ranks.into());
+        }
+        u32::try_from(group).expect("groups are few")
     }
 
     /// Where this rank's contribution to a reduction lives: `Input`, or `Work` (wide) once
@@ -100,9 +104,12 @@ impl Builder {
         }
     }
 
-    /// The finished plan.
+    /// The finished plan, of at least one lane.
     #[must_use]
     pub fn finish(mut self) -> Plan {
+        if self.lanes.is_empty() {
+            self.lanes.push(Vec::new());
+        }
         settle(&mut self.lanes, self.key.collective, self.key.rank);
         let mut lane_starts = vec![0u16];
         let mut steps = Vec::new();
@@ -135,11 +142,18 @@ impl Builder {
 
 /// A range of chunks of one buffer; Input and Output chunks that in-place calls put in one place
 /// have the same name.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     work: bool,
     first: u32,
     end: u32,
+}
+
+impl Place {
+    /// Whether the two overlap or follow each other.
+    const fn meets(self, other: Self) -> bool {
+        self.first <= other.end && other.first <= self.end
+    }
 }
 
 fn place(region: Region, chunk: u32, chunks: u32, collective: Collective, rank: Rank) -> Place {
@@ -159,13 +173,15 @@ fn place(region: Region, chunk: u32, chunks: u32, collective: Collective, rank: 
 
 /// Marks every step that writes where a posted send may still read.
 ///
-/// The lane is walked twice: scratch is used again by the next block of tiles.
+/// A lane that settles knows that what it and the lanes before it posted has left; it says nothing to
+/// the other lanes. Each lane is walked twice: scratch is used again by the next block of tiles.
 fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
-    let mut posted: Vec<Place> = Vec::new();
-    for round in 0..2 {
-        // Caller's buffers have another address in the next block: only scratch stays posted.
-        posted.retain(|p| round == 0 || p.work);
-        for lane in lanes.iter_mut() {
+    let mut earlier: Vec<Place> = Vec::new();
+    for lane in lanes.iter_mut() {
+        let mut posted = earlier.clone();
+        for round in 0..2 {
+            // Caller's buffers have another address in the next block: only scratch stays posted.
+            posted.retain(|p| round == 0 || p.work);
             for step in lane.iter_mut() {
                 if step.has(flag::SETTLE) {
                     posted.clear();
@@ -185,8 +201,22 @@ fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
                     Verb::RecvCopySend => Some(target),
                     _ => None,
                 };
-                posted.extend(leaves.filter(|p| !posted.contains(p)));
+                if let Some(place) = leaves {
+                    note(&mut posted, place);
+                    note(&mut earlier, place);
+                }
             }
         }
+    }
+}
+
+/// Adds `place`, which often continues the one before: worlds are large.
+fn note(places: &mut Vec<Place>, place: Place) {
+    match places.last_mut() {
+        Some(last) if last.work == place.work && last.meets(place) => {
+            last.first = last.first.min(place.first);
+            last.end = last.end.max(place.end);
+        }
+        _ => places.push(place),
     }
 }

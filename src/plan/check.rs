@@ -1,19 +1,25 @@
-//! Proves the plans of a whole world: every Output ends with what the collective is defined to give,
-//! in every schedule, on links with few slots, in place or not.
+//! Proves the plans of a whole world: every Output ends with what the collective is defined to
+//! give, in every schedule, on links with few slots, in place or not.
 //!
-//! Three passes. `structure` looks at each step alone. `flow` runs all lanes of all ranks over links
-//! with the least room that the engine guarantees, in several orders: nobody may get stuck. `values`
-//! watches such runs with symbolic values (`expr`) and vector clocks (`order`): nothing is counted
-//! twice, rounded early or left out, and no two accesses to one place depend on luck.
+//! Three passes. `structure` looks at each step alone. `flow` runs all lanes of all ranks over
+//! links with the least room that the engine guarantees, in several orders: nobody may get stuck.
+//! `values` watches such runs with symbolic values (`expr`) and vector clocks (`order`): nothing is
+//! counted twice, rounded early or left out, and no two accesses to one place depend on luck.
+//!
+//! What an engine may do besides, and no right plan minds: deliver from an outbox early or late;
+//! run `RecvCopySend` as a forward or as a post; hold a lane between two blocks of tiles until what
+//! it posted has left.
 //!
 //! Worlds of up to 128 ranks. Not here: links, time, real data.
 
 mod expr;
 mod flow;
+mod memory;
 mod order;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(in crate::plan) mod trace;
 mod values;
 
 use std::fmt;
@@ -29,8 +35,8 @@ pub(in crate::plan) use self::structure::buffers;
 /// How thoroughly to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Tiles to run, at least 1. More than `window`, so that scratch is used again. Direct plans run
-    /// with one.
+    /// Tiles to run, at least 1. More than `window`, so that scratch is used again. Direct plans
+    /// run with one.
     pub tiles: u32,
     /// Tiles in flight, at least 1. Links have one slot more.
     pub window: u32,
@@ -56,7 +62,7 @@ impl Options {
     /// Thorough for small worlds, fewer schedules for large ones.
     #[must_use]
     pub fn for_world(world: usize) -> Self {
-        let schedules = if world <= 16 { SCHEDULES.len() } else { 2 };
+        let schedules = if world <= 16 { SCHEDULES.len() } else { 3 };
         Self {
             schedules,
             ..Self::default()
@@ -64,37 +70,27 @@ impl Options {
     }
 }
 
+/// A schedule that settles late, when others have posted all they can.
+const fn late(order: Order, post_copies: bool, hold_blocks: bool) -> Schedule {
+    Schedule {
+        order,
+        settle_last: true,
+        post_copies,
+        hold_blocks,
+    }
+}
+
 /// The schedules after the first, the most telling in front.
-const SCHEDULES: [Schedule; 6] = [
+const SCHEDULES: [Schedule; 7] = [
+    late(Order::Descending, false, false),
+    late(Order::Shuffled(0x5eed_0001), true, false),
+    late(Order::Descending, false, true),
+    late(Order::Ascending, true, false),
+    late(Order::Ascending, false, false),
+    late(Order::Shuffled(0x5eed_0002), false, false),
     Schedule {
-        order: Order::Descending,
-        settle_last: true,
-        post_copies: false,
-    },
-    Schedule {
-        order: Order::Shuffled(0x5eed_0001),
-        settle_last: true,
-        post_copies: true,
-    },
-    Schedule {
-        order: Order::Ascending,
-        settle_last: true,
-        post_copies: true,
-    },
-    Schedule {
-        order: Order::Ascending,
-        settle_last: true,
-        post_copies: false,
-    },
-    Schedule {
-        order: Order::Shuffled(0x5eed_0002),
-        settle_last: true,
-        post_copies: false,
-    },
-    Schedule {
-        order: Order::Descending,
         settle_last: false,
-        post_copies: true,
+        ..late(Order::Descending, true, false)
     },
 ];
 
@@ -184,13 +180,8 @@ impl std::error::Error for Flaw {}
 /// # Errors
 /// The first flaw found.
 pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
-    let Some(first) = plans.first() else {
-        return Err(Flaw::of_rank(Rank(0), "a world of no ranks".into()));
-    };
-    structure::world(plans)?;
-    for plan in plans {
-        structure::plan(plan)?;
-    }
+    shaped(plans)?;
+    let first = &plans[0];
     let tiles = if first.direct {
         1
     } else {
@@ -201,6 +192,7 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         order: Order::Ascending,
         settle_last: false,
         post_copies: false,
+        hold_blocks: false,
     };
     let chunks = plans
         .iter()
@@ -242,4 +234,13 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         Flow::new(plans, (tiles, window, window + 1), schedule).run(&mut ())?;
     }
     Ok(proof.expect("the plans were run at least once"))
+}
+
+/// Whether every step is sound by itself, and the plans are made for one call.
+pub(in crate::plan) fn shaped(plans: &[Plan]) -> Result<(), Flaw> {
+    if plans.is_empty() {
+        return Err(Flaw::of_rank(Rank(0), "a world of no ranks".into()));
+    }
+    structure::world(plans)?;
+    plans.iter().try_for_each(structure::plan)
 }

@@ -43,6 +43,10 @@ pub mod build;
 pub mod cache;
 pub mod check;
 pub mod show;
+pub mod svg;
+
+#[cfg(test)]
+mod samples;
 
 use crate::types::{Collective, Rank};
 
@@ -123,6 +127,7 @@ pub enum Verb {
     /// `target` = `source` combined with the message of `from`.
     RecvReduce = 4,
     /// Send to `to`: `source` combined with the message of `from`; stored in `target` unless `None`.
+    /// [`flag::WIDE`] speaks of the incoming message; the outgoing one is wide unless finished.
     RecvReduceSend = 5,
     /// The message of `from` into `target` and on to `to`.
     RecvCopySend = 6,
@@ -450,6 +455,15 @@ impl Step {
             self.verb,
             Verb::Recv | Verb::RecvReduce | Verb::RecvReduceSend | Verb::RecvCopySend
         )
+    }
+
+    /// Whether the message given to `to` is in wide form.
+    #[must_use]
+    pub const fn sends_wide(&self) -> bool {
+        match self.verb {
+            Verb::RecvReduceSend => !self.has(flag::FINISH),
+            _ => self.has(flag::WIDE),
+        }
     }
 
     /// Whether the step gives a message to `to`.

@@ -1,7 +1,7 @@
 //! Plans and steps as text, for people, errors and golden tests.
 //!
-//! A plan is a header line, one line per group, then per lane one numbered line per step. The form is
-//! stable: golden files hold it.
+//! A plan is a header line, one line per group, then per lane one numbered line per step. The form
+//! is stable: golden files hold it.
 
 use std::fmt;
 
@@ -96,51 +96,51 @@ fn peers(step: &Step) -> String {
 
 /// What moves where, and the remarks.
 fn data(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let message = if step.has(flag::WIDE) {
-        "message(wide)"
-    } else {
-        "message"
-    };
+    let form = |wide| if wide { "message(wide)" } else { "message" };
+    let (incoming, outgoing) = (form(step.has(flag::WIDE)), form(step.sends_wide()));
     let source = Chunks(step.source, step.source_chunk, step.chunks);
     let target = Chunks(step.target, step.target_chunk, step.chunks);
     match step.verb {
-        Verb::Send => write!(f, "{source} -> {message}")?,
-        Verb::Recv => write!(f, "{message} -> {target}")?,
+        Verb::Send => write!(f, "{source} -> {outgoing}")?,
+        Verb::Recv => write!(f, "{incoming} -> {target}")?,
         Verb::Copy => write!(f, "{source} -> {target}")?,
         Verb::Reduce => write!(f, "{source} + {target} -> {target}")?,
         Verb::RecvReduce | Verb::RecvReduceSend => {
             if step.has(flag::INCOMING_FIRST) {
-                write!(f, "{message} + {source} -> ")?;
+                write!(f, "{incoming} + {source} -> ")?;
             } else {
-                write!(f, "{source} + {message} -> ")?;
+                write!(f, "{source} + {incoming} -> ")?;
             }
             match (step.verb, step.target) {
-                (Verb::RecvReduceSend, Region::None) => f.write_str(message)?,
-                (Verb::RecvReduceSend, _) => write!(f, "{target}, {message}")?,
+                (Verb::RecvReduceSend, Region::None) => f.write_str(outgoing)?,
+                (Verb::RecvReduceSend, _) => write!(f, "{target}, {outgoing}")?,
                 _ => write!(f, "{target}")?,
             }
         }
-        Verb::RecvCopySend => write!(f, "{message} -> {target}, {message}")?,
+        Verb::RecvCopySend => write!(f, "{incoming} -> {target}, {outgoing}")?,
         Verb::Fold if step.source == Region::PeerInput => {
             write!(f, "every {source} -> {target}")?;
             if step.has(flag::SPREAD) {
-                write!(
-                    f,
-                    ", every {}",
-                    Chunks(Region::PeerOutput, step.target_chunk, step.chunks)
-                )?;
+                let outputs = Chunks(Region::PeerOutput, step.target_chunk, step.chunks);
+                write!(f, ", every {outputs}")?;
             }
         }
-        Verb::Fold => write!(f, "{source} + every {message} -> {target}")?,
+        Verb::Fold => write!(f, "{source} + every {incoming} -> {target}")?,
         Verb::Post | Verb::Await => write!(f, "phase {}", step.source_chunk)?,
     }
-    for (bit, remark) in [(flag::PREPARE, "prepared"), (flag::FINISH, "finished")] {
+    remarks(step, f)
+}
+
+/// Stages and what the step waits for.
+fn remarks(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (bit, remark) in [
+        (flag::PREPARE, ", prepared"),
+        (flag::FINISH, ", finished"),
+        (flag::SETTLE, ", once all posted has left"),
+    ] {
         if step.has(bit) {
-            write!(f, ", {remark}")?;
+            f.write_str(remark)?;
         }
-    }
-    if step.has(flag::SETTLE) {
-        f.write_str(", once all posted has left")?;
     }
     if step.wait_step != NO_STEP {
         write!(f, ", after lane {} step {}", step.wait_lane, step.wait_step)?;
@@ -226,5 +226,30 @@ impl fmt::Display for Plan {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use crate::plan::samples;
+
+    /// Every sample world as text is what its golden file says. After a wanted change of the text,
+    /// run the tests once with `UNISONO_UPDATE_GOLDEN=1` and read the difference.
+    #[test]
+    fn plans_read_as_their_goldens() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plan/testdata");
+        for (name, plans, _) in samples::all() {
+            let text: Vec<String> = plans.iter().map(ToString::to_string).collect();
+            let text = text.join("\n");
+            let file = folder.join(format!("{}.txt", name.replace(' ', "_")));
+            if std::env::var_os("UNISONO_UPDATE_GOLDEN").is_some() {
+                fs::write(&file, &text).unwrap();
+            }
+            let golden = fs::read_to_string(&file).unwrap_or_default();
+            assert_eq!(text, golden, "{}", file.display());
+        }
     }
 }

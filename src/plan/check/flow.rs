@@ -1,9 +1,10 @@
 //! Who may run when: all lanes of all ranks over links with few slots, without looking at values.
 //!
-//! The state is how far each lane has come and, per link, how many messages were posted and received.
-//! Whatever fits moves from the outbox into the slots, so with K slots the outbox is empty exactly
-//! while `posted <= received + K`. All conditions but [`flag::SETTLE`] stay true once they are true,
-//! so the order in which lanes run decides nothing else: schedules differ in what they do with it.
+//! The state is how far each lane has come and, per link, how many messages were posted and
+//! received. Whatever fits moves from the outbox into the slots, so with K slots the outbox is
+//! empty exactly while `posted <= received + K`. All conditions but [`flag::SETTLE`] stay true once
+//! they are true, so the order in which lanes run decides nothing else: schedules differ in what
+//! they do with it.
 
 use super::super::{NO_STEP, Plan, Step, Verb, flag};
 use super::{Flaw, Site};
@@ -41,6 +42,9 @@ pub(super) struct Schedule {
     pub(super) settle_last: bool,
     /// `RecvCopySend` posts its target instead of needing room on the link.
     pub(super) post_copies: bool,
+    /// A lane begins a block only when all that it posted in the one before has left, so that what
+    /// it has posted is bounded.
+    pub(super) hold_blocks: bool,
 }
 
 /// How many waiting lanes are told of besides the first.
@@ -183,6 +187,19 @@ impl<'a> Flow<'a> {
         self.posted[link] < self.received[link].saturating_add(self.slots)
     }
 
+    /// Whether a lane waits between two blocks for what it posted to leave.
+    fn held(&self, g: usize) -> bool {
+        let Cursor {
+            block, step, tile, ..
+        } = self.cursors[g];
+        let first = self.schedule.hold_blocks && block > 0 && step == 0 && tile == 0;
+        first && self.backlog[g / self.lanes] > 0 && {
+            let mut links =
+                (0..self.plans.len()).map(|to| self.link(g / self.lanes, to, g % self.lanes));
+            links.any(|link| self.posted[link] > self.received[link].saturating_add(self.slots))
+        }
+    }
+
     fn ready(&self, g: usize, settle: bool) -> bool {
         let Some(step) = self.next(g) else {
             return false;
@@ -190,6 +207,7 @@ impl<'a> Flow<'a> {
         let settled = !step.has(flag::SETTLE) || (settle && self.backlog[g / self.lanes] == 0);
         settled
             && self.awaits(g, step)
+            && !self.held(g)
             && match step.verb {
                 Verb::Fold => self.senders(g, step).all(|from| self.incoming(from, g)),
                 Verb::Await => self.phases[step.from as usize] >= step.source_chunk,
@@ -308,6 +326,9 @@ impl<'a> Flow<'a> {
         let (rank, lane) = (g / self.lanes, g % self.lanes);
         if !self.awaits(g, step) {
             return format!("lane {} step {}", step.wait_lane, step.wait_step);
+        }
+        if self.held(g) {
+            return "what it posted for the tiles before to leave".into();
         }
         if step.has(flag::SETTLE) && self.backlog[rank] > 0 {
             let full = |to: &usize| {

@@ -1,8 +1,8 @@
 //! What happens before what: a vector clock per lane.
 //!
-//! Lanes tick once a step. A message, a wait and a phase carry the clock of where they come from, so
-//! two events are ordered in every schedule exactly when one clock knows of the other. Clocks are
-//! copied only when they changed since the last copy.
+//! Lanes tick once a step. A message, a wait and a phase carry the clock of where they come from,
+//! so two events are ordered in every schedule exactly when one clock knows of the other. Clocks
+//! are copied only when they changed since the last copy.
 
 use std::ops::Range;
 
@@ -136,6 +136,11 @@ impl Clocks {
         for tick in &mut self.rows[lane * self.lanes..][lanes] {
             *tick = (*tick).max(1);
         }
+    }
+
+    /// Whether `lane` knows that the rank with lane `other` has begun.
+    pub(super) fn begun(&self, lane: usize, other: usize) -> bool {
+        self.row(lane)[other] >= 1
     }
 
     /// The last tick of `other` that `lane` knows of.

@@ -1,11 +1,12 @@
-//! What can be said of a plan by looking at each step alone: fields in range, operands where the verb
-//! needs them and nowhere else, flags that mean something.
+//! What can be said of a plan by looking at each step alone: fields in range, operands where the
+//! verb needs them and nowhere else, flags that mean something.
 
 use super::super::{Key, LANES_MAX, NO_RANK, NO_STEP, Plan, Region, Step, Verb, flag};
 use super::{Flaw, Site};
 use crate::types::{Collective, Rank};
 
-/// Chunks of Input and Output that rank `rank` has in this call; 0 where the caller gives no buffer.
+/// Chunks of Input and Output that rank `rank` has in this call; 0 where the caller gives no
+/// buffer.
 pub(in crate::plan) fn buffers(key: &Key, rank: Rank, chunks: u32) -> (u32, u32) {
     use Collective as C;
     let at_root = |n: u32| if rank == key.root { n } else { 0 };
@@ -69,6 +70,9 @@ pub(super) fn world(plans: &[Plan]) -> Result<(), Flaw> {
     Ok(())
 }
 
+/// Far more chunks than an algorithm can want.
+const CHUNKS_MAX: u32 = 1 << 16;
+
 /// One plan, step by step.
 pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
     let fail = |what: String| Err(Flaw::of_rank(plan.key.rank, what));
@@ -78,6 +82,11 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
     );
     if plan.chunks == 0 || (plan.chunks > 1 && !buffer_wide) {
         return fail(format!("{} chunks", plan.chunks));
+    }
+    if plan.chunks > CHUNKS_MAX || plan.work_chunks > CHUNKS_MAX {
+        return fail(format!(
+            "more than {CHUNKS_MAX} chunks or chunks of scratch"
+        ));
     }
     let starts = &plan.lane_starts;
     if starts.first() != Some(&0)
@@ -325,7 +334,7 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
             Region::Input | Region::PeerInput => input,
             Region::Output | Region::PeerOutput => output,
             Region::Work => plan.work_chunks,
-            Region::None if first == 0 || phase => return Ok(()),
+            Region::None if first == 0 => return Ok(()),
             Region::None => return Err(format!("chunk {first} of no region")),
         };
         if u64::from(first) + u64::from(step.chunks) > u64::from(len) {
@@ -351,7 +360,7 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
                 inside(Region::PeerOutput, step.target_chunk, member)?;
             }
         }
-    } else {
+    } else if !phase {
         inside(step.source, step.source_chunk, owner(step.source))?;
     }
     inside(step.target, step.target_chunk, owner(step.target))?;

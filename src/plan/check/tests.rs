@@ -1,57 +1,429 @@
+//! The checker against plans broken on purpose, and against a second reading of what plans mean.
+
+mod chaos;
+
+use self::chaos::Chaos;
+use super::flow::random;
 use super::*;
 use crate::plan::build::Builder;
-use crate::plan::{Algorithm, Key, Region, flag};
+use crate::plan::samples::{self, key};
+use crate::plan::{Algorithm, NO_STEP, Region, Verb, flag};
 
-fn key(collective: Collective, world: u32, rank: u32) -> Key {
-    Key {
-        collective,
-        algorithm: Algorithm::Ring,
-        world,
-        rank: Rank(rank),
-        root: Rank(0),
-        prepared: false,
+fn world(n: u32, make: fn(u32, u32) -> Plan) -> Vec<Plan> {
+    (0..n).map(|rank| make(n, rank)).collect()
+}
+
+/// The flaw that `change` brings to a world.
+fn flaw(mut plans: Vec<Plan>, change: impl FnOnce(&mut [Plan])) -> String {
+    assert_eq!(
+        check(&plans, Options::default()).err(),
+        None,
+        "right before the change"
+    );
+    change(&mut plans);
+    match check(&plans, Options::default()) {
+        Ok(proof) => panic!("passed: {proof:?}\n{}", plans[1]),
+        Err(flaw) => flaw.to_string(),
     }
 }
 
-/// A ring all_reduce: partial sums travel once around, then results do.
-fn ring(n: u32, rank: u32) -> Plan {
-    let mut b = Builder::new(key(Collective::AllReduce, n, rank), n);
-    let (next, prev) = (Rank((rank + 1) % n), Rank((rank + n - 1) % n));
-    let chunk = |back: u32| (rank + 2 * n - back) % n;
-    let send = Step::send(next, Region::Input, chunk(0)).with(flag::WIDE);
-    b.push(0, send);
-    for s in 1..n - 1 {
-        b.push(
-            0,
-            Step::recv_reduce_send(prev, (Region::Input, chunk(s)), next),
-        );
-    }
-    let last = chunk(n - 1);
-    let step = Step::recv_reduce(prev, (Region::Input, last), (Region::Output, last));
-    b.push(0, step.with(flag::FINISH));
-    b.push(0, Step::send(next, Region::Output, last));
-    for s in 0..n - 2 {
-        b.push(
-            0,
-            Step::recv_copy_send(prev, Region::Output, chunk(s), next),
-        );
-    }
-    b.push(0, Step::recv(prev, Region::Output, chunk(n - 2)));
-    b.finish()
-}
-
-fn world(n: u32) -> Vec<Plan> {
-    (0..n).map(|r| ring(n, r)).collect()
+fn set_steps(plan: &mut Plan, lane: usize, change: impl FnOnce(&mut Vec<Step>)) {
+    let mut lanes: Vec<Vec<Step>> = (0..plan.lanes()).map(|l| plan.lane(l).to_vec()).collect();
+    change(&mut lanes[lane]);
+    let mut start = 0;
+    plan.lane_starts = std::iter::once(0)
+        .chain(lanes.iter().map(|l| {
+            start += u16::try_from(l.len()).unwrap();
+            start
+        }))
+        .collect();
+    plan.steps = lanes.concat().into();
 }
 
 #[test]
-fn a_ring_passes() {
-    for n in 2..=9 {
-        let plans = world(n);
-        let proof = check(&plans, Options::default()).unwrap_or_else(|f| panic!("{n}: {f}"));
-        assert_eq!(proof.rounds, 2 * (n - 1));
-        assert_eq!(proof.messages, 2 * (n - 1) * n);
-        assert_eq!(proof.sent_max, 2 * (n - 1));
-        assert!(!proof.ordered);
+fn right_plans_pass() {
+    for (name, plans, ordered) in samples::all() {
+        let proof = check(&plans, Options::default()).unwrap_or_else(|f| panic!("{name}: {f}"));
+        assert_eq!(proof.ordered, ordered, "{name}");
     }
+}
+
+#[test]
+fn a_proof_counts() {
+    for n in 2..=9 {
+        let proof = check(&world(n, samples::ring), Options::default()).unwrap();
+        assert_eq!(
+            (proof.rounds, proof.messages),
+            (2 * (n - 1), 2 * (n - 1) * n)
+        );
+        assert_eq!(
+            (proof.sent_max, proof.steps_max),
+            (2 * (n - 1), 2 * n as usize)
+        );
+    }
+    let proof = check(&world(8, samples::doubling), Options::default()).unwrap();
+    assert_eq!((proof.rounds, proof.messages, proof.ordered), (3, 24, true));
+    let proof = check(&world(5, samples::fold), Options::default()).unwrap();
+    assert_eq!((proof.rounds, proof.messages, proof.ordered), (1, 20, true));
+    let proof = check(&world(5, samples::direct), Options::default()).unwrap();
+    assert_eq!((proof.rounds, proof.messages, proof.ordered), (2, 0, true));
+}
+
+#[test]
+fn a_missing_step_is_found() {
+    for index in 0..8 {
+        flaw(world(4, samples::ring), |plans| {
+            set_steps(&mut plans[1], 0, |steps| {
+                steps.remove(index);
+            });
+        });
+    }
+}
+
+#[test]
+fn swapped_steps_are_found() {
+    for index in 0..7 {
+        flaw(world(4, samples::ring), |plans| {
+            plans[1].steps.swap(index, index + 1);
+        });
+    }
+}
+
+#[test]
+fn a_wrong_peer_is_found() {
+    let text = flaw(world(4, samples::ring), |plans| plans[1].steps[1].to = 3);
+    assert!(
+        text.contains("combines what does not belong together"),
+        "{text}"
+    );
+    let text = flaw(world(4, samples::ring), |plans| plans[1].steps[7].from = 3);
+    assert!(text.contains("nobody can move"), "{text}");
+    let text = flaw(world(4, samples::ring), |plans| plans[1].steps[0].to = 1);
+    assert!(text.ends_with("`to` is 1, not another rank of 4"), "{text}");
+}
+
+#[test]
+fn a_wrong_chunk_is_found() {
+    let text = flaw(world(4, samples::ring), |plans| {
+        plans[1].steps[2].source_chunk = 1;
+    });
+    assert!(
+        text.starts_with(
+            "rank 1 lane 0 step 2 tile 0: recv_reduce_send  from 0 to 2  input[1] + message(wide) \
+             -> message(wide): combines what does not belong together: 1[1] + (0+3)[3]"
+        ),
+        "{text}"
+    );
+    let text = flaw(world(4, samples::ring), |plans| {
+        plans[1].steps[7].target_chunk = 4;
+    });
+    assert!(text.ends_with("output[4], but rank 1 has 4"), "{text}");
+}
+
+#[test]
+fn counting_twice_is_found() {
+    let text = flaw(world(4, samples::doubling), |plans| {
+        for (plan, peer) in plans.iter_mut().zip([1, 0, 3, 2]) {
+            (plan.steps[2].to, plan.steps[3].from) = (peer, peer);
+        }
+    });
+    assert!(
+        text.contains("counts rank 0 twice: (0+1)[0] + (0+1)[0]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_missing_settle_is_found() {
+    let text = flaw(world(3, samples::exchange), |plans| {
+        let step = plans[1]
+            .steps
+            .iter_mut()
+            .find(|s| s.has(flag::SETTLE))
+            .unwrap();
+        step.flags &= !flag::SETTLE;
+    });
+    assert!(
+        text.contains("what lane 0 of rank 1 posted and what may not have left"),
+        "{text}"
+    );
+    assert!(text.ends_with("(in place)"), "{text}");
+}
+
+#[test]
+fn a_missing_wait_is_found() {
+    let text = flaw(world(4, samples::relay), |plans| {
+        set_steps(&mut plans[2], 0, |steps| {
+            (steps[0].wait_step, steps[0].wait_lane) = (NO_STEP, 0);
+        });
+    });
+    assert!(text.contains("reads what nothing was written to"), "{text}");
+}
+
+#[test]
+fn lanes_that_cross_are_found() {
+    let text = flaw(world(4, samples::relay), |plans| {
+        // Rank 1 sends on lane 0 what rank 2 expects on lane 1.
+        let recv = plans[1].lane(0)[0];
+        let send = Step {
+            lane: 0,
+            wait_step: NO_STEP,
+            ..plans[1].lane(1)[0]
+        };
+        let mut b = Builder::new(plans[1].key.clone(), 1);
+        b.push(0, recv);
+        b.push(0, send);
+        plans[1] = b.finish();
+    });
+    assert!(text.contains("nobody can move"), "{text}");
+    assert!(text.contains("waits for message 0 of rank 1"), "{text}");
+}
+
+/// In place, the root's copy does nothing, so another lane may read at the same time.
+#[test]
+fn a_copy_onto_itself_touches_nothing() {
+    let make = |rank: u32| {
+        let mut b = Builder::new(key(Collective::Broadcast, Algorithm::Tree, 2, rank), 1);
+        if rank == 0 {
+            b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)));
+            b.push(1, Step::send(Rank(1), Region::Input, 0));
+        } else {
+            b.push(1, Step::recv(Rank(0), Region::Output, 0));
+        }
+        b.finish()
+    };
+    let plans: Vec<Plan> = (0..2).map(make).collect();
+    assert_eq!(check(&plans, Options::default()).err(), None);
+}
+
+/// Scratch that one lane fills and another empties is filled again by the next block of tiles.
+#[test]
+fn scratch_reused_under_another_lane_is_found() {
+    let make = |rank: u32| {
+        let mut b = Builder::new(key(Collective::Broadcast, Algorithm::Tree, 2, rank), 1);
+        if rank == 0 {
+            b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)));
+            b.push(0, Step::send(Rank(1), Region::Input, 0));
+        } else {
+            let here = b.push(0, Step::recv(Rank(0), Region::Work, 0));
+            b.push(
+                1,
+                Step::copy((Region::Work, 0), (Region::Output, 0)).after(here),
+            );
+        }
+        b.finish()
+    };
+    let plans: Vec<Plan> = (0..2).map(make).collect();
+    let text = check(&plans, Options::default()).unwrap_err().to_string();
+    assert!(
+        text.contains("reads what lane 0 of rank 1 writes at the same time or later"),
+        "{text}"
+    );
+    let one_block = Options {
+        tiles: 2,
+        ..Options::default()
+    };
+    assert_eq!(check(&plans, one_block).err(), None);
+}
+
+#[test]
+fn forms_and_stages_are_found() {
+    let with = |at: usize, change: fn(&mut u8)| {
+        flaw(world(4, samples::ring), |plans| {
+            change(&mut plans[1].steps[at].flags);
+        })
+    };
+    let text = with(1, |f| *f &= !flag::WIDE);
+    assert!(
+        text.ends_with("the message of rank 0 is wide, the step takes native"),
+        "{text}"
+    );
+    let text = with(0, |f| *f &= !flag::WIDE);
+    assert!(
+        text.ends_with("the message of rank 1 is native, the step takes wide"),
+        "{text}"
+    );
+    let text = with(3, |f| *f &= !flag::FINISH);
+    assert!(
+        text.contains("rounds the partial result (1+(0+(3+2)))[2]"),
+        "{text}"
+    );
+    let text = with(2, |f| *f |= flag::FINISH);
+    assert!(
+        text.ends_with("finishes (1+(0+3))[3], which lacks rank 2"),
+        "{text}"
+    );
+    let text = flaw(world(4, samples::ring), |plans| {
+        set_steps(&mut plans[1], 0, |steps| {
+            let step = Step::copy((Region::Output, 2), (Region::Output, 2)).with(flag::FINISH);
+            steps.insert(4, step);
+        });
+    });
+    assert!(text.ends_with("finishes (1+(0+(3+2)))[2] twice"), "{text}");
+    let prepared = samples::all().swap_remove(2).1;
+    let text = flaw(prepared, |plans| plans[1].steps[0].flags &= !flag::PREPARE);
+    assert!(
+        text.contains("combines what does not belong together"),
+        "{text}"
+    );
+    let text = flaw(world(3, samples::exchange), |plans| {
+        plans[1].steps[0].flags |= flag::FINISH;
+    });
+    assert!(text.ends_with("all_to_all combines nothing"), "{text}");
+}
+
+#[test]
+fn direct_plans_wait_for_peers() {
+    let without = |index: usize| {
+        flaw(world(3, samples::direct), |plans| {
+            set_steps(&mut plans[1], 0, |steps| {
+                steps.remove(index);
+            });
+        })
+    };
+    let text = without(0);
+    assert!(
+        text.ends_with("uses memory of rank 2, which may not have begun: peer.input[1]"),
+        "{text}"
+    );
+    let text = without(5);
+    assert!(
+        text.contains("rank 1: may end while lane 0 of rank 0 still uses"),
+        "{text}"
+    );
+    let text = without(3);
+    assert!(text.contains("waits for phase 1 of rank 1"), "{text}");
+}
+
+#[test]
+fn a_barrier_hears_of_everyone() {
+    let text = flaw(world(4, samples::barrier), |plans| {
+        for plan in plans {
+            set_steps(plan, 0, |steps| steps.truncate(2));
+        }
+    });
+    assert!(
+        text.ends_with("leaves the barrier before it knows that rank 1 came"),
+        "{text}"
+    );
+}
+
+/// More than the slots of a link in one circle of blocking steps.
+#[test]
+fn a_circle_without_room_is_found() {
+    let make = |rank: u32| {
+        let mut b = Builder::new(key(Collective::AllReduce, Algorithm::Ring, 2, rank), 8);
+        let peer = Rank(1 - rank);
+        for chunk in (rank * 4)..(rank * 4 + 4) {
+            b.push(0, Step::send(peer, Region::Input, chunk).wide(true));
+        }
+        for chunk in ((1 - rank) * 4)..((1 - rank) * 4 + 4) {
+            let step = Step::recv_reduce_send(peer, (Region::Input, chunk), peer);
+            b.push(0, step.into((Region::Output, chunk)).with(flag::FINISH));
+        }
+        for chunk in (rank * 4)..(rank * 4 + 4) {
+            b.push(0, Step::recv(peer, Region::Output, chunk).wide(true));
+        }
+        b.finish()
+    };
+    let plans: Vec<Plan> = (0..2).map(make).collect();
+    let text = check(&plans, Options::default()).unwrap_err().to_string();
+    assert!(
+        text.contains("nobody can move, with 3 slots a link: it waits for room"),
+        "{text}"
+    );
+}
+
+/// A random change of one plan.
+struct Change {
+    what: String,
+    /// It concerns only when a step runs, which often does not matter.
+    timing: bool,
+}
+
+/// Changes one thing of one plan; `None` where the choice happens to change nothing.
+fn mutate(plans: &mut [Plan], seed: &mut u64) -> Option<Change> {
+    let mut pick = |below: usize| usize::try_from(random(seed)).unwrap() % below.max(1);
+    let rank = pick(plans.len());
+    let plan = &mut plans[rank];
+    let at = pick(plan.steps.len());
+    let (world, steps) = (plan.key.world as usize, plan.steps.len());
+    let lane = usize::from(plan.steps[at].lane);
+    let index = at - usize::from(plan.lane_starts[lane]);
+    let before = plan.clone();
+    let kind = pick(14);
+    let mut number = |below: usize| u32::try_from(pick(below)).unwrap();
+    let step = &mut plan.steps[at];
+    let own = [
+        Region::Input,
+        Region::Output,
+        Region::Work,
+        Region::PeerInput,
+    ];
+    match kind {
+        0 => step.verb = Verb::ALL[pick(Verb::ALL.len())],
+        1 | 2 => step.flags ^= 1 << number(6),
+        3 => step.source = own[pick(4)],
+        4 => step.target = [Region::Output, Region::Work, Region::None][pick(3)],
+        5 => step.from = number(world),
+        6 => step.to = number(world),
+        7 => step.source_chunk = number(world),
+        8 => step.target_chunk = number(world),
+        9 => step.chunks = 1 + number(2),
+        10 => {
+            step.wait_step = if step.wait_step == NO_STEP {
+                0
+            } else {
+                NO_STEP
+            }
+        }
+        11 => set_steps(plan, lane, |steps| {
+            steps.remove(index);
+        }),
+        12 => plan.steps.swap(at, (at + 1) % steps),
+        _ => set_steps(plan, lane, |steps| steps.insert(index, steps[index])),
+    }
+    if *plan == before {
+        return None;
+    }
+    let settle = kind <= 2 && (plan.steps[at].flags ^ before.steps[at].flags) == flag::SETTLE;
+    Some(Change {
+        what: format!("change {kind} of rank {rank} lane {lane} step {index}"),
+        timing: settle || kind == 10 || kind == 12,
+    })
+}
+
+/// What the checker lets pass is right in every order of things that the second reading tries, and
+/// of changes to what a step does it lets hardly any pass.
+#[test]
+fn random_changes_are_found_or_harmless() {
+    let mut seed = 0x1234_5678_9abc_def1;
+    let (mut changed, mut passed, mut timing, mut failing) = (0, 0, 0, 0);
+    for (name, plans, _) in samples::all() {
+        for _ in 0..400 {
+            let mut plans = plans.clone();
+            let Some(change) = mutate(&mut plans, &mut seed) else {
+                continue;
+            };
+            changed += usize::from(!change.timing);
+            let result = check(&plans, Options::default());
+            let sound = structure::world(&plans).is_ok()
+                && plans.iter().all(|p| structure::plan(p).is_ok());
+            if !sound {
+                continue;
+            }
+            let fault = (0..40).find_map(|run| Chaos::new(&plans, run % 2 == 1, run).run().err());
+            failing += usize::from(fault.is_some());
+            if result.is_ok() {
+                timing += usize::from(change.timing);
+                passed += usize::from(!change.timing);
+                let what = &change.what;
+                assert_eq!(fault, None, "{name}, {what}: passes\n{}", plans[0]);
+            }
+        }
+    }
+    println!(
+        "{changed} changes, {passed} harmless, and {timing} of timing; {failing} fail when run"
+    );
+    assert!(passed * 20 < changed, "{passed} of {changed} changes pass");
 }

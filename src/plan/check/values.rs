@@ -1,75 +1,27 @@
 //! What every chunk holds, and whether every access to it is ordered against every other.
 //!
-//! A run under one schedule stands for all of them: values can differ between schedules only where two
-//! accesses to one place are not ordered by what happens before what, and such a pair is a flaw here.
-//! A posted message reads its source at some time between the post and the moment that it is known to
-//! have left: when the receiver has it, or when a settling step has run.
+//! A run under one schedule stands for all of them: values can differ between schedules only where
+//! two accesses to one place are not ordered by what happens before what, and such a pair is a flaw
+//! here. A posted message reads its source at some time between the post and the moment that it is
+//! known to have left: when the receiver has it, or when a settling step has run.
 
-use super::super::{Key, LANES_MAX, Plan, Region, Step, Verb, flag};
+use super::super::{Key, NO_STEP, Plan, Region, Step, Verb, flag};
 use super::expr::{Expr, Exprs, NOTHING};
 use super::flow::{Watch, senders};
-use super::order::{Clocks, Moment, Stamp, number};
+use super::memory::{END, Memory, Shape, Value};
+use super::order::{Clocks, Stamp, number};
 use super::structure::buffers;
 use super::{Flaw, Site};
 use crate::types::{Collective, Rank};
 
-/// What stands in a place or travels in a message.
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    expr: Expr,
-    tile: u32,
-    finished: bool,
-}
-
-const NEVER: Moment = Moment { lane: 0, tick: 0 };
-const END: u32 = u32::MAX;
-
-/// One chunk of one tile of a buffer.
-#[derive(Clone, Debug)]
-struct Place {
-    value: Value,
-    written: Moment,
-    /// The last read by each lane of its own rank, since it was written.
-    read: [u32; LANES_MAX],
-    /// Reads by lanes of other ranks.
-    read_far: Vec<Moment>,
-    /// Head of the list of posts that read it.
-    posts: u32,
-}
-
-/// A message that reads a place when it leaves.
-#[derive(Clone, Copy, Debug)]
-struct Post {
-    message: u32,
-    posted: Moment,
-    next: u32,
-}
-
 #[derive(Debug)]
 struct Message {
     stamp: Stamp,
-    received: Moment,
     first: u32,
     count: u32,
     wide: bool,
     tile: u32,
     next: u32,
-}
-
-/// A step that waited until everything its rank had posted was gone.
-#[derive(Clone, Copy, Debug)]
-struct Settled {
-    moment: Moment,
-    /// The own rank's ticks known then: what was posted up to these has left.
-    known: [u32; LANES_MAX],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Base {
-    input: u32,
-    output: u32,
-    work: u32,
-    inputs: u32,
 }
 
 /// What a run of the plans does besides filling buffers. Counts are of one tile.
@@ -89,15 +41,11 @@ pub(super) struct Values<'a> {
     lanes: usize,
     tiles: u32,
     window: u32,
-    in_place: bool,
-    bases: Vec<Base>,
-    places: Vec<Place>,
+    memory: Memory<'a>,
     messages: Vec<Message>,
     payload: Vec<Value>,
-    posts: Vec<Post>,
     /// First and last message under way per link.
     links: Vec<(u32, u32)>,
-    settled: Vec<Vec<Settled>>,
     /// Stamps of steps that others wait for: where those of a step begin, and the stamps by tile.
     awaited: Vec<Vec<u32>>,
     stamps: Vec<Option<Stamp>>,
@@ -117,6 +65,16 @@ impl<'a> Values<'a> {
     ) -> Self {
         let world = plans.len();
         let lanes = plans.iter().map(Plan::lanes).max().unwrap_or(0);
+        let memory = Memory::new(
+            plans,
+            Shape {
+                lanes,
+                tiles,
+                window,
+                in_place,
+            },
+            exprs,
+        );
         let mut values = Self {
             plans,
             exprs,
@@ -124,14 +82,10 @@ impl<'a> Values<'a> {
             lanes,
             tiles,
             window,
-            in_place,
-            bases: Vec::new(),
-            places: Vec::new(),
+            memory,
             messages: Vec::new(),
             payload: Vec::new(),
-            posts: Vec::new(),
             links: vec![(END, END); world * world * lanes],
-            settled: vec![Vec::new(); world],
             awaited: Vec::new(),
             stamps: Vec::new(),
             phases: vec![Vec::new(); world],
@@ -144,53 +98,16 @@ impl<'a> Values<'a> {
             },
         };
         for plan in plans {
-            values.lay_out(plan);
             values.note_waits(plan);
         }
         values
     }
 
-    fn lay_out(&mut self, plan: &Plan) {
-        let (inputs, outputs) = buffers(&plan.key, plan.key.rank, plan.chunks);
-        let empty = Place {
-            value: Value {
-                expr: NOTHING,
-                tile: 0,
-                finished: false,
-            },
-            written: NEVER,
-            read: [0; LANES_MAX],
-            read_far: Vec::new(),
-            posts: END,
-        };
-        let input = number(self.places.len());
-        let output = input + inputs * self.tiles;
-        let work = output + outputs * self.tiles;
-        self.bases.push(Base {
-            input,
-            output,
-            work,
-            inputs,
-        });
-        let end = work + plan.work_chunks * self.window;
-        self.places.resize(end as usize, empty);
-        for chunk in 0..inputs {
-            for tile in 0..self.tiles {
-                let expr = self.exprs.leaf(plan.key.rank.0, chunk);
-                let at = (input + chunk * self.tiles + tile) as usize;
-                self.places[at].value = Value {
-                    expr,
-                    tile,
-                    finished: false,
-                };
-            }
-        }
-    }
-
+    /// Gives every step that another waits for a place for its stamps.
     fn note_waits(&mut self, plan: &Plan) {
         let mut awaited = vec![END; plan.steps.len()];
         for step in &plan.steps {
-            if step.wait_step != super::super::NO_STEP {
+            if step.wait_step != NO_STEP {
                 let lane = usize::from(step.wait_lane);
                 let at = usize::from(plan.lane_starts[lane]) + usize::from(step.wait_step);
                 if awaited[at] == END {
@@ -203,140 +120,9 @@ impl<'a> Values<'a> {
         self.awaited.push(awaited);
     }
 
-    /// Where a chunk of a region of `rank` is.
-    fn place(&self, rank: u32, region: Region, chunk: u32, tile: u32) -> usize {
-        let base = self.bases[rank as usize];
-        let at = match region {
-            Region::Input | Region::PeerInput => base.input + chunk * self.tiles + tile,
-            Region::Output | Region::PeerOutput => match self.shared(rank, chunk) {
-                Some(input) => base.input + input * self.tiles + tile,
-                None => base.output + chunk * self.tiles + tile,
-            },
-            Region::Work => base.work + chunk * self.window + tile % self.window,
-            Region::None => END,
-        };
-        at as usize
-    }
-
-    /// The Input chunk that is the same memory as this Output chunk when the call works in place.
-    fn shared(&self, rank: u32, chunk: u32) -> Option<u32> {
-        use Collective as C;
-        let inputs = self.bases[rank as usize].inputs;
-        let input = match self.plans[rank as usize].key.collective {
-            _ if !self.in_place => None,
-            C::AllReduce | C::Reduce | C::Broadcast | C::AllToAll | C::AllToAllV => Some(chunk),
-            C::AllGather | C::AllGatherV | C::Gather | C::GatherV => (chunk == rank).then_some(0),
-            C::ReduceScatter | C::ReduceScatterV | C::Scatter | C::ScatterV => Some(rank),
-            C::Barrier | C::Send | C::Recv => None,
-        };
-        input.filter(|&i| i < inputs)
-    }
-
     /// Whether the region holds the wide form.
     fn wide(&self, region: Region) -> bool {
         region == Region::Work && self.plans[0].key.collective.reduces()
-    }
-
-    fn moment(&self, moment: Moment) -> String {
-        let (rank, lane) = (
-            moment.lane as usize / self.lanes,
-            moment.lane as usize % self.lanes,
-        );
-        format!("lane {lane} of rank {rank}")
-    }
-
-    fn read(&mut self, me: usize, rank: u32, at: usize) -> Result<Value, String> {
-        let mine = me / self.lanes == rank as usize;
-        let place = &self.places[at];
-        if !self.clocks.knows(me, place.written) {
-            let by = self.moment(place.written);
-            return Err(format!("reads what {by} writes at the same time or later"));
-        }
-        if place.value.expr == NOTHING {
-            return Err("reads what nothing was written to".into());
-        }
-        if !mine && !self.clocks.knows(me, self.start(rank)) {
-            return Err(format!(
-                "reads memory of rank {rank}, which may not have begun"
-            ));
-        }
-        let now = self.clocks.now(me);
-        let place = &mut self.places[at];
-        if mine {
-            place.read[me % self.lanes] = now.tick;
-        } else {
-            match place.read_far.iter_mut().find(|m| m.lane == now.lane) {
-                Some(before) => *before = now,
-                None => place.read_far.push(now),
-            }
-        }
-        Ok(place.value)
-    }
-
-    fn write(&mut self, me: usize, rank: u32, at: usize, value: Value) -> Result<(), String> {
-        let mine = me / self.lanes == rank as usize;
-        if !mine && !self.clocks.knows(me, self.start(rank)) {
-            return Err(format!(
-                "writes memory of rank {rank}, which may not have begun"
-            ));
-        }
-        let place = &self.places[at];
-        if !self.clocks.knows(me, place.written) {
-            let by = self.moment(place.written);
-            return Err(format!("writes what {by} writes at the same time or later"));
-        }
-        let near = place
-            .read
-            .iter()
-            .take(self.lanes)
-            .enumerate()
-            .map(|(lane, &tick)| Moment {
-                lane: rank * number(self.lanes) + number(lane),
-                tick,
-            });
-        let mut reads = near.chain(place.read_far.iter().copied());
-        if let Some(by) = reads.find(|&m| !self.clocks.knows(me, m)) {
-            let by = self.moment(by);
-            return Err(format!("writes what {by} reads at the same time or later"));
-        }
-        let mut next = place.posts;
-        while next != END {
-            let post = self.posts[next as usize];
-            if !self.left(me, rank, post) {
-                let by = self.moment(post.posted);
-                return Err(format!(
-                    "overwrites what {by} posted and what may not have left"
-                ));
-            }
-            next = post.next;
-        }
-        let written = self.clocks.now(me);
-        let place = &mut self.places[at];
-        place.read = [0; LANES_MAX];
-        place.read_far.clear();
-        place.posts = END;
-        place.value = value;
-        place.written = written;
-        Ok(())
-    }
-
-    /// The moment a rank begins.
-    fn start(&self, rank: u32) -> Moment {
-        Moment {
-            lane: rank * number(self.lanes),
-            tick: 1,
-        }
-    }
-
-    /// Whether `me` can know that a post of `rank` has left.
-    fn left(&self, me: usize, rank: u32, post: Post) -> bool {
-        let received = self.messages[post.message as usize].received;
-        if received != NEVER && self.clocks.knows(me, received) {
-            return true;
-        }
-        let lane = post.posted.lane as usize % self.lanes;
-        let mut settled = self.settled[rank as usize].iter().rev();
-        settled.any(|s| s.known[lane] >= post.posted.tick && self.clocks.knows(me, s.moment))
     }
 
     fn store(&mut self, at: &At<'_>, chunk: u32, value: Value) -> Result<(), String> {
@@ -361,8 +147,20 @@ impl<'a> Values<'a> {
                 "rounds the partial result {what} by putting it into {region}"
             ));
         }
-        let place = self.place(owner, region, chunk, at.site.tile);
-        self.write(at.me, owner, place, value)
+        let place = self.memory.place(owner, region, chunk, at.site.tile);
+        self.memory
+            .write(&self.clocks, at.me, (owner, place), value)
+    }
+
+    /// Whether a copy has nothing to do for a chunk: it would change neither place nor value.
+    fn still(&self, at: &At<'_>, chunk: u32) -> bool {
+        let (step, rank) = (at.step, at.site.rank.0);
+        let place = |region, first| self.memory.place(rank, region, first + chunk, at.site.tile);
+        let own = |region| matches!(region, Region::Input | Region::Output | Region::Work);
+        own(step.source)
+            && own(step.target)
+            && !step.has(flag::FINISH | flag::PREPARE)
+            && place(step.source, step.source_chunk) == place(step.target, step.target_chunk)
     }
 
     fn exact(&self, expr: Expr) -> bool {
@@ -381,9 +179,10 @@ impl<'a> Values<'a> {
         at: &At<'_>,
         (owner, region, chunk): (u32, Region, u32),
     ) -> Result<Value, String> {
-        let place = self.place(owner, region, chunk, at.site.tile);
+        let place = self.memory.place(owner, region, chunk, at.site.tile);
         let value = self
-            .read(at.me, owner, place)
+            .memory
+            .read(&self.clocks, at.me, (owner, place))
             .map_err(|what| format!("{what}: {}[{chunk}]", region.name()))?;
         if value.tile != at.site.tile {
             let (tile, region) = (value.tile, region.name());
@@ -428,7 +227,7 @@ impl<'a> Values<'a> {
 
     /// Posts `self.moved`; `source` is what it reads until it has left.
     fn send(&mut self, at: &At<'_>, source: Option<(Region, u32)>) -> Result<(), String> {
-        let wide = at.step.has(flag::WIDE);
+        let wide = at.step.sends_wide();
         if !wide
             && let Some(v) = self
                 .moved
@@ -440,10 +239,9 @@ impl<'a> Values<'a> {
                 "rounds the partial result {what} by sending it in native form"
             ));
         }
-        let message = number(self.messages.len());
+        let message = self.memory.message();
         self.messages.push(Message {
             stamp: self.clocks.stamp(at.me),
-            received: NEVER,
             first: number(self.payload.len()),
             count: number(self.moved.len()),
             wide,
@@ -468,14 +266,10 @@ impl<'a> Values<'a> {
         };
         let posted = self.clocks.now(at.me);
         for chunk in first..first + at.step.chunks {
-            let place = self.place(at.site.rank.0, region, chunk, at.site.tile);
-            let next = self.places[place].posts;
-            self.places[place].posts = number(self.posts.len());
-            self.posts.push(Post {
-                message,
-                posted,
-                next,
-            });
+            let place = self
+                .memory
+                .place(at.site.rank.0, region, chunk, at.site.tile);
+            self.memory.post(place, message, posted);
         }
         Ok(())
     }
@@ -492,7 +286,7 @@ impl<'a> Values<'a> {
         };
         self.clocks.join(at.me, &message.stamp, 1);
         self.clocks.release(&message.stamp);
-        message.received = self.clocks.now(at.me);
+        self.memory.receive(number, self.clocks.now(at.me));
         let form = |wide| if wide { "wide" } else { "native" };
         if message.wide != at.step.has(flag::WIDE) {
             let (is, takes) = (form(message.wide), form(!message.wide));
@@ -596,6 +390,9 @@ impl<'a> Values<'a> {
             Verb::Fold => self.fold(at)?,
             Verb::Copy => {
                 for chunk in 0..step.chunks {
+                    if self.still(at, chunk) {
+                        continue;
+                    }
                     let value = self.load(at, chunk)?;
                     let value = self.finish(step, value)?;
                     self.store(at, chunk, value)?;
@@ -664,23 +461,14 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn settle(&mut self, at: &At<'_>) {
-        let first = at.me - at.site.lane;
-        let mut known = [0; LANES_MAX];
-        for (lane, tick) in known.iter_mut().enumerate().take(self.lanes) {
-            *tick = self.clocks.known(at.me, first + lane);
-        }
-        let moment = self.clocks.now(at.me);
-        self.settled[at.site.rank.index()].push(Settled { moment, known });
-    }
-
-    /// After the run: every Output holds what the call is for. Returns whether all reductions are in
-    /// tree order.
+    /// After the run: every Output holds what the call is for. Returns whether all reductions are
+    /// in tree order.
     pub(super) fn finished(&mut self) -> Result<bool, Flaw> {
         let mut ordered = true;
         for (index, plan) in self.plans.iter().enumerate() {
             let rank = Rank::at(index);
-            self.left_alone(rank)
+            self.memory
+                .left_alone(&self.clocks, rank)
                 .map_err(|what| Flaw::of_rank(rank, what))?;
             if plan.key.collective == Collective::Barrier {
                 self.heard(rank).map_err(|what| Flaw::of_rank(rank, what))?;
@@ -689,20 +477,30 @@ impl<'a> Values<'a> {
             let (_, outputs) = buffers(&plan.key, rank, plan.chunks);
             for chunk in 0..outputs {
                 for tile in 0..self.tiles {
-                    let place = self.place(rank.0, Region::Output, chunk, tile);
-                    let value = self.places[place].value;
-                    ordered &= self.expected(&plan.key, chunk, value).map_err(|expected| {
-                        let holds = self.exprs.text(value.expr);
-                        let form = if value.finished { "" } else { " (not finished)" };
-                        let what = format!(
-                            "ends with {holds}{form} in output[{chunk}] of tile {tile}, not {expected}"
-                        );
-                        Flaw::of_rank(rank, what)
-                    })?;
+                    ordered &= self.ends_right(&plan.key, chunk, tile)?;
                 }
             }
         }
         Ok(ordered)
+    }
+
+    /// Whether a chunk of Output is in tree order; a flaw if it is not right.
+    fn ends_right(&mut self, key: &Key, chunk: u32, tile: u32) -> Result<bool, Flaw> {
+        let place = self.memory.place(key.rank.0, Region::Output, chunk, tile);
+        let value = self.memory.holds(place);
+        self.expected(key, chunk, value).map_err(|expected| {
+            let holds = self.exprs.text(value.expr);
+            let form = if value.finished {
+                ""
+            } else {
+                " (not finished)"
+            };
+            let place = format!("output[{chunk}] of tile {tile}");
+            Flaw::of_rank(
+                key.rank,
+                format!("ends with {holds}{form} in {place}, not {expected}"),
+            )
+        })
     }
 
     /// Whether a result is right; and if so, in tree order.
@@ -745,34 +543,19 @@ impl<'a> Values<'a> {
         Ok(value.expr == self.exprs.tree(&leaves)?)
     }
 
-    /// Nobody touches the rank's buffers once it has ended.
-    fn left_alone(&mut self, rank: Rank) -> Result<(), String> {
-        let lanes = rank.index() * self.lanes..(rank.index() + 1) * self.lanes;
-        let base = self.bases[rank.index()];
-        for at in base.input as usize..base.work as usize {
-            let place = &self.places[at];
-            let mut touched = place.read_far.iter().copied().chain([place.written]);
-            let late = touched.find(|&m| !lanes.clone().any(|lane| self.clocks.knows(lane, m)));
-            if let Some(by) = late {
-                let by = self.moment(by);
-                return Err(format!("may end while {by} still uses its memory"));
-            }
-        }
-        Ok(())
-    }
-
     /// The end of a barrier: every rank is known to have begun.
     fn heard(&self, rank: Rank) -> Result<(), String> {
         let lanes = rank.index() * self.lanes..(rank.index() + 1) * self.lanes;
-        for other in 0..number(self.plans.len()) {
-            let start = self.start(other);
-            if other != rank.0 && !lanes.clone().any(|lane| self.clocks.knows(lane, start)) {
-                return Err(format!(
-                    "leaves the barrier before it knows that rank {other} came"
-                ));
-            }
+        let unheard = (0..self.plans.len()).find(|other| {
+            let start = other * self.lanes;
+            *other != rank.index() && !lanes.clone().any(|lane| self.clocks.begun(lane, start))
+        });
+        match unheard {
+            Some(other) => Err(format!(
+                "leaves the barrier before it knows that rank {other} came"
+            )),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -795,7 +578,7 @@ impl Watch for Values<'_> {
         self.clocks.tick(me);
         let plan = &self.plans[site.rank.index()];
         let start = |lane: usize| usize::from(plan.lane_starts[lane]);
-        if step.wait_step != super::super::NO_STEP && step.wait_lane != step.lane {
+        if step.wait_step != NO_STEP && step.wait_lane != step.lane {
             let waited = start(usize::from(step.wait_lane)) + usize::from(step.wait_step);
             let first = self.awaited[site.rank.index()][waited];
             let stamp = self.stamps[(first + site.tile) as usize];
@@ -803,7 +586,7 @@ impl Watch for Values<'_> {
                 .join(me, &stamp.expect("the step it waits for has run"), 0);
         }
         if step.has(flag::SETTLE) {
-            self.settle(&at);
+            self.memory.settle(&self.clocks, me, site.rank);
         }
         self.run(&at).map_err(|what| Flaw::at(site, step, what))?;
         let own = self.awaited[site.rank.index()][start(site.lane) + site.index];
