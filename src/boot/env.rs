@@ -162,7 +162,7 @@ impl Launch {
         let world = number(vars, launcher.name, world_name)?.unwrap_or(0);
         if world == 0 || world > WORLD_MAX || rank >= world {
             let text = format!(
-                "{}: {}={rank} and {world_name}={world} name no rank of a world of 1 to {WORLD_MAX}",
+                "{}: {}={rank} and {world_name}={world} name no rank of 1 to {WORLD_MAX}",
                 launcher.name, launcher.rank
             );
             return Err(Error::new(Code::InvalidEnvironment, text));

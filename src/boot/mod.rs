@@ -1,7 +1,7 @@
 //! Start-up: who takes part, where they are, and connections that only they can open.
 //!
-//! [`env`] reads what a launcher says, [`id`] names the job and its key, `rendezvous` brings all
-//! ranks' cards together, `interface` picks addresses, `mesh` connects every pair over TCP and
+//! [`mod@env`] reads what a launcher says, [`id`] names the job and its key, `rendezvous` brings
+//! all ranks' cards together, `interface` picks addresses, `mesh` connects every pair over TCP and
 //! `local` connects the ranks of one host through shared memory. Every connection opens with the
 //! handshake of `auth`.
 //!

@@ -19,6 +19,7 @@ use super::server::Server;
 use crate::error::{Code, Error, Result};
 use crate::sys::bell::Bell;
 use crate::sys::poll::{Interest, wait_one};
+use crate::sys::process::block_signals;
 use crate::sys::socket;
 use crate::types::{Rank, WORLD_MAX};
 
@@ -68,7 +69,10 @@ impl Rendezvous {
         let server = Server::new(listeners, &key, Arc::clone(&stop), Instant::now() + idle)?;
         let thread = std::thread::Builder::new()
             .name("unisono-meet".to_owned())
-            .spawn(move || server.run())
+            .spawn(move || {
+                block_signals();
+                server.run()
+            })
             .map_err(|error| Error::os(&error, "starting the rendezvous thread"))?;
         Ok(Self {
             addresses,

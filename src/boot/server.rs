@@ -386,6 +386,16 @@ impl Server {
 
     /// Queues an answer for every rank, rank 0's last, or at once when it is `urgent`.
     fn tell(&mut self, (kind, payload): (u8, Arc<[u8]>), urgent: bool, now: Instant) {
+        // A round that has ended has ended for rank 0 too, whatever fails after it.
+        if let Some((kind, payload)) = self.held.take() {
+            let first = self
+                .members
+                .values_mut()
+                .find(|member| member.rank == Some(0));
+            if let Some(member) = first {
+                member.frames.push(kind, payload);
+            }
+        }
         for member in self.members.values_mut() {
             if urgent || member.rank.is_some_and(|rank| rank != 0) {
                 member.frames.push(kind, Arc::clone(&payload));
