@@ -208,14 +208,8 @@ mod tests {
             flags: head_flag::DETERMINISTIC,
             plan: 7,
         };
-        assert_eq!(
-            head.describe(),
-            "reduce bf16 max count 10 root 1 deterministic"
-        );
-        assert_eq!(
-            Head { kind: 200, ..head }.describe(),
-            "unknown call kind 200"
-        );
+        assert_eq!(head.describe(), "reduce bf16 max count 10 root 1 deterministic");
+        assert_eq!(Head { kind: 200, ..head }.describe(), "unknown call kind 200");
     }
 
     #[test]

@@ -177,12 +177,8 @@ impl Config {
             "1" => Some(true),
             _ => None,
         };
-        let number = |low: u64, high: u64| {
-            value
-                .parse::<u64>()
-                .ok()
-                .filter(|v| (low..=high).contains(v))
-        };
+        let number =
+            |low: u64, high: u64| value.parse::<u64>().ok().filter(|v| (low..=high).contains(v));
         match variable {
             "UNISONO_TIMEOUT_MS" => {
                 self.timeout = match value {
@@ -244,10 +240,7 @@ mod tests {
             _ => None,
         };
         let config = Config::from_lookup(set).expect("valid");
-        assert_eq!(
-            (config.timeout, config.shm, config.tcp),
-            (None, false, true)
-        );
+        assert_eq!((config.timeout, config.shm, config.tcp), (None, false, true));
         assert_eq!(config.algorithm, Some(Algorithm::Ring));
     }
 }

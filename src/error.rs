@@ -139,11 +139,7 @@ impl Error {
     #[track_caller]
     pub fn os(error: &std::io::Error, what: impl fmt::Display) -> Self {
         let native = error.raw_os_error().unwrap_or(0);
-        let code = if native == libc::ENOMEM {
-            Code::OutOfMemory
-        } else {
-            Code::System
-        };
+        let code = if native == libc::ENOMEM { Code::OutOfMemory } else { Code::System };
         let mut made = Self::new(code, format!("{what}: {error}"));
         made.native = native;
         made
@@ -172,13 +168,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({}): {}",
-            self.code.name(),
-            self.code as i32,
-            self.code.text()
-        )?;
+        write!(f, "{} ({}): {}", self.code.name(), self.code as i32, self.code.text())?;
         if !self.detail.is_empty() {
             write!(f, ": {}", self.detail)?;
         }
@@ -207,12 +197,7 @@ mod tests {
     #[test]
     fn codes_round_trip_and_are_sorted_inside_their_bands() {
         for pair in Code::ALL.windows(2) {
-            assert!(
-                (pair[0] as i32) < pair[1] as i32,
-                "{} before {}",
-                pair[0],
-                pair[1]
-            );
+            assert!((pair[0] as i32) < pair[1] as i32, "{} before {}", pair[0], pair[1]);
         }
         for &code in Code::ALL {
             assert_eq!(Code::from_number(code as i32), Some(code));

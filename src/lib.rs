@@ -2,7 +2,6 @@
 #![deny(rust_2018_idioms)]
 
 pub mod algo;
-#[allow(dead_code, reason = "the engine uses it")]
 mod backend;
 pub mod boot;
 pub mod call;
@@ -15,7 +14,6 @@ pub mod kernel;
 pub mod link;
 pub mod plan;
 pub mod sync;
-#[allow(dead_code, reason = "the engine uses it")]
 mod sys;
 pub mod tune;
 pub mod types;

@@ -260,10 +260,7 @@ impl Collective {
     /// Whether the call combines contributions, and so has a [`ReduceOp`].
     #[must_use]
     pub const fn reduces(self) -> bool {
-        matches!(
-            self,
-            Self::AllReduce | Self::Reduce | Self::ReduceScatter | Self::ReduceScatterV
-        )
+        matches!(self, Self::AllReduce | Self::Reduce | Self::ReduceScatter | Self::ReduceScatterV)
     }
 
     /// Whether the call has a root rank.

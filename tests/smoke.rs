@@ -18,18 +18,36 @@ fn world(n: i64, config: &Config, body: impl Fn(Communicator) + Sync) {
 #[test]
 fn all_reduce_everywhere() {
     for n in [1, 2, 3, 4, 5, 8] {
-        for algorithm in [None, Some(Algorithm::Ring), Some(Algorithm::Pairwise), Some(Algorithm::Doubling), Some(Algorithm::Halving), Some(Algorithm::Tree), Some(Algorithm::Binomial)] {
-            let config = Config { algorithm, ..Config::default() };
+        for algorithm in [
+            None,
+            Some(Algorithm::Ring),
+            Some(Algorithm::Pairwise),
+            Some(Algorithm::Doubling),
+            Some(Algorithm::Halving),
+            Some(Algorithm::Tree),
+            Some(Algorithm::Binomial),
+        ] {
+            let config = Config {
+                algorithm,
+                timeout: Some(std::time::Duration::from_secs(3)),
+                ..Config::default()
+            };
             world(n, &config, |c| {
                 for count in [0usize, 1, 2, 5, 1000, 100_000, 1_000_003] {
-                    let send: Vec<f32> = (0..count).map(|i| (i % 17) as f32 + c.rank().0 as f32).collect();
+                    let send: Vec<f32> =
+                        (0..count).map(|i| (i % 17) as f32 + c.rank().0 as f32).collect();
                     let mut recv = vec![0f32; count];
                     c.all_reduce(&send, &mut recv, ReduceOp::Sum).expect("all_reduce");
                     let n = n as f32;
                     for (i, &x) in recv.iter().enumerate() {
-                        assert_eq!(x, n * (i % 17) as f32 + n * (n - 1.0) / 2.0, "{algorithm:?} n {n} count {count} at {i}");
+                        assert_eq!(
+                            x,
+                            n * (i % 17) as f32 + n * (n - 1.0) / 2.0,
+                            "{algorithm:?} n {n} count {count} at {i}"
+                        );
                     }
-                    let send: Vec<half::bf16> = send.iter().map(|&x| half::bf16::from_f32(x)).collect();
+                    let send: Vec<half::bf16> =
+                        send.iter().map(|&x| half::bf16::from_f32(x)).collect();
                     let mut recv = vec![half::bf16::ZERO; count];
                     c.all_reduce(&send, &mut recv, ReduceOp::Avg).expect("all_reduce");
                 }
@@ -37,6 +55,45 @@ fn all_reduce_everywhere() {
                 let mut data = [c.rank().0; 5];
                 c.broadcast(&mut data, Rank(0)).expect("bcast");
                 assert_eq!(data, [0; 5]);
+            });
+        }
+    }
+}
+
+#[test]
+fn processes_links() {
+    for links in ["shm", "tcp"] {
+        for n in [1i64, 2, 3, 5] {
+            let id = unisono::unique_id().expect("id");
+            let mut config = Config {
+                timeout: Some(std::time::Duration::from_secs(5)),
+                init_timeout: std::time::Duration::from_secs(5),
+                ..Config::default()
+            };
+            config.set_links(links).unwrap();
+            thread::scope(|s| {
+                for r in 0..n {
+                    let (id, config) = (&id, &config);
+                    s.spawn(move || {
+                        let c = Communicator::init_rank(id, r, n, config).expect("init");
+                        for count in [0usize, 1, 2, 5, 1000, 100_000, 1_000_003] {
+                            let send: Vec<f32> =
+                                (0..count).map(|i| (i % 17) as f32 + c.rank().0 as f32).collect();
+                            let mut recv = vec![0f32; count];
+                            c.all_reduce(&send, &mut recv, ReduceOp::Sum).expect("all_reduce");
+                            let n = n as f32;
+                            for (i, &x) in recv.iter().enumerate() {
+                                assert_eq!(
+                                    x,
+                                    n * (i % 17) as f32 + n * (n - 1.0) / 2.0,
+                                    "{links} n {n} count {count} at {i}"
+                                );
+                            }
+                        }
+                        c.barrier().expect("barrier");
+                        c.destroy().expect("destroy");
+                    });
+                }
             });
         }
     }

@@ -65,21 +65,13 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(n: usize, me: usize, root: usize) -> Self {
-        let mut place = Self {
-            parent: None,
-            children: Vec::new(),
-            range: 0..n,
-        };
+        let mut place = Self { parent: None, children: Vec::new(), range: 0..n };
         let (mut range, mut top) = (0..n, root);
         while range.len() > 1 {
             let middle = range.start + split(range.len());
             let (left, right) = (range.start..middle, middle..range.end);
             // The half with the top keeps it; the other half's lowest rank reports to it.
-            let (kept, other) = if top < middle {
-                (left, right)
-            } else {
-                (right, left)
-            };
+            let (kept, other) = if top < middle { (left, right) } else { (right, left) };
             if me == top {
                 place.children.push((other.start, other.clone()));
             } else if me == other.start {
@@ -137,11 +129,7 @@ pub(super) fn down(
     mut after: Option<StepId>,
 ) -> Option<StepId> {
     let mut got = None;
-    let mut children = place
-        .children
-        .iter()
-        .rev()
-        .map(|(child, _)| team.ranks[*child]);
+    let mut children = place.children.iter().rev().map(|(child, _)| team.ranks[*child]);
     if let Some(parent) = place.parent {
         let parent = team.ranks[parent];
         let step = children.next().map_or_else(
@@ -150,11 +138,7 @@ pub(super) fn down(
         );
         got = Some(b.push(lane, step));
     }
-    let source = if got.is_some() {
-        Region::Output
-    } else {
-        source
-    };
+    let source = if got.is_some() { Region::Output } else { source };
     for child in children {
         let step = Step::send(child, source, 0);
         b.push(lane, after.take().map_or(step, |id| step.after(id)));
@@ -171,10 +155,7 @@ fn broadcast(b: &mut Builder, team: Team<'_>, place: &Place) {
 
 fn gather(b: &mut Builder, team: Team<'_>, place: &Place) {
     let Some(parent) = place.parent else {
-        b.push(
-            0,
-            Step::copy((Region::Input, 0), (Region::Output, small(team.me))),
-        );
+        b.push(0, Step::copy((Region::Input, 0), (Region::Output, small(team.me))));
         for (child, range) in &place.children {
             let step = Step::recv(team.ranks[*child], Region::Output, small(range.start));
             b.push(0, step.over(small(range.len())));
@@ -188,10 +169,7 @@ fn gather(b: &mut Builder, team: Team<'_>, place: &Place) {
     }
     // Scratch holds the subtree's blocks, the first of them first: right for equal blocks.
     let at = |rank: usize| small(rank - place.range.start);
-    b.push(
-        0,
-        Step::copy((Region::Input, 0), (Region::Work, at(team.me))),
-    );
+    b.push(0, Step::copy((Region::Input, 0), (Region::Work, at(team.me))));
     for (child, range) in &place.children {
         let step = Step::recv(team.ranks[*child], Region::Work, at(range.start));
         b.push(0, step.over(small(range.len())));

@@ -65,9 +65,8 @@ fn all_gather(b: &mut Builder, team: Team<'_>) {
 fn all_to_all(b: &mut Builder, team: Team<'_>) {
     let n = team.len();
     // Where the block that has still to go by the higher bits of i stands.
-    let mut at: Vec<(Region, u32)> = (0..n)
-        .map(|i| (Region::Input, small(team.after(i))))
-        .collect();
+    let mut at: Vec<(Region, u32)> =
+        (0..n).map(|i| (Region::Input, small(team.after(i)))).collect();
     let mut scratch = 0;
     let mut distance = 1;
     while distance < n {

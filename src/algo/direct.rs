@@ -84,10 +84,7 @@ fn fold(b: &mut Builder, team: Team<'_>, source: u32, target: u32, flags: u8) {
 }
 
 fn copy(peer: Rank, source: (Region, u32), target: (Region, u32)) -> Step {
-    Step {
-        from: peer.0,
-        ..Step::copy(source, target)
-    }
+    Step { from: peer.0, ..Step::copy(source, target) }
 }
 
 /// Chunk `chunk` of every rank's input into the own output, as each of them calls.

@@ -110,10 +110,8 @@ fn take(
 }
 
 fn later_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Slots) {
-    let block = *blocks
-        .iter()
-        .rfind(|block| block.start <= team.me)
-        .expect("the first block starts at 0");
+    let block =
+        *blocks.iter().rfind(|block| block.start <= team.me).expect("the first block starts at 0");
     let mut sum = (b.contribution(), 0);
     for round in 0..block.rounds() {
         let target = slots.next();
@@ -145,11 +143,7 @@ fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
         rest = pass_rest(b, team, later, slots, time, rest);
         if time < rounds {
             let last = time + 1 == rounds && later.is_empty();
-            let target = if last {
-                (Region::Output, 0)
-            } else {
-                slots.next()
-            };
+            let target = if last { (Region::Output, 0) } else { slots.next() };
             take(b, team, block, time, sum, target);
             sum = target;
         }
@@ -160,11 +154,8 @@ fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
     match rest {
         // The upper half hears of the later blocks last.
         None => {
-            let message = Incoming {
-                from: team.ranks[team.me - block.len / 2],
-                wide: true,
-                first: false,
-            };
+            let message =
+                Incoming { from: team.ranks[team.me - block.len / 2], wide: true, first: false };
             combine(b, message, sum, (Region::Output, 0), 1);
         }
         Some(rest) => {
@@ -201,11 +192,7 @@ fn pass_rest(
         let target = slots.next();
         let from = team.ranks[l.start + me];
         if let Some(rest) = rest {
-            let message = Incoming {
-                from,
-                wide: true,
-                first: true,
-            };
+            let message = Incoming { from, wide: true, first: true };
             combine(b, message, rest, target, 1);
         } else {
             b.push(0, Step::recv(from, target.0, target.1).wide(true));

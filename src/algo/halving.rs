@@ -57,11 +57,7 @@ fn part(x: usize, rounds: u32, chunks: usize) -> Range<usize> {
     let mut part = 0..chunks;
     for round in 0..rounds {
         let middle = part.start + part.len() / 2;
-        part = if x >> round & 1 == 0 {
-            part.start..middle
-        } else {
-            middle..part.end
-        };
+        part = if x >> round & 1 == 0 { part.start..middle } else { middle..part.end };
     }
     part
 }
@@ -78,11 +74,7 @@ fn halve(b: &mut Builder, team: Team<'_>, block: Block, chunks: usize, target: T
         let wide = round > 0 || prepared(b);
         let step = Step::send(rank, sum, small(give.start));
         b.push(0, step.over(small(give.len())).wide(wide));
-        let message = Incoming {
-            from: rank,
-            wide,
-            first: partner < x,
-        };
+        let message = Incoming { from: rank, wide, first: partner < x };
         let start = small(keep.start);
         let (region, chunk, finish) = if round + 1 == block.rounds() {
             (target.region, target.chunk.unwrap_or(start), target.finish)

@@ -75,22 +75,15 @@ impl<'a> View<'a> {
         Self {
             hosts,
             host,
-            team: Team {
-                ranks,
-                me: ranks.binary_search(&rank).expect("a rank is on its host"),
-            },
-            rails: (0..hosts.count())
-                .map(|h| hosts.members(h).len())
-                .max()
-                .unwrap_or(1),
+            team: Team { ranks, me: ranks.binary_search(&rank).expect("a rank is on its host") },
+            rails: (0..hosts.count()).map(|h| hosts.members(h).len()).max().unwrap_or(1),
         }
     }
 
     /// A bound, equal on all ranks, for the steps of any plan of any rank.
     fn steps(&self) -> usize {
-        let sizes: Vec<usize> = (0..self.hosts.count())
-            .map(|h| self.hosts.members(h).len())
-            .collect();
+        let sizes: Vec<usize> =
+            (0..self.hosts.count()).map(|h| self.hosts.members(h).len()).collect();
         let (count, least) = (sizes.len(), sizes.iter().min().copied().unwrap_or(1));
         let dealt = self.rails.div_ceil(least);
         let sums = count * (self.rails + 3 * dealt) + 3 * self.rails;
@@ -135,11 +128,7 @@ impl<'a> View<'a> {
         let members = self.hosts.members(host);
         let at = at * members.len() / home.len();
         // Small hosts would all burden the first members.
-        let turn = if home.len() < members.len() {
-            self.hosts.of(rank)
-        } else {
-            0
-        };
+        let turn = if home.len() < members.len() { self.hosts.of(rank) } else { 0 };
         members[(at + turn) % members.len()]
     }
 
@@ -292,11 +281,7 @@ fn reduce_scatter(b: &mut Builder, view: &View<'_>) {
         .collect();
     // The folds write where the block of tiles before may still post from. Waiting for that before
     // anything is posted keeps clear of waiting for messages that need more room than there is.
-    let mut settle = if prepared(b) || count == 1 {
-        0
-    } else {
-        flag::SETTLE
-    };
+    let mut settle = if prepared(b) || count == 1 { 0 } else { flag::SETTLE };
     for (block, to) in blocks.iter().filter(|(_, to)| *to != me) {
         let step = Step::send(*to, b.contribution(), block.0).with(settle);
         let wide = prepared(b);
@@ -362,20 +347,13 @@ fn broadcast(b: &mut Builder, view: &View<'_>) {
     let root = b.key().root;
     let home = view.hosts.of(root);
     let lead = |host: usize| {
-        if host == home {
-            root
-        } else {
-            view.hosts.members(host)[0]
-        }
+        if host == home { root } else { view.hosts.members(host)[0] }
     };
     let me = view.team.ranks[view.team.me];
     let mut got = None;
     if me == lead(view.host) {
         let leads: Vec<Rank> = (0..view.hosts.count()).map(lead).collect();
-        let leads = Team {
-            ranks: &leads,
-            me: view.host,
-        };
+        let leads = Team { ranks: &leads, me: view.host };
         let place = binomial::Place::of(leads.len(), leads.me, home);
         got = binomial::down(b, 0, leads, &place, Region::Input, None);
         if me == root {
@@ -385,10 +363,6 @@ fn broadcast(b: &mut Builder, view: &View<'_>) {
     let top = view.team.ranks.binary_search(&lead(view.host));
     let top = top.expect("the lead is on its host");
     let place = binomial::Place::of(view.team.len(), view.team.me, top);
-    let source = if me == root {
-        Region::Input
-    } else {
-        Region::Output
-    };
+    let source = if me == root { Region::Input } else { Region::Output };
     binomial::down(b, 1, view.team, &place, source, got);
 }

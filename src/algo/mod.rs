@@ -51,10 +51,7 @@ pub fn plan(key: &Key, hosts: Option<&Hosts>) -> Option<Plan> {
         return alone(key);
     }
     let ranks: Box<[Rank]> = (0..n).map(Rank).collect();
-    let team = Team {
-        ranks: &ranks,
-        me: key.rank.index(),
-    };
+    let team = Team { ranks: &ranks, me: key.rank.index() };
     let b = match key.algorithm {
         Algorithm::Ring => ring::plan(key, team),
         Algorithm::Binomial => binomial::plan(key, team),
@@ -84,10 +81,9 @@ pub fn offers(algorithm: Algorithm, collective: Collective) -> bool {
         C::Reduce => !matches!(algorithm, A::Doubling | A::Halving | A::Bruck),
         C::Broadcast => !matches!(algorithm, A::Doubling | A::Halving | A::Bruck),
         C::AllGather | C::AllGatherV => !matches!(algorithm, A::Binomial | A::Tree | A::Halving),
-        C::ReduceScatter | C::ReduceScatterV => matches!(
-            algorithm,
-            A::Ring | A::Halving | A::Pairwise | A::Direct | A::Hierarchical
-        ),
+        C::ReduceScatter | C::ReduceScatterV => {
+            matches!(algorithm, A::Ring | A::Halving | A::Pairwise | A::Direct | A::Hierarchical)
+        }
         C::Gather | C::Scatter => matches!(algorithm, A::Binomial | A::Pairwise | A::Direct),
         C::GatherV | C::ScatterV => matches!(algorithm, A::Pairwise | A::Direct),
         C::AllToAll => matches!(algorithm, A::Pairwise | A::Bruck | A::Direct),
@@ -286,11 +282,7 @@ fn combine(
     target: (Region, u32),
     chunks: u32,
 ) -> StepId {
-    let finish = if target.0 == Region::Output {
-        flag::FINISH
-    } else {
-        0
-    };
+    let finish = if target.0 == Region::Output { flag::FINISH } else { 0 };
     let step = Step::recv_reduce(message.from, source, target);
     b.push(0, message.mark(step).over(chunks).with(finish))
 }

@@ -23,11 +23,7 @@ use crate::types::{Collective, Rank};
 
 pub(super) fn plan(key: &Key, team: Team<'_>) -> Option<Builder> {
     use Collective as C;
-    let chunks = if key.collective == C::AllReduce {
-        team.len()
-    } else {
-        1
-    };
+    let chunks = if key.collective == C::AllReduce { team.len() } else { 1 };
     let mut b = Builder::new(key.clone(), small(chunks));
     match key.collective {
         C::AllReduce => {
@@ -59,11 +55,7 @@ fn scatter_sums(b: &mut Builder, team: Team<'_>, spread: Option<u32>) {
     send_contribution(b, next, small(team.before(1)), 1);
     for hop in 1..n {
         let chunk = small(team.before(hop + 1));
-        let message = Incoming {
-            from: previous,
-            wide: hop > 1 || prepared(b),
-            first,
-        };
+        let message = Incoming { from: previous, wide: hop > 1 || prepared(b), first };
         let last = hop == n - 1;
         match spread {
             None if last => {

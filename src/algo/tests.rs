@@ -7,33 +7,15 @@ use Collective as C;
 const LARGE: [u32; 5] = [65, 96, 100, 127, 128];
 
 fn key(collective: Collective, algorithm: Algorithm, world: u32) -> Key {
-    Key {
-        collective,
-        algorithm,
-        world,
-        rank: Rank(0),
-        root: Rank(0),
-        prepared: false,
-    }
+    Key { collective, algorithm, world, rank: Rank(0), root: Rank(0), prepared: false }
 }
 
 /// The plans of all ranks, or `None` if there are none. All ranks agree on that.
 fn plans(key: &Key, hosts: Option<&Hosts>) -> Option<Vec<Plan>> {
-    let of = |r| {
-        plan(
-            &Key {
-                rank: Rank(r),
-                ..key.clone()
-            },
-            hosts,
-        )
-    };
+    let of = |r| plan(&Key { rank: Rank(r), ..key.clone() }, hosts);
     let plans: Vec<Option<Plan>> = (0..key.world).map(of).collect();
     let some = plans.iter().flatten().count();
-    assert!(
-        some == 0 || some == plans.len(),
-        "{key:?}: {some} ranks have a plan"
-    );
+    assert!(some == 0 || some == plans.len(), "{key:?}: {some} ranks have a plan");
     plans.into_iter().collect()
 }
 
@@ -45,14 +27,7 @@ fn prove(key: &Key, hosts: Option<&Hosts>) -> Option<Proof> {
         ..Options::for_world(plans.len())
     };
     let proof = check(&plans, options);
-    let Key {
-        algorithm,
-        collective,
-        world,
-        root,
-        prepared,
-        ..
-    } = key;
+    let Key { algorithm, collective, world, root, prepared, .. } = key;
     let name = format!(
         "{} {collective} of {world}, root {root}, prepared {prepared}, hosts {hosts:?}",
         algorithm.name()
@@ -68,11 +43,8 @@ fn prove_world(
     world: u32,
     hosts: Option<&Hosts>,
 ) -> Option<Proof> {
-    let mut roots = if collective.rooted() {
-        vec![0, 1 % world, world / 2, world - 1]
-    } else {
-        vec![0]
-    };
+    let mut roots =
+        if collective.rooted() { vec![0, 1 % world, world / 2, world - 1] } else { vec![0] };
     roots.dedup();
     if LARGE.contains(&world) {
         roots.truncate(3);
@@ -84,11 +56,7 @@ fn prove_world(
             if prepared && !collective.reduces() {
                 continue;
             }
-            let key = Key {
-                root: Rank(root),
-                prepared,
-                ..key(collective, algorithm, world)
-            };
+            let key = Key { root: Rank(root), prepared, ..key(collective, algorithm, world) };
             let proof = prove(&key, hosts);
             in_order &= proof.is_none_or(|p| p.ordered);
             if root == 0 && !prepared {
@@ -113,19 +81,11 @@ fn worlds() -> impl Iterator<Item = u32> {
 
 /// Proves all worlds and hands each proof to `costs`.
 fn prove_all(algorithm: Algorithm, costs: impl Fn(Collective, u32, Proof)) {
-    for collective in Collective::ALL
-        .iter()
-        .copied()
-        .filter(|c| !c.point_to_point())
-    {
+    for collective in Collective::ALL.iter().copied().filter(|c| !c.point_to_point()) {
         for world in worlds() {
             let proof = prove_world(collective, algorithm, world, None);
             let expected = offers(algorithm, collective) && !excepted(algorithm, collective, world);
-            assert_eq!(
-                proof.is_some(),
-                expected,
-                "{algorithm:?} {collective} of {world}"
-            );
+            assert_eq!(proof.is_some(), expected, "{algorithm:?} {collective} of {world}");
             if let Some(proof) = proof.filter(|_| world > 1) {
                 costs(collective, world, proof);
             }
@@ -146,26 +106,15 @@ fn excepted(algorithm: Algorithm, collective: Collective, world: u32) -> bool {
 /// Asserts a world's costs: messages of all ranks, chunks sent by the busiest, hops.
 #[track_caller]
 fn cost(proof: Proof, messages: u32, sent: u32, hops: u32) {
-    assert_eq!(
-        (proof.messages, proof.sent_max, proof.rounds),
-        (messages, sent, hops)
-    );
+    assert_eq!((proof.messages, proof.sent_max, proof.rounds), (messages, sent, hops));
 }
 
 /// The same with bounds for what is sent and the hops.
 #[track_caller]
 fn cost_within(proof: Proof, messages: u32, sent: u32, hops: u32) {
     assert_eq!(proof.messages, messages);
-    assert!(
-        proof.sent_max <= sent,
-        "{} chunks sent, at most {sent}",
-        proof.sent_max
-    );
-    assert!(
-        proof.rounds <= hops,
-        "{} hops, at most {hops}",
-        proof.rounds
-    );
+    assert!(proof.sent_max <= sent, "{} chunks sent, at most {sent}", proof.sent_max);
+    assert!(proof.rounds <= hops, "{} hops, at most {hops}", proof.rounds);
 }
 
 #[test]
@@ -230,18 +179,15 @@ fn halving_is_proven() {
 
 #[test]
 fn pairwise_is_proven() {
-    prove_all(
-        Algorithm::Pairwise,
-        |collective, n, proof| match collective {
-            C::AllReduce => cost(proof, 2 * n * (n - 1), 2 * (n - 1), 2),
-            C::Reduce if n == 2 => cost(proof, 1, 1, 1),
-            C::Reduce => cost(proof, n * (n - 1), n - 1, 2),
-            C::Broadcast => cost(proof, (n - 1) * (n - 1), n - 1, n.min(3) - 1),
-            C::Gather | C::GatherV => cost(proof, n - 1, 1, 1),
-            C::Scatter | C::ScatterV => cost(proof, n - 1, n - 1, 1),
-            _ => cost(proof, n * (n - 1), n - 1, 1),
-        },
-    );
+    prove_all(Algorithm::Pairwise, |collective, n, proof| match collective {
+        C::AllReduce => cost(proof, 2 * n * (n - 1), 2 * (n - 1), 2),
+        C::Reduce if n == 2 => cost(proof, 1, 1, 1),
+        C::Reduce => cost(proof, n * (n - 1), n - 1, 2),
+        C::Broadcast => cost(proof, (n - 1) * (n - 1), n - 1, n.min(3) - 1),
+        C::Gather | C::GatherV => cost(proof, n - 1, 1, 1),
+        C::Scatter | C::ScatterV => cost(proof, n - 1, n - 1, 1),
+        _ => cost(proof, n * (n - 1), n - 1, 1),
+    });
 }
 
 #[test]
@@ -292,44 +238,17 @@ fn arguments_that_fit_no_plan_get_none() {
     let hosts = |n: u32| Hosts::new(&vec![7; n as usize]);
     assert!(plan(&right, hosts(4).as_ref()).is_some());
     assert_eq!(plan(&right, None), None, "no hosts");
-    assert_eq!(
-        plan(&right, hosts(5).as_ref()),
-        None,
-        "hosts of another world"
-    );
+    assert_eq!(plan(&right, hosts(5).as_ref()), None, "hosts of another world");
     let right = key(C::AllReduce, Algorithm::Ring, 4);
     assert!(plan(&right, None).is_some());
     for wrong in [
-        Key {
-            world: 0,
-            ..right.clone()
-        },
-        Key {
-            world: WORLD_MAX + 1,
-            ..right.clone()
-        },
-        Key {
-            rank: Rank(4),
-            ..right.clone()
-        },
-        Key {
-            root: Rank(4),
-            ..right.clone()
-        },
-        Key {
-            algorithm: Algorithm::Bruck,
-            ..right.clone()
-        },
-        Key {
-            collective: C::AllGather,
-            prepared: true,
-            ..right.clone()
-        },
-        Key {
-            algorithm: Algorithm::Direct,
-            prepared: true,
-            ..right
-        },
+        Key { world: 0, ..right.clone() },
+        Key { world: WORLD_MAX + 1, ..right.clone() },
+        Key { rank: Rank(4), ..right.clone() },
+        Key { root: Rank(4), ..right.clone() },
+        Key { algorithm: Algorithm::Bruck, ..right.clone() },
+        Key { collective: C::AllGather, prepared: true, ..right.clone() },
+        Key { algorithm: Algorithm::Direct, prepared: true, ..right },
     ] {
         assert_eq!(plan(&wrong, None), None, "{wrong:?}");
     }
@@ -362,16 +281,12 @@ fn the_largest_worlds_have_plans() {
 
 #[test]
 fn hosts_too_unequal_get_no_plan() {
-    let marks: Vec<u32> = (0..WORLD_MAX)
-        .map(|r| r.saturating_sub(WORLD_MAX / 2))
-        .collect();
+    let marks: Vec<u32> = (0..WORLD_MAX).map(|r| r.saturating_sub(WORLD_MAX / 2)).collect();
     let hosts = Hosts::new(&marks).expect("a world of ranks");
     for collective in [C::AllReduce, C::AllGather, C::ReduceScatter] {
         for rank in [0, WORLD_MAX - 1] {
-            let key = Key {
-                rank: Rank(rank),
-                ..key(collective, Algorithm::Hierarchical, WORLD_MAX)
-            };
+            let key =
+                Key { rank: Rank(rank), ..key(collective, Algorithm::Hierarchical, WORLD_MAX) };
             assert_eq!(plan(&key, Some(&hosts)), None);
         }
     }
@@ -381,20 +296,10 @@ fn hosts_too_unequal_get_no_plan() {
 fn hosts_nest_where_the_tree_splits_between_them() {
     let nest = |sizes: &[u32]| {
         let runs = sizes.iter().enumerate();
-        let marks: Vec<u32> = runs
-            .flat_map(|(h, s)| vec![small(h); *s as usize])
-            .collect();
+        let marks: Vec<u32> = runs.flat_map(|(h, s)| vec![small(h); *s as usize]).collect();
         Hosts::new(&marks).expect("a world of ranks").nest()
     };
-    for sizes in [
-        &[5][..],
-        &[4, 4],
-        &[4, 4, 4],
-        &[4, 4, 3],
-        &[8, 1],
-        &[1, 1, 1],
-        &[2, 2, 3],
-    ] {
+    for sizes in [&[5][..], &[4, 4], &[4, 4, 4], &[4, 4, 3], &[8, 1], &[1, 1, 1], &[2, 2, 3]] {
         assert!(nest(sizes), "{sizes:?}");
     }
     for sizes in [&[3, 3][..], &[4, 3, 4], &[1, 8], &[4, 2, 1], &[6, 2]] {

@@ -101,11 +101,7 @@ fn parent(n: usize, at: usize) -> Option<usize> {
 
 /// The children in the tree of `n`, ascending.
 fn children(n: usize, at: usize) -> impl Iterator<Item = usize> {
-    let bit = if at == 0 {
-        n.next_power_of_two()
-    } else {
-        at & at.wrapping_neg()
-    };
+    let bit = if at == 0 { n.next_power_of_two() } else { at & at.wrapping_neg() };
     let half = bit / 2;
     let low = (at > 0 && half > 0).then(|| at - half);
     // The right subtree has what is left of the world: its top is the first that exists.
@@ -136,11 +132,8 @@ fn up(b: &mut Builder, chunk: u32, node: &Node, root: Option<Rank>) -> Option<St
     let to = node.parent.or(root);
     let mut sum = (b.contribution(), chunk);
     for (i, (child, inner)) in node.children.iter().enumerate() {
-        let message = Incoming {
-            from: *child,
-            wide: *inner || prepared(b),
-            first: *child < node.me,
-        };
+        let message =
+            Incoming { from: *child, wide: *inner || prepared(b), first: *child < node.me };
         let last = i + 1 == node.children.len();
         match to {
             Some(to) if last => {
@@ -168,11 +161,7 @@ fn down(b: &mut Builder, chunk: usize, node: &Node, source: Region, mut whole: O
         );
         b.push(lane, step);
     }
-    let source = if node.parent.is_some() {
-        Region::Output
-    } else {
-        source
-    };
+    let source = if node.parent.is_some() { Region::Output } else { source };
     for child in children {
         let step = Step::send(child, source, number);
         b.push(lane, whole.take().map_or(step, |id| step.after(id)));
@@ -184,10 +173,7 @@ fn rooted(b: &mut Builder, team: Team<'_>) {
     let root = b.key().root;
     let reduces = b.key().collective == Collective::Reduce;
     let others: Vec<Rank> = team.ranks.iter().copied().filter(|r| *r != root).collect();
-    let others = Team {
-        ranks: &others,
-        me: others.binary_search(&b.key().rank).unwrap_or(0),
-    };
+    let others = Team { ranks: &others, me: others.binary_search(&b.key().rank).unwrap_or(0) };
     if reduces {
         b.load(2);
     }
@@ -207,11 +193,8 @@ fn rooted(b: &mut Builder, team: Team<'_>) {
     for (chunk, second) in trees.into_iter().enumerate() {
         let member = (0..others.len()).find(|m| Node::of(others, *m, second).parent.is_none());
         let top = Node::of(others, member.expect("a tree has a top"), second);
-        let node = Node {
-            me: root,
-            parent: None,
-            children: vec![(top.me, !top.children.is_empty())],
-        };
+        let node =
+            Node { me: root, parent: None, children: vec![(top.me, !top.children.is_empty())] };
         if reduces {
             up(b, small(chunk), &node, None);
         } else {
@@ -219,9 +202,6 @@ fn rooted(b: &mut Builder, team: Team<'_>) {
         }
     }
     if !reduces {
-        b.push(
-            0,
-            Step::copy((Region::Input, 0), (Region::Output, 0)).over(2),
-        );
+        b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)).over(2));
     }
 }

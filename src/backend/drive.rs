@@ -32,15 +32,8 @@ impl Patience {
     /// For `ranks` ranks on this host with `cores` cores.
     pub(crate) fn new(ranks: usize, cores: usize, spin: Option<Duration>) -> Self {
         let shares_cores = ranks > cores;
-        let usual = if shares_cores {
-            Duration::ZERO
-        } else {
-            Duration::from_micros(200)
-        };
-        Self {
-            spin: spin.unwrap_or(usual),
-            shares_cores,
-        }
+        let usual = if shares_cores { Duration::ZERO } else { Duration::from_micros(200) };
+        Self { spin: spin.unwrap_or(usual), shares_cores }
     }
 }
 
@@ -97,12 +90,7 @@ struct Wait {
 impl Wait {
     fn new(patience: Patience) -> Self {
         let now = Instant::now();
-        Self {
-            patience,
-            empty: 0,
-            since: now,
-            watched: now,
-        }
+        Self { patience, empty: 0, since: now, watched: now }
     }
 
     /// One pause between two polls; false when the deadline has passed.

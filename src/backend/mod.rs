@@ -43,6 +43,9 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// Ranks that something pending waits for.
     fn awaited(&mut self) -> Vec<Rank>;
 
+    /// Where everything in flight stands, in one line.
+    fn standing(&self) -> String;
+
     /// Number of the present or last collective.
     fn seq(&self) -> u64;
 

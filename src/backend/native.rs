@@ -120,11 +120,7 @@ impl Backend for Native {
 
     fn doze(&mut self, timeout: Duration) {
         // A death is waited out in small steps; see `judge`.
-        let timeout = if self.news.dead.is_some() {
-            timeout.min(GRACE)
-        } else {
-            timeout
-        };
+        let timeout = if self.news.dead.is_some() { timeout.min(GRACE) } else { timeout };
         // A failed wait only costs a turn: the loop around looks at everything again.
         let _ = self.poller.wait(Some(timeout), &mut self.events);
     }
@@ -146,6 +142,10 @@ impl Backend for Native {
 
     fn awaited(&mut self) -> Vec<Rank> {
         self.engine.awaited()
+    }
+
+    fn standing(&self) -> String {
+        self.engine.standing()
     }
 
     fn seq(&self) -> u64 {

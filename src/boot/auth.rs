@@ -269,10 +269,7 @@ impl Handshake {
             return None;
         }
         let session = self.key.derive(SESSION_CONTEXT).tag(&[&self.transcript]);
-        Some(Outcome {
-            hello: self.hello?,
-            session: Key::new(session),
-        })
+        Some(Outcome { hello: self.hello?, session: Key::new(session) })
     }
 
     const fn message_bytes(&self) -> usize {
@@ -287,10 +284,7 @@ impl Handshake {
     /// Takes bytes from the other end, at most [`Handshake::want`] of them.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.len() > self.want() {
-            return Err(Error::new(
-                Code::Internal,
-                "a handshake was fed more than it wants",
-            ));
+            return Err(Error::new(Code::Internal, "a handshake was fed more than it wants"));
         }
         self.input.extend_from_slice(bytes);
         if self.want() > 0 || self.input.is_empty() {
@@ -334,11 +328,7 @@ impl Handshake {
     fn take_proof(&mut self, message: &[u8], expect: Expect) -> Result<Stage> {
         let (hello, tag) = message.split_at(HELLO_BYTES);
         self.transcript.extend_from_slice(hello);
-        if !self
-            .key
-            .derive(CONNECTOR_CONTEXT)
-            .verifies(&[&self.transcript], tag)
-        {
+        if !self.key.derive(CONNECTOR_CONTEXT).verifies(&[&self.transcript], tag) {
             // Without a tag: what a stranger gets does not depend on the key.
             self.output.extend_from_slice(&[0; VERDICT_BYTES]);
             let status = self.output.len() - VERDICT_BYTES;
@@ -378,15 +368,9 @@ impl Handshake {
         let refused = |code, text: &str| Err(Error::new(code, text));
         match head[0] {
             0 => Ok(Stage::Done),
-            2 => refused(
-                Code::Protocol,
-                "the address leads to another rank of the job",
-            ),
+            2 => refused(Code::Protocol, "the address leads to another rank of the job"),
             3 => refused(Code::StaleEpoch, "the other end is of another incarnation"),
-            _ => refused(
-                Code::Protocol,
-                "the other end does not offer what we came for",
-            ),
+            _ => refused(Code::Protocol, "the other end does not offer what we came for"),
         }
     }
 }
@@ -395,30 +379,17 @@ fn check_magic(message: &[u8]) -> Result<()> {
     if &message[..4] == MAGIC {
         return Ok(());
     }
-    Err(Error::new(
-        Code::Protocol,
-        "the other end does not speak unisono's protocol",
-    ))
+    Err(Error::new(Code::Protocol, "the other end does not speak unisono's protocol"))
 }
 
 fn check_greeting(message: &[u8], role: u8) -> Result<()> {
-    Version {
-        major: message[5],
-        minor: message[6],
-    }
-    .check("the other end")?;
+    Version { major: message[5], minor: message[6] }.check("the other end")?;
     if message[4] != FORMAT {
-        let text = format!(
-            "the other end's handshake has format {}, ours {FORMAT}",
-            message[4]
-        );
+        let text = format!("the other end's handshake has format {}, ours {FORMAT}", message[4]);
         return Err(Error::new(Code::VersionMismatch, text));
     }
     if message[7] != role {
-        return Err(Error::new(
-            Code::Unauthenticated,
-            "the other end sends our own role back",
-        ));
+        return Err(Error::new(Code::Unauthenticated, "the other end sends our own role back"));
     }
     Ok(())
 }

@@ -1,12 +1,6 @@
 use super::*;
 
-const HELLO: Hello = Hello {
-    rank: 3,
-    to: 1,
-    world: 8,
-    epoch: 77,
-    purpose: Purpose::Lane(5),
-};
+const HELLO: Hello = Hello { rank: 3, to: 1, world: 8, epoch: 77, purpose: Purpose::Lane(5) };
 const EXPECT: Expect = Expect::Mesh { rank: 1, epoch: 77 };
 
 fn key(byte: u8) -> Key {
@@ -83,10 +77,7 @@ fn an_echo_of_our_own_bytes_proves_nothing() {
     let (mut one, _) = ends(&key(1), &key(1), HELLO);
     let echo = one.output().to_vec();
     one.wrote(echo.len());
-    assert_eq!(
-        feed_all(&mut one, &echo).expect_err("echo").code,
-        Code::Unauthenticated
-    );
+    assert_eq!(feed_all(&mut one, &echo).expect_err("echo").code, Code::Unauthenticated);
 }
 
 #[test]
@@ -100,10 +91,7 @@ fn an_echo_that_changes_the_role_proves_nothing() {
     one.wrote(proof.len());
     let mut verdict = vec![0; STATUS_BYTES];
     verdict.extend_from_slice(&proof[HELLO_BYTES..]);
-    assert_eq!(
-        feed_all(&mut one, &verdict).expect_err("tag").code,
-        Code::Unauthenticated
-    );
+    assert_eq!(feed_all(&mut one, &verdict).expect_err("tag").code, Code::Unauthenticated);
 }
 
 #[test]
@@ -116,10 +104,7 @@ fn a_replayed_connector_is_refused() {
     fed.expect("proof");
     let mut again = Handshake::listener(&key(1), EXPECT).expect("listener");
     feed_all(&mut again, &greeting).expect("greeting");
-    assert_eq!(
-        feed_all(&mut again, &proof).expect_err("replay").code,
-        Code::Unauthenticated
-    );
+    assert_eq!(feed_all(&mut again, &proof).expect_err("replay").code, Code::Unauthenticated);
 }
 
 #[test]
@@ -146,11 +131,8 @@ fn every_flipped_bit_fails_and_never_panics() {
             let (mut one, mut two) = ends(&key(1), &key(1), HELLO);
             let mut failed = false;
             for step in 0..4 {
-                let (from, to) = if step % 2 == 0 {
-                    (&mut one, &mut two)
-                } else {
-                    (&mut two, &mut one)
-                };
+                let (from, to) =
+                    if step % 2 == 0 { (&mut one, &mut two) } else { (&mut two, &mut one) };
                 let mut bytes = from.output().to_vec();
                 from.wrote(bytes.len());
                 if step == message {
@@ -196,10 +178,7 @@ fn another_version_is_named_at_both_ends() {
     let (mut one, mut two) = ends(&key(1), &key(1), HELLO);
     let mut bytes = one.output().to_vec();
     bytes[6] = 99;
-    assert_eq!(
-        feed_all(&mut two, &bytes).expect_err("version").code,
-        Code::VersionMismatch
-    );
+    assert_eq!(feed_all(&mut two, &bytes).expect_err("version").code, Code::VersionMismatch);
     let mut answer = two.output().to_vec();
     assert_eq!(answer.len(), GREETING_BYTES);
     answer[6] = 98;
@@ -213,21 +192,8 @@ fn another_rank_epoch_or_purpose_is_refused_with_its_reason() {
     let cases = [
         (Hello { to: 2, ..HELLO }, Code::Protocol),
         (Hello { epoch: 78, ..HELLO }, Code::StaleEpoch),
-        (
-            Hello {
-                purpose: Purpose::Local,
-                ..HELLO
-            },
-            Code::Protocol,
-        ),
-        (
-            Hello {
-                purpose: Purpose::Rendezvous,
-                to: NO_RANK,
-                ..HELLO
-            },
-            Code::Protocol,
-        ),
+        (Hello { purpose: Purpose::Local, ..HELLO }, Code::Protocol),
+        (Hello { purpose: Purpose::Rendezvous, to: NO_RANK, ..HELLO }, Code::Protocol),
     ];
     for (hello, code) in cases {
         let (mut one, mut two) = ends(&key(1), &key(1), hello);
@@ -240,12 +206,7 @@ fn another_rank_epoch_or_purpose_is_refused_with_its_reason() {
 
 #[test]
 fn a_hello_survives_its_bytes_and_unknown_ones_are_refused() {
-    let purposes = [
-        Purpose::Rendezvous,
-        Purpose::Control,
-        Purpose::Lane(9),
-        Purpose::Local,
-    ];
+    let purposes = [Purpose::Rendezvous, Purpose::Control, Purpose::Lane(9), Purpose::Local];
     for purpose in purposes {
         let hello = Hello { purpose, ..HELLO };
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));

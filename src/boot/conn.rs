@@ -42,11 +42,7 @@ pub(crate) struct Conn<S> {
 impl<S: Socket> Conn<S> {
     /// A handshake over `stream`, which must be non-blocking.
     pub(crate) const fn new(stream: S, shake: Handshake, limit: Instant) -> Self {
-        Self {
-            stream,
-            shake,
-            limit,
-        }
+        Self { stream, shake, limit }
     }
 
     /// Does what can be done without waiting. True: the handshake is done.
@@ -95,11 +91,7 @@ impl<S: Socket> Conn<S> {
 
     /// What to wait for before the next [`Conn::advance`].
     pub(crate) fn interest(&self) -> Interest {
-        if self.shake.output().is_empty() {
-            Interest::Read
-        } else {
-            Interest::Write
-        }
+        if self.shake.output().is_empty() { Interest::Read } else { Interest::Write }
     }
 
     /// The socket.
@@ -119,29 +111,19 @@ impl<S: Socket> Conn<S> {
         while !self.advance()? {
             let left = self.limit.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::new(
-                    Code::TimedOut,
-                    "the other end did not finish a handshake",
-                ));
+                return Err(Error::new(Code::TimedOut, "the other end did not finish a handshake"));
             }
             wait_one(self.stream.as_fd(), self.interest(), Some(left))?;
         }
-        self.finish()
-            .ok_or_else(|| Error::new(Code::Internal, "a handshake ended without outcome"))
+        self.finish().ok_or_else(|| Error::new(Code::Internal, "a handshake ended without outcome"))
     }
 }
 
 /// Whether an I/O error only means "not now".
 pub(crate) fn waits(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn closed() -> Error {
-    Error::new(
-        Code::PeerLost,
-        "the other end closed the connection during the handshake",
-    )
+    Error::new(Code::PeerLost, "the other end closed the connection during the handshake")
 }

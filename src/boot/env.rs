@@ -90,12 +90,7 @@ const LAUNCHERS: &[Launcher] = &[
         world: &["WORLD_SIZE"],
         local_rank: "LOCAL_RANK",
         local_world: "LOCAL_WORLD_SIZE",
-        job: &[
-            "TORCHELASTIC_RUN_ID",
-            "TORCHELASTIC_RESTART_COUNT",
-            "MASTER_ADDR",
-            "MASTER_PORT",
-        ],
+        job: &["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"],
     },
     Launcher {
         name: "Open MPI's mpirun",
@@ -172,13 +167,7 @@ impl Launch {
         if local_world.is_none() && one_host(vars) {
             local_world = Some(world);
         }
-        let job = Job {
-            launcher,
-            vars,
-            facts,
-            instance,
-            alone: local_world == Some(world),
-        };
+        let job = Job { launcher, vars, facts, instance, alone: local_world == Some(world) };
         let (rendezvous, key, weak_key) = job.root()?;
         Ok(Self {
             rank,
@@ -212,10 +201,7 @@ impl Facts {
             || PathBuf::from(format!("/tmp/unisono-{user}")),
             |path| path.join("unisono"),
         );
-        Self {
-            directory,
-            launcher: starter(),
-        }
+        Self { directory, launcher: starter() }
     }
 }
 
@@ -243,9 +229,7 @@ fn is_set(vars: &Vars, name: &str) -> bool {
 }
 
 fn value<'a>(vars: &'a Vars, name: &str) -> Option<&'a str> {
-    vars.get(name)
-        .map(|value| value.trim())
-        .filter(|value| !value.is_empty())
+    vars.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
 }
 
 fn number(vars: &Vars, launcher: &str, name: &str) -> Result<Option<u32>> {
@@ -253,20 +237,14 @@ fn number(vars: &Vars, launcher: &str, name: &str) -> Result<Option<u32>> {
         return Ok(None);
     };
     text.parse().map(Some).map_err(|_| {
-        Error::new(
-            Code::InvalidEnvironment,
-            format!("{launcher}: {name}=\"{text}\" is no number"),
-        )
+        Error::new(Code::InvalidEnvironment, format!("{launcher}: {name}=\"{text}\" is no number"))
     })
 }
 
 /// The first launcher whose rank and world are both set.
 fn find(vars: &Vars) -> Result<&'static Launcher> {
     let has_world = |one: &Launcher| one.world.iter().any(|name| is_set(vars, name));
-    if let Some(whole) = LAUNCHERS
-        .iter()
-        .find(|one| is_set(vars, one.rank) && has_world(one))
-    {
+    if let Some(whole) = LAUNCHERS.iter().find(|one| is_set(vars, one.rank) && has_world(one)) {
         return Ok(whole);
     }
     for one in LAUNCHERS {
@@ -299,9 +277,7 @@ fn one_host(vars: &Vars) -> bool {
     nodes == Some("1")
         || value(vars, "MASTER_ADDR").is_some_and(|host| {
             host == "localhost"
-                || host
-                    .parse::<std::net::IpAddr>()
-                    .is_ok_and(|address| address.is_loopback())
+                || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
         })
 }
 
@@ -328,19 +304,11 @@ impl Job<'_> {
         let key = value(self.vars, "UNISONO_JOB_KEY");
         let explicit = is_set(self.vars, "UNISONO_ROOT");
         if self.alone && !explicit && key.is_none() {
-            return Ok((
-                Root::File(self.facts.directory.join(self.file_name())),
-                None,
-                false,
-            ));
+            return Ok((Root::File(self.facts.directory.join(self.file_name())), None, false));
         }
         let Some((host, port)) = self.address()? else {
             if self.alone {
-                return Ok((
-                    Root::File(self.facts.directory.join(self.file_name())),
-                    None,
-                    false,
-                ));
+                return Ok((Root::File(self.facts.directory.join(self.file_name())), None, false));
             }
             let text = format!(
                 "{}: ranks on several hosts need UNISONO_ROOT=host:port of rank 0 and a secret \
@@ -371,12 +339,7 @@ impl Job<'_> {
         if words.is_empty() {
             return None;
         }
-        Some(format!(
-            "{} {} {}",
-            self.launcher.name,
-            words.join(" "),
-            self.instance
-        ))
+        Some(format!("{} {} {}", self.launcher.name, words.join(" "), self.instance))
     }
 
     fn hash(&self, identity: &str) -> blake3::Hash {
@@ -385,9 +348,8 @@ impl Job<'_> {
 
     fn file_name(&self) -> String {
         let (pid, start) = self.facts.launcher;
-        let identity = self
-            .identity()
-            .unwrap_or_else(|| format!("{} {pid} {start}", self.launcher.name));
+        let identity =
+            self.identity().unwrap_or_else(|| format!("{} {pid} {start}", self.launcher.name));
         format!("job-{}", &self.hash(&identity).to_hex()[..32])
     }
 
@@ -408,10 +370,8 @@ impl Job<'_> {
             let agent = value(self.vars, "TORCHELASTIC_USE_AGENT_STORE") == Some("True");
             let port = port_set.or_else(|| Some(master? + u32::from(agent)));
             let Some(port) = port else {
-                let text = format!(
-                    "{}: MASTER_ADDR is set, MASTER_PORT is missing",
-                    self.launcher.name
-                );
+                let text =
+                    format!("{}: MASTER_ADDR is set, MASTER_PORT is missing", self.launcher.name);
                 return Err(Error::new(Code::InvalidEnvironment, text));
             };
             (host.to_owned(), port)
@@ -426,45 +386,29 @@ impl Job<'_> {
                 // Below the range from which the system takes ports for outgoing connections.
                 20_000 + u32::from(number % 12_000)
             };
-            return Ok(Some((
-                host,
-                self.checked_port(port_set.unwrap_or_else(derived))?,
-            )));
+            return Ok(Some((host, self.checked_port(port_set.unwrap_or_else(derived))?)));
         } else {
             return Ok(None);
         };
-        Ok(Some((
-            host,
-            self.checked_port(port.saturating_add(self.instance))?,
-        )))
+        Ok(Some((host, self.checked_port(port.saturating_add(self.instance))?)))
     }
 
     fn checked_port(&self, port: u32) -> Result<u16> {
-        u16::try_from(port)
-            .ok()
-            .filter(|&port| port > 0)
-            .ok_or_else(|| {
-                let text = format!("{}: there is no port {port}", self.launcher.name);
-                Error::new(Code::InvalidEnvironment, text)
-            })
+        u16::try_from(port).ok().filter(|&port| port > 0).ok_or_else(|| {
+            let text = format!("{}: there is no port {port}", self.launcher.name);
+            Error::new(Code::InvalidEnvironment, text)
+        })
     }
 }
 
 fn slurm_nodes(vars: &Vars) -> Option<(&'static str, &str)> {
-    [
-        "SLURM_STEP_NODELIST",
-        "SLURM_NODELIST",
-        "SLURM_JOB_NODELIST",
-    ]
-    .into_iter()
-    .find_map(|name| Some((name, value(vars, name)?)))
+    ["SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST"]
+        .into_iter()
+        .find_map(|name| Some((name, value(vars, name)?)))
 }
 
 fn bad(name: &str, value: &str, wanted: &str) -> Error {
-    Error::new(
-        Code::InvalidEnvironment,
-        format!("{name}=\"{value}\" is not {wanted}"),
-    )
+    Error::new(Code::InvalidEnvironment, format!("{name}=\"{value}\" is not {wanted}"))
 }
 
 #[cfg(test)]

@@ -1,17 +1,11 @@
 use super::*;
 
 fn vars(pairs: &[(&str, &str)]) -> Vars {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn facts() -> Facts {
-    Facts {
-        directory: PathBuf::from("/run/user/7/unisono"),
-        launcher: (100, 200),
-    }
+    Facts { directory: PathBuf::from("/run/user/7/unisono"), launcher: (100, 200) }
 }
 
 fn read(pairs: &[(&str, &str)]) -> Result<Launch> {
@@ -19,12 +13,7 @@ fn read(pairs: &[(&str, &str)]) -> Result<Launch> {
 }
 
 fn place(launch: &Launch) -> (u32, u32, Option<u32>, Option<u32>) {
-    (
-        launch.rank,
-        launch.world,
-        launch.local_rank,
-        launch.local_world,
-    )
+    (launch.rank, launch.world, launch.local_rank, launch.local_world)
 }
 
 const TORCH: &[(&str, &str)] = &[
@@ -68,11 +57,7 @@ fn torchrun_meets_at_the_master_and_beside_an_agent_one_port_further() {
     let launch = read(TORCH).expect("torchrun");
     assert_eq!(place(&launch), (3, 8, Some(1), Some(2)));
     assert_eq!((launch.launcher, launch.weak_key), ("torchrun", true));
-    assert!(
-        launch
-            .warning()
-            .is_some_and(|text| text.contains("UNISONO_JOB_KEY"))
-    );
+    assert!(launch.warning().is_some_and(|text| text.contains("UNISONO_JOB_KEY")));
     assert_eq!(address(&launch), ("node7", 29500));
     let agent = with(TORCH, &[("TORCHELASTIC_USE_AGENT_STORE", "True")]);
     assert_eq!(address(&read(&agent).expect("agent")), ("node7", 29501));
@@ -86,12 +71,8 @@ fn every_launcher_is_read() {
     assert_eq!(place(&launch), (1, 2, Some(1), Some(2)));
     assert!(matches!(launch.rendezvous, Root::File(_)));
     assert!(!launch.weak_key && launch.key.is_none());
-    let hydra = [
-        ("PMI_RANK", "0"),
-        ("PMI_SIZE", "2"),
-        ("MPI_LOCALRANKID", "0"),
-        ("MPI_LOCALNRANKS", "2"),
-    ];
+    let hydra =
+        [("PMI_RANK", "0"), ("PMI_SIZE", "2"), ("MPI_LOCALRANKID", "0"), ("MPI_LOCALNRANKS", "2")];
     let launch = read(&hydra).expect("hydra");
     assert_eq!(place(&launch), (0, 2, Some(0), Some(2)));
     assert!(matches!(launch.rendezvous, Root::File(_)));
@@ -100,60 +81,28 @@ fn every_launcher_is_read() {
     assert_eq!(address(&launch).0, "gpu03");
     assert!((20_000..32_000).contains(&address(&launch).1));
     let id = sample_id();
-    let own = [
-        ("UNISONO_ID", id.as_str()),
-        ("UNISONO_RANK", "2"),
-        ("UNISONO_WORLD", "4"),
-    ];
+    let own = [("UNISONO_ID", id.as_str()), ("UNISONO_RANK", "2"), ("UNISONO_WORLD", "4")];
     let launch = read(&own).expect("own");
-    assert_eq!(
-        (launch.rank, launch.world, launch.launcher),
-        (2, 4, "unisono run")
-    );
+    assert_eq!((launch.rank, launch.world, launch.launcher), (2, 4, "unisono run"));
     assert!(matches!(launch.rendezvous, Root::Id(_)));
 }
 
 fn sample_id() -> String {
     let addresses = ["127.0.0.1:5".parse().expect("address")];
-    UniqueId::new(&addresses, Key::new([1; 32]))
-        .expect("id")
-        .to_hex()
+    UniqueId::new(&addresses, Key::new([1; 32])).expect("id").to_hex()
 }
 
 #[test]
 fn the_most_specific_launcher_wins() {
-    assert_eq!(
-        read(&with(OMPI, SLURM)).expect("both").launcher,
-        "Open MPI's mpirun"
-    );
-    assert_eq!(
-        read(&with(TORCH, SLURM)).expect("both").launcher,
-        "torchrun"
-    );
+    assert_eq!(read(&with(OMPI, SLURM)).expect("both").launcher, "Open MPI's mpirun");
+    assert_eq!(read(&with(TORCH, SLURM)).expect("both").launcher, "torchrun");
     let id = sample_id();
-    let own = [
-        ("UNISONO_ID", id.as_str()),
-        ("UNISONO_RANK", "0"),
-        ("UNISONO_WORLD", "1"),
-    ];
-    assert_eq!(
-        read(&with(&own, TORCH)).expect("both").launcher,
-        "unisono run"
-    );
+    let own = [("UNISONO_ID", id.as_str()), ("UNISONO_RANK", "0"), ("UNISONO_WORLD", "1")];
+    assert_eq!(read(&with(&own, TORCH)).expect("both").launcher, "unisono run");
     // A job script that exports the world for PyTorch, and lets srun give the ranks.
-    let script = with(
-        SLURM,
-        &[
-            ("WORLD_SIZE", "8"),
-            ("MASTER_ADDR", "n1"),
-            ("MASTER_PORT", "9"),
-        ],
-    );
+    let script = with(SLURM, &[("WORLD_SIZE", "8"), ("MASTER_ADDR", "n1"), ("MASTER_PORT", "9")]);
     let launch = read(&script).expect("script");
-    assert_eq!(
-        (launch.launcher, address(&launch)),
-        ("Slurm's srun", ("n1", 9))
-    );
+    assert_eq!((launch.launcher, address(&launch)), ("Slurm's srun", ("n1", 9)));
 }
 
 #[test]
@@ -161,27 +110,16 @@ fn half_set_variables_name_the_missing_one_and_the_launcher() {
     for (pairs, missing, launcher) in [
         (&[("RANK", "0")][..], "WORLD_SIZE", "torchrun"),
         (&[("WORLD_SIZE", "2")], "RANK", "torchrun"),
-        (
-            &[("OMPI_COMM_WORLD_SIZE", "2")],
-            "OMPI_COMM_WORLD_RANK",
-            "Open MPI",
-        ),
+        (&[("OMPI_COMM_WORLD_SIZE", "2")], "OMPI_COMM_WORLD_RANK", "Open MPI"),
         (&[("PMI_RANK", "1")], "PMI_SIZE", "Hydra"),
         (&[("SLURM_PROCID", "1")], "SLURM_STEP_NUM_TASKS", "Slurm"),
         (&[("UNISONO_RANK", "1")], "UNISONO_WORLD", "unisono run"),
         (&[("UNISONO_ID", "00")], "UNISONO_RANK", "unisono run"),
-        (
-            &[("RANK", "0"), ("WORLD_SIZE", " ")],
-            "WORLD_SIZE",
-            "torchrun",
-        ),
+        (&[("RANK", "0"), ("WORLD_SIZE", " ")], "WORLD_SIZE", "torchrun"),
     ] {
         let error = read(pairs).expect_err(missing);
         assert_eq!(error.code, Code::InvalidEnvironment);
-        assert!(
-            error.detail.contains(missing) && error.detail.contains(launcher),
-            "{error}"
-        );
+        assert!(error.detail.contains(missing) && error.detail.contains(launcher), "{error}");
         assert!(error.detail.contains("missing"), "{error}");
     }
     let error =
@@ -193,13 +131,7 @@ fn half_set_variables_name_the_missing_one_and_the_launcher() {
 fn an_empty_environment_lists_what_was_looked_for() {
     let error = read(&[]).expect_err("empty");
     assert_eq!(error.code, Code::InvalidEnvironment);
-    for name in [
-        "UNISONO_RANK",
-        "WORLD_SIZE",
-        "OMPI_COMM_WORLD_RANK",
-        "PMI_SIZE",
-        "SLURM_PROCID",
-    ] {
+    for name in ["UNISONO_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "SLURM_PROCID"] {
         assert!(error.detail.contains(name), "{error}");
     }
 }
@@ -223,17 +155,8 @@ fn wrong_values_are_shown() {
         assert_eq!(result.is_err(), !root.is_empty(), "{root}");
     }
     let nodes = with(SLURM, &[("SLURM_NODELIST", "a[")]);
-    assert!(
-        read(&nodes)
-            .expect_err("list")
-            .detail
-            .contains("SLURM_NODELIST")
-    );
-    let id = [
-        ("UNISONO_ID", "12"),
-        ("UNISONO_RANK", "0"),
-        ("UNISONO_WORLD", "1"),
-    ];
+    assert!(read(&nodes).expect_err("list").detail.contains("SLURM_NODELIST"));
+    let id = [("UNISONO_ID", "12"), ("UNISONO_RANK", "0"), ("UNISONO_WORLD", "1")];
     assert_eq!(read(&id).expect_err("id").code, Code::InvalidId);
 }
 
@@ -248,13 +171,7 @@ fn a_secret_key_is_strong_and_its_absence_can_be_forbidden() {
     assert_eq!(error.code, Code::Unauthenticated);
     assert!(error.detail.contains("set UNISONO_JOB_KEY"), "{error}");
     assert!(read(&with(&required, &[("UNISONO_JOB_KEY", "s")])).is_ok());
-    let root = with(
-        OMPI,
-        &[
-            ("UNISONO_JOB_KEY", "s"),
-            ("UNISONO_ROOT", "[2001:db8::1]:77"),
-        ],
-    );
+    let root = with(OMPI, &[("UNISONO_JOB_KEY", "s"), ("UNISONO_ROOT", "[2001:db8::1]:77")]);
     assert_eq!(address(&read(&root).expect("root")), ("2001:db8::1", 77));
 }
 
@@ -268,16 +185,9 @@ fn several_hosts_without_a_place_to_meet_say_what_to_set() {
 
 #[test]
 fn one_host_is_seen_in_other_variables_too() {
-    let local = [
-        ("RANK", "0"),
-        ("WORLD_SIZE", "2"),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", "9"),
-    ];
-    assert!(matches!(
-        read(&local).expect("local").rendezvous,
-        Root::File(_)
-    ));
+    let local =
+        [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "9")];
+    assert!(matches!(read(&local).expect("local").rendezvous, Root::File(_)));
     let mut one = SLURM.to_vec();
     one.retain(|(name, _)| *name != "SLURM_NNODES");
     let launch = read(&with(&one, &[("SLURM_NNODES", "1")])).expect("one node");
@@ -288,13 +198,8 @@ fn one_host_is_seen_in_other_variables_too() {
 #[test]
 fn jobs_and_instances_meet_in_different_places_and_ranks_of_one_job_in_the_same() {
     let root = |pairs: &[(&str, &str)], instance, launcher| {
-        let facts = Facts {
-            launcher,
-            ..facts()
-        };
-        Launch::from_vars(&vars(pairs), instance, &facts)
-            .expect("launch")
-            .rendezvous
+        let facts = Facts { launcher, ..facts() };
+        Launch::from_vars(&vars(pairs), instance, &facts).expect("launch").rendezvous
     };
     let base = root(OMPI, 0, (1, 1));
     assert_eq!(base, root(OMPI, 0, (2, 2)), "the job's own name is enough");
@@ -310,11 +215,7 @@ fn jobs_and_instances_meet_in_different_places_and_ranks_of_one_job_in_the_same(
     assert_ne!(root(SLURM, 0, (1, 1)), root(SLURM, 1, (1, 1)));
     assert_ne!(root(TORCH, 0, (1, 1)), root(TORCH, 1, (1, 1)));
     let id = sample_id();
-    let own = [
-        ("UNISONO_ID", id.as_str()),
-        ("UNISONO_RANK", "0"),
-        ("UNISONO_WORLD", "1"),
-    ];
+    let own = [("UNISONO_ID", id.as_str()), ("UNISONO_RANK", "0"), ("UNISONO_WORLD", "1")];
     let error = Launch::from_vars(&vars(&own), 1, &facts()).expect_err("second");
     assert_eq!(error.code, Code::Unsupported);
 }

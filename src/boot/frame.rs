@@ -82,9 +82,7 @@ impl Frames {
         let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4] = kind;
-        let tag = self
-            .send_key
-            .tag(&[&self.sent.to_le_bytes(), &header[..HEAD_BYTES], &payload]);
+        let tag = self.send_key.tag(&[&self.sent.to_le_bytes(), &header[..HEAD_BYTES], &payload]);
         header[HEAD_BYTES..].copy_from_slice(&tag);
         self.sent += 1;
         self.output.push_back(Arc::from(header.as_slice()));
@@ -131,8 +129,7 @@ impl Frames {
             }
             self.input.resize(whole.min(have + PIECE_BYTES), 0);
             let got = from.read(&mut self.input[have..]);
-            self.input
-                .truncate(have + got.as_ref().copied().unwrap_or(0));
+            self.input.truncate(have + got.as_ref().copied().unwrap_or(0));
             match got {
                 Ok(0) => return Err(lost()),
                 Ok(_) => {}
@@ -161,30 +158,18 @@ impl Frames {
     fn take(&mut self) -> Result<Frame> {
         let (header, payload) = self.input.split_at(HEADER_BYTES);
         let (head, tag) = header.split_at(HEAD_BYTES);
-        if !self
-            .receive_key
-            .verifies(&[&self.received.to_le_bytes(), head, payload], tag)
-        {
-            return Err(Error::new(
-                Code::Unauthenticated,
-                "a message's tag is wrong",
-            ));
+        if !self.receive_key.verifies(&[&self.received.to_le_bytes(), head, payload], tag) {
+            return Err(Error::new(Code::Unauthenticated, "a message's tag is wrong"));
         }
         self.received += 1;
-        let frame = Frame {
-            kind: head[4],
-            payload: payload.to_vec(),
-        };
+        let frame = Frame { kind: head[4], payload: payload.to_vec() };
         self.input.clear();
         Ok(frame)
     }
 }
 
 fn gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-    )
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 #[track_caller]
@@ -209,18 +194,12 @@ impl<'a> Fields<'a> {
 
     /// The next little-endian number.
     pub(crate) fn u32(&mut self) -> Result<u32> {
-        self.bytes(4)?
-            .try_into()
-            .map(u32::from_le_bytes)
-            .map_err(|_| internal())
+        self.bytes(4)?.try_into().map(u32::from_le_bytes).map_err(|_| internal())
     }
 
     /// The next little-endian number.
     pub(crate) fn u64(&mut self) -> Result<u64> {
-        self.bytes(8)?
-            .try_into()
-            .map(u64::from_le_bytes)
-            .map_err(|_| internal())
+        self.bytes(8)?.try_into().map(u64::from_le_bytes).map_err(|_| internal())
     }
 
     /// The next bytes that carry their own length, at most `limit` of them.
@@ -238,10 +217,7 @@ impl<'a> Fields<'a> {
         if self.0.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            Code::Protocol,
-            "a message is longer than it says",
-        ))
+        Err(Error::new(Code::Protocol, "a message is longer than it says"))
     }
 }
 
@@ -262,10 +238,7 @@ mod tests {
 
     fn ends() -> (Frames, Frames) {
         let session = Key::new([7; 32]);
-        (
-            Frames::new(&session, Side::Client, 1000),
-            Frames::new(&session, Side::Server, 1000),
-        )
+        (Frames::new(&session, Side::Client, 1000), Frames::new(&session, Side::Server, 1000))
     }
 
     fn written(frames: &mut Frames) -> Vec<u8> {
@@ -316,10 +289,7 @@ mod tests {
         assert!(two.poll(&mut &bytes[..]).is_err());
         assert!(two.input.capacity() < 1 << 20);
         two.limit_bytes = 1000;
-        assert_eq!(
-            two.poll(&mut &bytes[..]).expect_err("limit").code,
-            Code::Protocol
-        );
+        assert_eq!(two.poll(&mut &bytes[..]).expect_err("limit").code, Code::Protocol);
     }
 
     #[test]

@@ -52,10 +52,7 @@ impl Version {
         if self == Self::OURS {
             return Ok(());
         }
-        let text = format!(
-            "{whose} is from unisono {self}, this is unisono {}",
-            Self::OURS
-        );
+        let text = format!("{whose} is from unisono {self}, this is unisono {}", Self::OURS);
         Err(Error::new(Code::VersionMismatch, text))
     }
 }
@@ -124,23 +121,16 @@ impl UniqueId {
     /// `InvalidId` when they are damaged or no id; `VersionMismatch` when another version of the
     /// library made them.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let bytes: &[u8; ID_BYTES] = bytes.try_into().map_err(|_| {
-            invalid(&format!(
-                "it has {} bytes instead of {ID_BYTES}",
-                bytes.len()
-            ))
-        })?;
+        let bytes: &[u8; ID_BYTES] = bytes
+            .try_into()
+            .map_err(|_| invalid(&format!("it has {} bytes instead of {ID_BYTES}", bytes.len())))?;
         if &bytes[..4] != MAGIC {
             return Err(invalid("it does not begin like one"));
         }
         if checksum(bytes) != bytes[CHECKSUM_AT..] {
             return Err(invalid("its checksum is wrong"));
         }
-        Version {
-            major: bytes[5],
-            minor: bytes[6],
-        }
-        .check("the unique id")?;
+        Version { major: bytes[5], minor: bytes[6] }.check("the unique id")?;
         let count = usize::from(bytes[7]);
         if bytes[4] != FORMAT || count == 0 || count > ADDRESSES_MAX {
             return Err(invalid("its format is unknown"));
@@ -152,10 +142,7 @@ impl UniqueId {
         if addresses.iter().any(|address| address.port() == 0) {
             return Err(invalid("an address has port 0"));
         }
-        Ok(Self {
-            addresses,
-            key: Key::new(key),
-        })
+        Ok(Self { addresses, key: Key::new(key) })
     }
 
     /// The id as 256 hexadecimal digits, for an environment variable.
@@ -186,11 +173,7 @@ impl FromStr for UniqueId {
     /// Reads the form [`UniqueId::to_hex`] writes, in either case.
     fn from_str(text: &str) -> Result<Self> {
         if text.len() != 2 * ID_BYTES {
-            let text = format!(
-                "its text has {} digits instead of {}",
-                text.len(),
-                2 * ID_BYTES
-            );
+            let text = format!("its text has {} digits instead of {}", text.len(), 2 * ID_BYTES);
             return Err(invalid(&text));
         }
         let mut bytes = [0; ID_BYTES];
@@ -206,9 +189,7 @@ impl FromStr for UniqueId {
 
 impl fmt::Debug for UniqueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UniqueId")
-            .field("addresses", &self.addresses)
-            .finish_non_exhaustive()
+        f.debug_struct("UniqueId").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 
@@ -251,13 +232,7 @@ mod tests {
         assert_eq!(UniqueId::decode(&id.encode()).expect("decode"), id);
         assert_eq!(id.to_hex().len(), 256);
         assert_eq!(id.to_hex().parse::<UniqueId>().expect("parse"), id);
-        assert_eq!(
-            id.to_hex()
-                .to_uppercase()
-                .parse::<UniqueId>()
-                .expect("parse"),
-            id
-        );
+        assert_eq!(id.to_hex().to_uppercase().parse::<UniqueId>().expect("parse"), id);
     }
 
     #[test]
@@ -266,10 +241,7 @@ mod tests {
         for bit in 0..ID_BYTES * 8 {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                UniqueId::decode(&bad).expect_err("damage").code,
-                Code::InvalidId
-            );
+            assert_eq!(UniqueId::decode(&bad).expect_err("damage").code, Code::InvalidId);
         }
     }
 
@@ -289,31 +261,17 @@ mod tests {
     #[test]
     fn wrong_sizes_counts_and_texts_are_no_ids() {
         for bytes in [&[][..], &[0; 127], &[0; 128], &[0xff; 128], &[0; 129]] {
-            assert_eq!(
-                UniqueId::decode(bytes).expect_err("size").code,
-                Code::InvalidId
-            );
+            assert_eq!(UniqueId::decode(bytes).expect_err("size").code, Code::InvalidId);
         }
         for count in [0, 5, 255] {
             let mut bytes = sample().encode();
             bytes[7] = count;
             let sum = checksum(&bytes);
             bytes[CHECKSUM_AT..].copy_from_slice(&sum);
-            assert_eq!(
-                UniqueId::decode(&bytes).expect_err("count").code,
-                Code::InvalidId
-            );
+            assert_eq!(UniqueId::decode(&bytes).expect_err("count").code, Code::InvalidId);
         }
-        for text in [
-            String::new(),
-            "x".repeat(256),
-            "é".repeat(128),
-            "0".repeat(256),
-        ] {
-            assert_eq!(
-                text.parse::<UniqueId>().expect_err("text").code,
-                Code::InvalidId
-            );
+        for text in [String::new(), "x".repeat(256), "é".repeat(128), "0".repeat(256)] {
+            assert_eq!(text.parse::<UniqueId>().expect_err("text").code, Code::InvalidId);
         }
         let none = UniqueId::new(&[], Key::new([0; 32])).expect_err("none");
         assert_eq!(none.code, Code::NoAddress);

@@ -6,9 +6,8 @@ use crate::error::{Code, Error, Result};
 use crate::sys::interface::{Interface, list, route_source};
 
 /// Interfaces that lead to containers and virtual machines of this host, not to other hosts.
-const VIRTUAL: &[&str] = &[
-    "docker", "br-", "virbr", "veth", "vnet", "cni", "flannel", "cali", "lxc", "lxd", "podman",
-];
+const VIRTUAL: &[&str] =
+    &["docker", "br-", "virbr", "veth", "vnet", "cni", "flannel", "cali", "lxc", "lxd", "podman"];
 
 /// The addresses to listen at, best first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +29,8 @@ pub(crate) fn choose(spec: Option<&str>) -> Result<Choice> {
 }
 
 fn choose_from(all: &[Interface], spec: Option<&str>) -> Result<Choice> {
-    let usable: Vec<&Interface> = all
-        .iter()
-        .filter(|one| one.up && !is_link_local(one.address))
-        .collect();
+    let usable: Vec<&Interface> =
+        all.iter().filter(|one| one.up && !is_link_local(one.address)).collect();
     let choice = match spec.map(str::trim).filter(|spec| !spec.is_empty()) {
         Some(spec) => choose_named(&usable, spec)?,
         None => choose_default(&usable),
@@ -48,11 +45,8 @@ fn choose_from(all: &[Interface], spec: Option<&str>) -> Result<Choice> {
 fn choose_default(usable: &[&Interface]) -> Choice {
     let outward = |one: &&&Interface| !one.loopback && !is_virtual(&one.name);
     let chosen: Vec<&Interface> = usable.iter().filter(outward).copied().collect();
-    let mut skipped: Vec<&str> = usable
-        .iter()
-        .filter(|one| is_virtual(&one.name))
-        .map(|one| one.name.as_str())
-        .collect();
+    let mut skipped: Vec<&str> =
+        usable.iter().filter(|one| is_virtual(&one.name)).map(|one| one.name.as_str()).collect();
     skipped.dedup();
     let also = match skipped.as_slice() {
         [] => String::new(),
@@ -61,29 +55,16 @@ fn choose_default(usable: &[&Interface]) -> Choice {
     if chosen.is_empty() {
         let local: Vec<&Interface> = usable.iter().filter(|one| one.loopback).copied().collect();
         let reason = format!("loopback, since no interface leads to other hosts{also}");
-        return Choice {
-            addresses: addresses(&local),
-            reason,
-        };
+        return Choice { addresses: addresses(&local), reason };
     }
-    let reason = format!(
-        "every interface that is up: {}{also}",
-        describe_refs(&chosen)
-    );
-    Choice {
-        addresses: addresses(&chosen),
-        reason,
-    }
+    let reason = format!("every interface that is up: {}{also}", describe_refs(&chosen));
+    Choice { addresses: addresses(&chosen), reason }
 }
 
 fn choose_named(usable: &[&Interface], spec: &str) -> Result<Choice> {
     let mut chosen: Vec<&Interface> = Vec::new();
     let mut unmatched = Vec::new();
-    for item in spec
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-    {
+    for item in spec.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let filter = Filter::parse(item)?;
         let before = chosen.len();
         for &one in usable {
@@ -103,10 +84,7 @@ fn choose_named(usable: &[&Interface], spec: &str) -> Result<Choice> {
         [] => format!("no address that is up fits \"{spec}\""),
         _ => format!("asked for by \"{spec}\": {}{also}", describe_refs(&chosen)),
     };
-    Ok(Choice {
-        addresses: addresses(&chosen),
-        reason,
-    })
+    Ok(Choice { addresses: addresses(&chosen), reason })
 }
 
 enum Filter<'a> {
@@ -141,10 +119,7 @@ impl<'a> Filter<'a> {
 }
 
 fn bad_network(item: &str) -> Error {
-    Error::new(
-        Code::InvalidArgument,
-        format!("\"{item}\" is not a network such as 10.0.0.0/8"),
-    )
+    Error::new(Code::InvalidArgument, format!("\"{item}\" is not a network such as 10.0.0.0/8"))
 }
 
 const fn bits(address: IpAddr) -> u8 {
@@ -216,10 +191,7 @@ pub(crate) fn route(all: &[Interface], peer: IpAddr) -> (Route, String) {
     if all.iter().any(|one| one.address == peer) || peer.is_loopback() {
         (Route::Host, "an address of this host".to_owned())
     } else if from.is_some_and(|one| same_network(source, peer, one.prefix)) {
-        (
-            Route::Direct,
-            format!("on the network of {name} ({source})"),
-        )
+        (Route::Direct, format!("on the network of {name} ({source})"))
     } else {
         (Route::Routed, format!("routed through {name} ({source})"))
     }
@@ -231,13 +203,7 @@ mod tests {
 
     fn interface(name: &str, address: &str, prefix: u8, up: bool) -> Interface {
         let address: IpAddr = address.parse().expect("address");
-        Interface {
-            name: name.to_owned(),
-            address,
-            prefix,
-            up,
-            loopback: name == "lo",
-        }
+        Interface { name: name.to_owned(), address, prefix, up, loopback: name == "lo" }
     }
 
     fn host() -> Vec<Interface> {
@@ -262,11 +228,7 @@ mod tests {
         assert_eq!(chosen(None), ["10.1.0.5", "2001:db8::5", "192.168.9.5"]);
         assert_eq!(chosen(Some(" ")), chosen(None));
         let choice = choose_from(&host(), None).expect("choice");
-        assert!(
-            choice.reason.contains("virtual: docker0"),
-            "{}",
-            choice.reason
-        );
+        assert!(choice.reason.contains("virtual: docker0"), "{}", choice.reason);
     }
 
     #[test]
@@ -281,15 +243,9 @@ mod tests {
     #[test]
     fn names_addresses_and_networks_are_understood_in_the_order_given() {
         assert_eq!(chosen(Some("ib0")), ["192.168.9.5"]);
-        assert_eq!(
-            chosen(Some("ib0,eth0")),
-            ["192.168.9.5", "10.1.0.5", "2001:db8::5"]
-        );
+        assert_eq!(chosen(Some("ib0,eth0")), ["192.168.9.5", "10.1.0.5", "2001:db8::5"]);
         assert_eq!(chosen(Some("10.0.0.0/8")), ["10.1.0.5"]);
-        assert_eq!(
-            chosen(Some("2001:db8::/32, 10.1.0.5")),
-            ["2001:db8::5", "10.1.0.5"]
-        );
+        assert_eq!(chosen(Some("2001:db8::/32, 10.1.0.5")), ["2001:db8::5", "10.1.0.5"]);
         assert_eq!(chosen(Some("docker0")), ["172.17.0.1"]);
         assert_eq!(chosen(Some("lo")), ["127.0.0.1"]);
         assert_eq!(chosen(Some("0.0.0.0/0")).len(), 4);
@@ -302,10 +258,7 @@ mod tests {
             assert_eq!(error.code, Code::NoAddress);
             assert!(error.detail.contains("eth1 10.2.0.5/16 (down)"), "{error}");
         }
-        assert_eq!(
-            choose_from(&[], None).expect_err("none").code,
-            Code::NoAddress
-        );
+        assert_eq!(choose_from(&[], None).expect_err("none").code, Code::NoAddress);
     }
 
     #[test]

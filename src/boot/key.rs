@@ -25,10 +25,7 @@ impl Key {
 
     /// The key that `text` stands for; the same on every rank.
     pub(crate) fn from_text(text: &[u8]) -> Self {
-        Self(blake3::derive_key(
-            "unisono 2026 job key from text v1",
-            text,
-        ))
+        Self(blake3::derive_key("unisono 2026 job key from text v1", text))
     }
 
     /// The bytes, for the unique id.

@@ -61,10 +61,7 @@ impl LocalListener {
     pub(crate) fn new() -> Result<Self> {
         let tail: [u8; 16] = random::bytes()?;
         let name = format!("unisono-{:032x}", u128::from_le_bytes(tail));
-        Ok(Self {
-            listener: unix::listen(name.as_bytes())?,
-            name,
-        })
+        Ok(Self { listener: unix::listen(name.as_bytes())?, name })
     }
 
     /// The name to put into this rank's card.
@@ -104,26 +101,12 @@ pub(crate) fn exchange_local(
     offer[8..16].copy_from_slice(&(segment.len() as u64).to_le_bytes());
     offer[16..].copy_from_slice(&token);
     let poller = Poller::new()?;
-    let expect = Expect::Local {
-        rank: place.rank,
-        epoch: place.epoch,
-    };
+    let expect = Expect::Local { rank: place.rank, epoch: place.epoch };
     let strangers_max = STRANGERS_MAX + names.len();
     let doors = vec![&listener.listener];
     let porch = Porch::new(doors, place.key, expect, strangers_max, &poller)?;
-    let mine = Mine {
-        segment,
-        bell,
-        offer,
-    };
-    let mut local = Local {
-        place,
-        poller,
-        porch,
-        mine,
-        dials: Vec::new(),
-        pairs: BTreeMap::new(),
-    };
+    let mine = Mine { segment, bell, offer };
+    let mut local = Local { place, poller, porch, mine, dials: Vec::new(), pairs: BTreeMap::new() };
     for (peer, name) in (0u32..).zip(names) {
         let Some(name) = name else { continue };
         if peer < place.rank {
@@ -151,18 +134,12 @@ pub(crate) fn settle(
     let all = joined.exchange(&mine, deadline)?;
     let me = Rank(rank).index();
     for (peer, theirs) in peers.iter_mut().zip(&all) {
-        let agreed = theirs
-            .get(me / 8)
-            .is_some_and(|byte| byte >> (me % 8) & 1 == 1);
+        let agreed = theirs.get(me / 8).is_some_and(|byte| byte >> (me % 8) & 1 == 1);
         if !agreed {
             *peer = None;
         }
     }
-    let says = |a: usize, b: usize| {
-        all[a]
-            .get(b / 8)
-            .is_some_and(|byte| byte >> (b % 8) & 1 == 1)
-    };
+    let says = |a: usize, b: usize| all[a].get(b / 8).is_some_and(|byte| byte >> (b % 8) & 1 == 1);
     let world = all.len();
     Ok((0..world).all(|a| (0..world).all(|b| a == b || says(a, b))))
 }
@@ -211,33 +188,19 @@ impl Local<'_> {
         let mut events = Vec::new();
         let mut guests = Vec::new();
         // BOUND: the deadline.
-        while !self
-            .pairs
-            .values()
-            .all(|pair| matches!(pair, Pair::Local(_) | Pair::Remote))
-        {
+        while !self.pairs.values().all(|pair| matches!(pair, Pair::Local(_) | Pair::Remote)) {
             let now = Instant::now();
             if now >= self.place.deadline {
                 break;
             }
             self.dial()?;
-            let mut wake = self
-                .porch
-                .expire(&self.poller, now)?
-                .unwrap_or(self.place.deadline);
+            let mut wake = self.porch.expire(&self.poller, now)?.unwrap_or(self.place.deadline);
             if !self.dials.is_empty() {
                 wake = wake.min(now + PAUSE);
             }
             let wake = wake.min(self.place.deadline);
-            let ready = self
-                .pairs
-                .values()
-                .all(|p| matches!(p, Pair::Local(_) | Pair::Remote));
-            let timeout = if ready {
-                Duration::ZERO
-            } else {
-                wake.saturating_duration_since(now)
-            };
+            let ready = self.pairs.values().all(|p| matches!(p, Pair::Local(_) | Pair::Remote));
+            let timeout = if ready { Duration::ZERO } else { wake.saturating_duration_since(now) };
             self.poller.wait(Some(timeout), &mut events)?;
             let now = Instant::now();
             for &event in &events {
@@ -281,8 +244,7 @@ impl Local<'_> {
                 purpose: Purpose::Local,
             };
             let shake = Handshake::connector(self.place.key, hello)?;
-            self.poller
-                .add(stream.as_fd(), u64::from(peer), Interest::Read)?;
+            self.poller.add(stream.as_fd(), u64::from(peer), Interest::Read)?;
             let conn = Conn::new(stream, shake, self.place.deadline);
             self.pairs.insert(peer, Pair::Shaking(Box::new(conn)));
             self.advance(peer);
@@ -297,14 +259,9 @@ impl Local<'_> {
             return;
         }
         let token = u64::from(hello.rank);
-        if self
-            .poller
-            .add(guest.stream.as_fd(), token, Interest::Read)
-            .is_ok()
-        {
+        if self.poller.add(guest.stream.as_fd(), token, Interest::Read).is_ok() {
             let trade = Trade::new(guest.stream);
-            self.pairs
-                .insert(hello.rank, Pair::Trading(Box::new(trade)));
+            self.pairs.insert(hello.rank, Pair::Trading(Box::new(trade)));
             self.advance(hello.rank);
         }
     }
@@ -340,13 +297,7 @@ fn shake(mut conn: Box<Conn<UnixStream>>, mine: &Mine<'_>, peer: u32) -> Result<
 
 impl Trade {
     fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            sent: 0,
-            input: Vec::new(),
-            fds: Vec::new(),
-            taken: None,
-        }
+        Self { stream, sent: 0, input: Vec::new(), fds: Vec::new(), taken: None }
     }
 
     /// Reads up to `whole` bytes and what descriptors come with them; false: not all is there.
@@ -359,10 +310,7 @@ impl Trade {
             let got = unix::recv_with_fds(&self.stream, &mut bytes[..lacking], room)?;
             let Some(got) = got else { return Ok(false) };
             if got.bytes == 0 {
-                return Err(Error::new(
-                    Code::PeerLost,
-                    "the other end closed the connection",
-                ));
+                return Err(Error::new(Code::PeerLost, "the other end closed the connection"));
             }
             self.input.extend_from_slice(&bytes[..got.bytes]);
             self.fds.extend(got.fds);
@@ -386,10 +334,7 @@ impl Trade {
         };
         let segment = Segment::open(segment, bytes)?;
         if segment.header()? != (peer, token.try_into().unwrap_or([0; 32])) {
-            return Err(Error::new(
-                Code::Protocol,
-                "the segment is not the one the peer wrote",
-            ));
+            return Err(Error::new(Code::Protocol, "the segment is not the one the peer wrote"));
         }
         Ok((segment, Bell::from_fd(bell)?))
     }
@@ -419,23 +364,12 @@ impl Mine<'_> {
         if !trade.fill(OFFER_BYTES + 1)? {
             return Ok(Pair::Trading(trade));
         }
-        let Trade {
-            stream,
-            input,
-            taken,
-            fds,
-            ..
-        } = *trade;
+        let Trade { stream, input, taken, fds, .. } = *trade;
         let (Some((segment, bell)), Some(&YES), []) = (taken, input.last(), fds.as_slice()) else {
             return Ok(Pair::Remote);
         };
         let process = Process::of_peer(&stream).ok();
-        Ok(Pair::Local(Box::new(LocalPeer {
-            segment,
-            bell,
-            process,
-            socket: stream,
-        })))
+        Ok(Pair::Local(Box::new(LocalPeer { segment, bell, process, socket: stream })))
     }
 }
 

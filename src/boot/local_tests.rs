@@ -20,18 +20,9 @@ struct Field {
 }
 
 fn field(world: usize) -> Field {
-    let listeners: Vec<_> = (0..world)
-        .map(|_| LocalListener::new().expect("listen"))
-        .collect();
-    let names = listeners
-        .iter()
-        .map(|one| Some(one.name().to_owned()))
-        .collect();
-    Field {
-        listeners,
-        names,
-        key: Key::random().expect("key"),
-    }
+    let listeners: Vec<_> = (0..world).map(|_| LocalListener::new().expect("listen")).collect();
+    let names = listeners.iter().map(|one| Some(one.name().to_owned())).collect();
+    Field { listeners, names, key: Key::random().expect("key") }
 }
 
 type Done = (Segment, Bell, Vec<Option<LocalPeer>>);
@@ -42,13 +33,7 @@ fn trade(field: &Arc<Field>, who: &[u32], deadline: Instant) -> Vec<Done> {
         let (send, field) = (send.clone(), Arc::clone(field));
         thread::spawn(move || {
             let world = u32::try_from(field.names.len()).expect("small");
-            let place = Place {
-                rank,
-                world,
-                key: &field.key,
-                epoch: 1,
-                deadline,
-            };
+            let place = Place { rank, world, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 8192).expect("segment");
             let bell = Bell::new().expect("bell");
             let own = &field.listeners[Rank(rank).index()];
@@ -58,9 +43,7 @@ fn trade(field: &Arc<Field>, who: &[u32], deadline: Instant) -> Vec<Done> {
     }
     let mut results = BTreeMap::new();
     for _ in who {
-        let (rank, result) = receive
-            .recv_timeout(LONG)
-            .expect("a rank hangs or panicked");
+        let (rank, result) = receive.recv_timeout(LONG).expect("a rank hangs or panicked");
         results.insert(rank, result);
     }
     results.into_values().collect()
@@ -84,10 +67,7 @@ fn worlds_of_1_2_and_4_share_segments_and_bells() {
                 assert!(!has_hung_up(seen));
                 assert!(seen.process.as_ref().is_none_or(Process::alive));
             }
-            let known = done
-                .iter()
-                .filter(|(_, _, others)| others[rank].is_some())
-                .count();
+            let known = done.iter().filter(|(_, _, others)| others[rank].is_some()).count();
             assert_eq!(known, world - 1);
         }
     }
@@ -107,10 +87,7 @@ fn an_unknown_name_or_an_absent_rank_is_not_local() {
     some.names[2] = None;
     let deadline = Instant::now() + Duration::from_millis(200);
     let done = trade(&Arc::new(some), &[0, 1], deadline);
-    assert!(
-        done.iter()
-            .all(|(_, _, peers)| peers.iter().all(Option::is_none))
-    );
+    assert!(done.iter().all(|(_, _, peers)| peers.iter().all(Option::is_none)));
 }
 
 #[test]
@@ -119,9 +96,7 @@ fn strangers_at_the_unix_door_disturb_nothing() {
     let name = field.names[0].clone().expect("name");
     let mut strangers = Vec::new();
     for index in 0..20 {
-        let stream = unix::connect(name.as_bytes())
-            .expect("connect")
-            .expect("room");
+        let stream = unix::connect(name.as_bytes()).expect("connect").expect("room");
         if index % 2 == 0 {
             let copy = stream.try_clone().expect("dup");
             unix::send_with_fds(&stream, &[7; 100], &[copy.as_raw_fd()]).expect("send");
@@ -152,14 +127,8 @@ fn settling_keeps_a_pair_only_when_both_ends_have_it() {
         });
     }
     for _ in 0..3 {
-        let (rank, known) = receive
-            .recv_timeout(LONG)
-            .expect("a rank hangs or panicked");
-        let expected = [
-            [false, true, true],
-            [true, false, false],
-            [true, false, false],
-        ];
+        let (rank, known) = receive.recv_timeout(LONG).expect("a rank hangs or panicked");
+        let expected = [[false, true, true], [true, false, false], [true, false, false]];
         assert_eq!(known, expected[Rank(rank).index()]);
     }
     server.join_thread().expect("server");
@@ -173,31 +142,15 @@ fn a_segment_with_another_token_is_not_local() {
     let deadline = Instant::now() + Duration::from_secs(5);
     thread::scope(|scope| {
         let honest = scope.spawn(|| {
-            let place = Place {
-                rank: 0,
-                world: 2,
-                key: &field.key,
-                epoch: 1,
-                deadline,
-            };
+            let place = Place { rank: 0, world: 2, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 4096).expect("segment");
             let bell = Bell::new().expect("bell");
             exchange_local(&place, &field.listeners[0], &field.names, &segment, &bell)
         });
-        let hello = Hello {
-            rank: 1,
-            to: 0,
-            world: 2,
-            epoch: 1,
-            purpose: Purpose::Local,
-        };
-        let stream = unix::connect(name.as_bytes())
-            .expect("connect")
-            .expect("room");
+        let hello = Hello { rank: 1, to: 0, world: 2, epoch: 1, purpose: Purpose::Local };
+        let stream = unix::connect(name.as_bytes()).expect("connect").expect("room");
         let shake = Handshake::connector(&field.key, hello).expect("shake");
-        let (stream, _) = Conn::new(stream, shake, deadline)
-            .complete()
-            .expect("proved");
+        let (stream, _) = Conn::new(stream, shake, deadline).complete().expect("proved");
         let segment = Segment::create("test", 4096).expect("segment");
         segment.write_header(1, [1; 32]).expect("header");
         let bell = Bell::new().expect("bell");

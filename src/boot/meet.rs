@@ -90,31 +90,19 @@ fn host_file(path: &Path) -> Result<(UniqueId, Option<Hosted>)> {
     let server = at(Ipv4Addr::LOCALHOST.into()).or_else(|_| at(Ipv6Addr::LOCALHOST.into()))?;
     let id = server.unique_id()?;
     let written = write_file(path, &id)?;
-    Ok((
-        id,
-        Some(Hosted {
-            server,
-            _file: Some(written),
-        }),
-    ))
+    Ok((id, Some(Hosted { server, _file: Some(written) })))
 }
 
 /// Creates the file's directory, or checks that the one there is ours and closed to others.
 fn private_directory(path: &Path) -> Result<()> {
     let Some(directory) = path.parent() else {
-        return Err(Error::new(
-            Code::Internal,
-            "a rendezvous file without a directory",
-        ));
+        return Err(Error::new(Code::Internal, "a rendezvous file without a directory"));
     };
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => {
-            return Err(Error::os(
-                &error,
-                format!("creating {}", directory.display()),
-            ));
+            return Err(Error::os(&error, format!("creating {}", directory.display())));
         }
     }
     // Not following a link: in a shared directory such as /tmp anybody could have placed one.
@@ -140,17 +128,10 @@ fn write_file(path: &Path, id: &UniqueId) -> Result<Written> {
     let tail: [u8; 8] = random::bytes()?;
     let draft = path.with_extension(format!("{:016x}", u64::from_le_bytes(tail)));
     let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW);
-    let mut file = options
-        .open(&draft)
-        .map_err(|error| Error::os(&error, what()))?;
+    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let mut file = options.open(&draft).map_err(|error| Error::os(&error, what()))?;
     let draft = Written(draft);
-    file.write_all(text.as_bytes())
-        .map_err(|error| Error::os(&error, what()))?;
+    file.write_all(text.as_bytes()).map_err(|error| Error::os(&error, what()))?;
     std::fs::rename(&draft.0, path).map_err(|error| Error::os(&error, what()))?;
     Ok(Written(path.to_owned()))
 }
@@ -169,9 +150,7 @@ fn await_file(path: &Path, deadline: Instant) -> Result<UniqueId> {
 fn read_file(path: &Path) -> Result<Option<UniqueId>> {
     let mut options = OpenOptions::new();
     // Not waiting either: a pipe in its place would block the open.
-    options
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -213,10 +192,7 @@ fn check_file(file: &File, path: &Path) -> Result<()> {
 /// Serves at a port of every address of this host: which of them the others' name for it leads
 /// to is not known here.
 fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option<Hosted>)> {
-    let any = [
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    ];
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let mut last = None;
     // The port may still be held by the job before this one.
     let listeners = retry(deadline, || {
@@ -248,13 +224,7 @@ fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option
         SocketAddr::new(ip, port)
     });
     let id = UniqueId::new(&own.collect::<Vec<_>>(), key)?;
-    Ok((
-        id,
-        Some(Hosted {
-            server,
-            _file: None,
-        }),
-    ))
+    Ok((id, Some(Hosted { server, _file: None })))
 }
 
 /// The addresses of a host's name, which a cluster may publish only once the host is up. A look-up
@@ -272,10 +242,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> 
         }
     })?;
     found.ok_or_else(|| {
-        Error::new(
-            Code::NoAddress,
-            format!("rank 0's host \"{host}\" has no address: {last}"),
-        )
+        Error::new(Code::NoAddress, format!("rank 0's host \"{host}\" has no address: {last}"))
     })
 }
 

@@ -19,10 +19,7 @@ impl Scratch {
     fn new() -> Self {
         let tail = u64::from_le_bytes(random::bytes().expect("random"));
         let path = std::env::temp_dir().join(format!("unisono-test-{tail:016x}"));
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .expect("scratch");
+        DirBuilder::new().mode(0o700).create(&path).expect("scratch");
         Self(path)
     }
 }
@@ -34,14 +31,9 @@ impl Drop for Scratch {
 }
 
 fn launch(pairs: &[(&str, String)], directory: &Path) -> Launch {
-    let vars: Vars = pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.clone()))
-        .collect();
-    let facts = Facts {
-        directory: directory.join("unisono"),
-        launcher: (1, 1),
-    };
+    let vars: Vars =
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let facts = Facts { directory: directory.join("unisono"), launcher: (1, 1) };
     Launch::from_vars(&vars, 0, &facts).expect("launch")
 }
 
@@ -69,9 +61,7 @@ fn form(world: u32, launch: impl Fn(u32) -> Launch) {
         });
     }
     for _ in 0..world {
-        let cards = receive
-            .recv_timeout(LONG)
-            .expect("a rank hangs or panicked");
+        let cards = receive.recv_timeout(LONG).expect("a rank hangs or panicked");
         let expected: Vec<Vec<u8>> = (0..world).map(|rank| rank.to_le_bytes().to_vec()).collect();
         assert_eq!(cards, expected);
     }
@@ -82,9 +72,7 @@ fn ranks_of_one_host_meet_through_a_private_file_that_goes_away() {
     let scratch = Scratch::new();
     for world in [1, 2, 4] {
         form(world, |rank| launch(&mpirun(rank, world), &scratch.0));
-        let left = std::fs::read_dir(scratch.0.join("unisono"))
-            .expect("directory")
-            .count();
+        let left = std::fs::read_dir(scratch.0.join("unisono")).expect("directory").count();
         assert_eq!(left, 0);
     }
 }
@@ -109,17 +97,13 @@ fn ranks_with_a_secret_meet_at_an_address() {
 fn a_file_of_a_dead_process_is_not_believed_and_is_replaced() {
     let scratch = Scratch::new();
     let one = launch(&mpirun(1, 2), &scratch.0);
-    let Root::File(path) = &one.rendezvous else {
-        panic!("no file")
-    };
+    let Root::File(path) = &one.rendezvous else { panic!("no file") };
     private_directory(path).expect("directory");
     let mut child = std::process::Command::new("true").spawn().expect("spawn");
     let pid = child.id();
     child.wait().expect("wait");
     let addresses = ["127.0.0.1:9".parse().expect("address")];
-    let stale = UniqueId::new(&addresses, Key::random().expect("key"))
-        .expect("id")
-        .to_hex();
+    let stale = UniqueId::new(&addresses, Key::random().expect("key")).expect("id").to_hex();
     let own = std::process::id();
     // Dead, of another process with our number, and cut off.
     for text in [
@@ -139,13 +123,8 @@ fn a_file_of_a_dead_process_is_not_believed_and_is_replaced() {
 fn an_absent_rank_0_is_named() {
     let scratch = Scratch::new();
     let one = launch(&mpirun(1, 2), &scratch.0);
-    let error = one
-        .unique_id(Instant::now() + Duration::from_millis(50))
-        .expect_err("absent");
-    assert_eq!(
-        (error.code, error.peer),
-        (Code::MissingRanks, Some(crate::types::Rank(0)))
-    );
+    let error = one.unique_id(Instant::now() + Duration::from_millis(50)).expect_err("absent");
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(crate::types::Rank(0))));
 }
 
 #[test]
@@ -155,36 +134,22 @@ fn a_directory_or_file_others_could_have_made_is_refused() {
     let directory = scratch.0.join("unisono");
     std::fs::create_dir(&directory).expect("directory");
     std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).expect("mode");
-    assert_eq!(
-        zero.unique_id(soon()).expect_err("open to others").code,
-        Code::System
-    );
+    assert_eq!(zero.unique_id(soon()).expect_err("open to others").code, Code::System);
     std::fs::remove_dir(&directory).expect("remove");
     let other = scratch.0.join("other");
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&other)
-        .expect("directory");
+    DirBuilder::new().mode(0o700).create(&other).expect("directory");
     symlink(&other, &directory).expect("link");
-    assert_eq!(
-        zero.unique_id(soon()).expect_err("a link").code,
-        Code::System
-    );
+    assert_eq!(zero.unique_id(soon()).expect_err("a link").code, Code::System);
     std::fs::remove_file(&directory).expect("remove");
 
-    let Root::File(path) = &zero.rendezvous else {
-        panic!("no file")
-    };
+    let Root::File(path) = &zero.rendezvous else { panic!("no file") };
     private_directory(path).expect("directory");
     symlink(other.join("x"), path).expect("link");
     assert!(read_file(path).is_err());
     std::fs::remove_file(path).expect("remove");
     std::fs::write(path, "x").expect("write");
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).expect("mode");
-    assert_eq!(
-        read_file(path).expect_err("open to others").code,
-        Code::System
-    );
+    assert_eq!(read_file(path).expect_err("open to others").code, Code::System);
 }
 
 #[test]

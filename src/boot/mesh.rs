@@ -60,10 +60,7 @@ pub(crate) struct PeerSockets {
 
 /// Listeners at these addresses, on any ports.
 pub(crate) fn listen(addresses: &[IpAddr]) -> Result<Vec<TcpListener>> {
-    addresses
-        .iter()
-        .map(|&address| socket::listen(SocketAddr::new(address, 0)))
-        .collect()
+    addresses.iter().map(|&address| socket::listen(SocketAddr::new(address, 0))).collect()
 }
 
 /// Connects to every peer that has addresses; an empty list means no connection with that peer,
@@ -138,16 +135,8 @@ struct Job {
 
 #[derive(Debug)]
 enum Attempt {
-    Connecting {
-        job: Job,
-        stream: TcpStream,
-        limit: Instant,
-    },
-    Shaking {
-        job: Job,
-        conn: Box<Conn<TcpStream>>,
-        interest: Interest,
-    },
+    Connecting { job: Job, stream: TcpStream, limit: Instant },
+    Shaking { job: Job, conn: Box<Conn<TcpStream>>, interest: Interest },
 }
 
 impl Attempt {
@@ -193,48 +182,23 @@ impl<'a> Mesh<'a> {
             }
             let mut ways = Vec::new();
             if peer < place.rank {
-                ways = addresses
-                    .iter()
-                    .map(|&to| (route(&interfaces, to.ip()), to))
-                    .collect();
+                ways = addresses.iter().map(|&to| (route(&interfaces, to.ip()), to)).collect();
                 ways.sort_by_key(|((quality, _), _)| *quality);
                 let now = Instant::now();
-                jobs.push_back(Job {
-                    peer,
-                    purpose: Purpose::Control,
-                    way: 0,
-                    not_before: now,
-                });
+                jobs.push_back(Job { peer, purpose: Purpose::Control, way: 0, not_before: now });
             }
             let ways = ways.into_iter().map(|((_, why), to)| (to, why)).collect();
             let lanes = (0..lanes).map(|_| None).collect();
-            let slots = Slots {
-                control: None,
-                lanes,
-                ways,
-                taken: 0,
-                last_error: None,
-            };
+            let slots = Slots { control: None, lanes, ways, taken: 0, last_error: None };
             table.insert(peer, slots);
         }
-        let expect = Expect::Mesh {
-            rank: place.rank,
-            epoch: place.epoch,
-        };
+        let expect = Expect::Mesh { rank: place.rank, epoch: place.epoch };
         // Every peer may come with all its connections at once, on top of strangers.
         let expected: usize = table.values().map(|s: &Slots| 1 + s.lanes.len()).sum();
         let strangers_max = STRANGERS_MAX + expected;
         let doors = listeners.iter().collect();
         let porch = Porch::new(doors, place.key, expect, strangers_max, &poller)?;
-        Ok(Self {
-            place,
-            poller,
-            porch,
-            table,
-            jobs,
-            attempts: BTreeMap::new(),
-            next_token: 0,
-        })
+        Ok(Self { place, poller, porch, table, jobs, attempts: BTreeMap::new(), next_token: 0 })
     }
 
     fn run(mut self) -> Result<Vec<Option<PeerSockets>>> {
@@ -249,9 +213,7 @@ impl<'a> Mesh<'a> {
             self.start_jobs(now);
             self.expire(now);
             let expiry = self.porch.expire(&self.poller, now)?;
-            let timeout = self
-                .wake_time(expiry)
-                .saturating_duration_since(Instant::now());
+            let timeout = self.wake_time(expiry).saturating_duration_since(Instant::now());
             self.poller.wait(Some(timeout), &mut events)?;
             let now = Instant::now();
             for &event in &events {
@@ -280,10 +242,7 @@ impl<'a> Mesh<'a> {
         // With all attempts taken, a job waits for one of them to end, not for a time.
         let room = self.attempts.len() < ATTEMPTS_MAX;
         let starts = self.jobs.iter().filter(|_| room).map(|job| job.not_before);
-        limits
-            .chain(starts)
-            .chain(expiry)
-            .fold(self.place.deadline, Instant::min)
+        limits.chain(starts).chain(expiry).fold(self.place.deadline, Instant::min)
     }
 
     fn start_jobs(&mut self, now: Instant) {
@@ -303,10 +262,7 @@ impl<'a> Mesh<'a> {
     }
 
     fn start(&mut self, job: Job, now: Instant) -> Result<()> {
-        let way = self
-            .table
-            .get(&job.peer)
-            .and_then(|slots| slots.ways.get(job.way));
+        let way = self.table.get(&job.peer).and_then(|slots| slots.ways.get(job.way));
         let Some(&(address, _)) = way else {
             return Err(Error::new(Code::Internal, "a job without an address"));
         };
@@ -316,8 +272,7 @@ impl<'a> Mesh<'a> {
         self.next_token += 1;
         self.poller.add(stream.as_fd(), token, Interest::Write)?;
         let limit = now + CONNECT_LIMIT;
-        self.attempts
-            .insert(token, Attempt::Connecting { job, stream, limit });
+        self.attempts.insert(token, Attempt::Connecting { job, stream, limit });
         Ok(())
     }
 
@@ -350,17 +305,9 @@ impl<'a> Mesh<'a> {
                     purpose: job.purpose,
                 };
                 let shake = Handshake::connector(self.place.key, hello)?;
-                (
-                    job,
-                    Box::new(Conn::new(stream, shake, now + SHAKE_LIMIT)),
-                    Interest::Write,
-                )
+                (job, Box::new(Conn::new(stream, shake, now + SHAKE_LIMIT)), Interest::Write)
             }
-            Attempt::Shaking {
-                job,
-                conn,
-                interest,
-            } => (job, conn, interest),
+            Attempt::Shaking { job, conn, interest } => (job, conn, interest),
         };
         if conn.advance()? {
             self.poller.remove(conn.stream().as_fd())?;
@@ -374,11 +321,7 @@ impl<'a> Mesh<'a> {
             interest = conn.interest();
             self.poller.modify(conn.stream().as_fd(), token, interest)?;
         }
-        Ok(Some(Attempt::Shaking {
-            job,
-            conn,
-            interest,
-        }))
+        Ok(Some(Attempt::Shaking { job, conn, interest }))
     }
 
     fn connected(&mut self, job: Job, stream: TcpStream, now: Instant) {
@@ -415,10 +358,7 @@ impl<'a> Mesh<'a> {
     }
 
     fn expire(&mut self, now: Instant) {
-        let late = self
-            .attempts
-            .iter()
-            .filter(|(_, attempt)| attempt.limit() <= now);
+        let late = self.attempts.iter().filter(|(_, attempt)| attempt.limit() <= now);
         for token in late.map(|(&token, _)| token).collect::<Vec<_>>() {
             let Some(attempt) = self.attempts.remove(&token) else {
                 continue;
@@ -448,16 +388,8 @@ impl<'a> Mesh<'a> {
         let ranks: Vec<u32> = lacking().map(|(&rank, _)| rank).collect();
         let reason = lacking().find_map(|(rank, slots)| {
             let error = slots.last_error.as_ref()?;
-            let to = slots
-                .ways
-                .iter()
-                .map(|(to, _)| to.to_string())
-                .collect::<Vec<_>>();
-            Some(format!(
-                "; rank {rank} at {}: {}",
-                to.join(", "),
-                error.detail
-            ))
+            let to = slots.ways.iter().map(|(to, _)| to.to_string()).collect::<Vec<_>>();
+            Some(format!("; rank {rank} at {}: {}", to.join(", "), error.detail))
         });
         let text = format!(
             "{} of {} were not connected{}{}",
@@ -467,11 +399,7 @@ impl<'a> Mesh<'a> {
             self.porch.note()
         );
         let error = Error::new(Code::MissingRanks, text);
-        if ranks.len() == 1 {
-            error.with_peer(Rank(ranks[0]))
-        } else {
-            error
-        }
+        if ranks.len() == 1 { error.with_peer(Rank(ranks[0])) } else { error }
     }
 }
 

@@ -19,26 +19,14 @@ struct Field {
 }
 
 fn field(world: u32, at: &[&str]) -> Field {
-    let addresses: Vec<IpAddr> = at
-        .iter()
-        .map(|text| text.parse().expect("address"))
-        .collect();
-    let listeners: Vec<Vec<TcpListener>> = (0..world)
-        .map(|_| listen(&addresses).expect("listen"))
-        .collect();
+    let addresses: Vec<IpAddr> = at.iter().map(|text| text.parse().expect("address")).collect();
+    let listeners: Vec<Vec<TcpListener>> =
+        (0..world).map(|_| listen(&addresses).expect("listen")).collect();
     let peers = listeners
         .iter()
-        .map(|own| {
-            own.iter()
-                .map(|one| one.local_addr().expect("address"))
-                .collect()
-        })
+        .map(|own| own.iter().map(|one| one.local_addr().expect("address")).collect())
         .collect();
-    Field {
-        listeners,
-        peers,
-        key: Key::random().expect("key"),
-    }
+    Field { listeners, peers, key: Key::random().expect("key") }
 }
 
 type Sockets = Result<Vec<Option<PeerSockets>>>;
@@ -50,13 +38,7 @@ fn connect(field: &Arc<Field>, who: &[u32], lanes: u16, deadline: Instant) -> Ve
         let (send, field) = (send.clone(), Arc::clone(field));
         thread::spawn(move || {
             let world = u32::try_from(field.peers.len()).expect("small");
-            let place = Place {
-                rank,
-                world,
-                key: &field.key,
-                epoch: 5,
-                deadline,
-            };
+            let place = Place { rank, world, key: &field.key, epoch: 5, deadline };
             let own = &field.listeners[Rank(rank).index()];
             let _ = send.send((
                 rank,
@@ -66,9 +48,7 @@ fn connect(field: &Arc<Field>, who: &[u32], lanes: u16, deadline: Instant) -> Ve
     }
     let mut results: BTreeMap<u32, Sockets> = BTreeMap::new();
     for _ in who {
-        let (rank, result) = receive
-            .recv_timeout(LONG)
-            .expect("a rank hangs or panicked");
+        let (rank, result) = receive.recv_timeout(LONG).expect("a rank hangs or panicked");
         results.insert(rank, result);
     }
     results.into_values().collect()
@@ -76,19 +56,14 @@ fn connect(field: &Arc<Field>, who: &[u32], lanes: u16, deadline: Instant) -> Ve
 
 /// Sends a byte each way on every connection and checks that it comes from the right peer.
 fn check(tables: Vec<Sockets>, lanes: u16) {
-    let tables: Vec<_> = tables
-        .into_iter()
-        .map(|table| table.expect("mesh"))
-        .collect();
+    let tables: Vec<_> = tables.into_iter().map(|table| table.expect("mesh")).collect();
     let mark = |rank: usize, lane: usize| u8::try_from(rank * 16 + lane).expect("small");
     for (rank, table) in tables.iter().enumerate() {
         assert!(table[rank].is_none());
         for sockets in table.iter().flatten() {
             assert_eq!(sockets.lanes.len(), usize::from(lanes));
             assert!(!sockets.why.is_empty());
-            (&sockets.control)
-                .write_all(&[mark(rank, 15)])
-                .expect("write");
+            (&sockets.control).write_all(&[mark(rank, 15)]).expect("write");
             for (lane, stream) in sockets.lanes.iter().enumerate() {
                 assert!(stream.nodelay().expect("nodelay"));
                 (&*stream).write_all(&[mark(rank, lane)]).expect("write");
@@ -98,11 +73,7 @@ fn check(tables: Vec<Sockets>, lanes: u16) {
     for table in &tables {
         for (peer, sockets) in table.iter().enumerate() {
             let Some(sockets) = sockets else { continue };
-            let all = sockets
-                .lanes
-                .iter()
-                .enumerate()
-                .chain([(15, &sockets.control)]);
+            let all = sockets.lanes.iter().enumerate().chain([(15, &sockets.control)]);
             for (lane, stream) in all {
                 let mut byte = [0];
                 assert!(wait_one(stream.as_fd(), Interest::Read, Some(LONG)).expect("wait"));
@@ -173,34 +144,19 @@ fn a_peer_with_another_key_or_epoch_is_missing() {
     let deadline = Instant::now() + Duration::from_millis(500);
     let other = Key::random().expect("key");
     thread::scope(|scope| {
-        let place = Place {
-            rank: 0,
-            world: 2,
-            key: &one.key,
-            epoch: 5,
-            deadline,
-        };
+        let place = Place { rank: 0, world: 2, key: &one.key, epoch: 5, deadline };
         let zero = scope.spawn(move || place);
         let place = zero.join().expect("thread");
         let listen = scope.spawn({
             let (own, peers) = (&one.listeners[0], &one.peers);
             move || connect_mesh(&place, own, peers, &[0, 0]).expect_err("stranger")
         });
-        let stranger = Place {
-            rank: 1,
-            world: 2,
-            key: &other,
-            epoch: 5,
-            deadline,
-        };
+        let stranger = Place { rank: 1, world: 2, key: &other, epoch: 5, deadline };
         let error =
             connect_mesh(&stranger, &one.listeners[1], &one.peers, &[0, 0]).expect_err("key");
         assert!(error.detail.contains("key"), "{error}");
         let error = listen.join().expect("thread");
-        assert_eq!(
-            (error.code, error.peer),
-            (Code::MissingRanks, Some(Rank(1)))
-        );
+        assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(1))));
         assert!(error.detail.contains("refused"), "{error}");
     });
 }

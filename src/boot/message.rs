@@ -87,13 +87,7 @@ impl Request {
     pub(crate) fn encode(&self) -> (u8, Arc<[u8]>) {
         let mut payload = Vec::new();
         let kind = match self {
-            Self::Join {
-                rank,
-                world,
-                patience,
-                card,
-                terms,
-            } => {
+            Self::Join { rank, world, patience, card, terms } => {
                 payload.extend_from_slice(&rank.to_le_bytes());
                 payload.extend_from_slice(&world.to_le_bytes());
                 put_patience(&mut payload, *patience);
@@ -101,11 +95,7 @@ impl Request {
                 put_item(&mut payload, terms);
                 JOIN
             }
-            Self::Offer {
-                round,
-                patience,
-                item,
-            } => {
+            Self::Offer { round, patience, item } => {
                 payload.extend_from_slice(&round.to_le_bytes());
                 put_patience(&mut payload, *patience);
                 put_item(&mut payload, item);
@@ -172,15 +162,9 @@ impl Answer {
         let answer = match frame.kind {
             TABLE => {
                 let terms = fields.item(ITEM_MAX)?.to_vec();
-                Self::Table {
-                    terms,
-                    cards: items(&mut fields, world)?,
-                }
+                Self::Table { terms, cards: items(&mut fields, world)? }
             }
-            ALL => Self::All {
-                round: fields.u64()?,
-                items: items(&mut fields, world)?,
-            },
+            ALL => Self::All { round: fields.u64()?, items: items(&mut fields, world)? },
             FAILED => Self::Failed(error(&mut fields)?),
             kind => return Err(unknown(kind)),
         };
@@ -191,9 +175,7 @@ impl Answer {
 
 fn items(fields: &mut Fields<'_>, world: u32) -> Result<Vec<Vec<u8>>> {
     // BOUND: the world this rank was told by its own caller; a short message ends it sooner.
-    (0..world)
-        .map(|_| fields.item(ITEM_MAX).map(<[u8]>::to_vec))
-        .collect()
+    (0..world).map(|_| fields.item(ITEM_MAX).map(<[u8]>::to_vec)).collect()
 }
 
 fn unknown(kind: u8) -> Error {
@@ -215,17 +197,10 @@ fn error(fields: &mut Fields<'_>) -> Result<Error> {
     let number = i32::from_le_bytes(fields.u32()?.to_le_bytes());
     let peer = fields.u32()?;
     let text = String::from_utf8_lossy(fields.item(TEXT_MAX)?);
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let code = Code::from_number(number).unwrap_or(Code::Protocol);
     let error = Error::new(code, text);
-    Ok(if peer == NO_RANK {
-        error
-    } else {
-        error.with_peer(Rank(peer))
-    })
+    Ok(if peer == NO_RANK { error } else { error.with_peer(Rank(peer)) })
 }
 
 #[cfg(test)]
@@ -233,10 +208,7 @@ mod tests {
     use super::*;
 
     fn frame((kind, payload): (u8, Arc<[u8]>)) -> Frame {
-        Frame {
-            kind,
-            payload: payload.to_vec(),
-        }
+        Frame { kind, payload: payload.to_vec() }
     }
 
     #[test]
@@ -253,36 +225,25 @@ mod tests {
         let again = Request::decode(&frame(bytes)).expect("join");
         assert_eq!(format!("{join:?}"), format!("{again:?}"));
         let cards = [vec![1], vec![], vec![2, 3]];
-        let Answer::Table {
-            cards: again,
-            terms,
-        } = Answer::decode(&frame(Answer::table(&cards, b"t")), 3).expect("table")
+        let Answer::Table { cards: again, terms } =
+            Answer::decode(&frame(Answer::table(&cards, b"t")), 3).expect("table")
         else {
             panic!("another kind")
         };
-        assert_eq!(
-            (again.as_slice(), terms.as_slice()),
-            (&cards[..], &b"t"[..])
-        );
+        assert_eq!((again.as_slice(), terms.as_slice()), (&cards[..], &b"t"[..]));
         let sent = Error::new(Code::PeerLost, "a\nb").with_peer(Rank(4));
         let Answer::Failed(got) = Answer::decode(&frame(Answer::failed(&sent)), 3).expect("failed")
         else {
             panic!("another kind")
         };
-        assert_eq!(
-            (got.code, got.peer, &*got.detail),
-            (Code::PeerLost, Some(Rank(4)), "a b")
-        );
+        assert_eq!((got.code, got.peer, &*got.detail), (Code::PeerLost, Some(Rank(4)), "a b"));
     }
 
     #[test]
     fn every_truncation_and_many_changes_are_refused_or_harmless() {
         let whole = frame(Answer::all(7, &[vec![1; 10], vec![2; 10]]));
         for end in 0..whole.payload.len() {
-            let cut = Frame {
-                kind: whole.kind,
-                payload: whole.payload[..end].to_vec(),
-            };
+            let cut = Frame { kind: whole.kind, payload: whole.payload[..end].to_vec() };
             assert!(Answer::decode(&cut, 2).is_err());
         }
         assert!(Answer::decode(&whole, 3).is_err());

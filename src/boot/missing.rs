@@ -12,14 +12,11 @@ pub(crate) fn ranks_text(ranks: &[u32]) -> String {
             _ => runs.push((rank, rank)),
         }
     }
-    let shown = runs
-        .iter()
-        .take(RUNS_MAX)
-        .map(|&(first, last)| match last - first {
-            0 => format!("{first}"),
-            1 => format!("{first}, {last}"),
-            _ => format!("{first}-{last}"),
-        });
+    let shown = runs.iter().take(RUNS_MAX).map(|&(first, last)| match last - first {
+        0 => format!("{first}"),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}-{last}"),
+    });
     let mut text = shown.collect::<Vec<_>>().join(", ");
     if runs.len() > RUNS_MAX {
         text.push_str(", ...");
@@ -36,10 +33,7 @@ mod tests {
         assert_eq!(ranks_text(&[3]), "rank 3");
         assert_eq!(ranks_text(&[3, 5, 6, 7]), "ranks 3, 5-7");
         assert_eq!(ranks_text(&[0, 1, 9]), "ranks 0, 1, 9");
-        assert_eq!(
-            ranks_text(&[u32::MAX - 1, u32::MAX]),
-            "ranks 4294967294, 4294967295"
-        );
+        assert_eq!(ranks_text(&[u32::MAX - 1, u32::MAX]), "ranks 4294967294, 4294967295");
     }
 
     #[test]

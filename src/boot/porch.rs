@@ -176,19 +176,9 @@ impl<D: Door> Porch<D> {
             let token = self.next_token;
             self.next_token += 1;
             let conn = Conn::new(stream, shake, now + STRANGER_LIMIT);
-            if poller
-                .add(conn.stream().as_fd(), token, Interest::Read)
-                .is_ok()
-            {
+            if poller.add(conn.stream().as_fd(), token, Interest::Read).is_ok() {
                 let interest = Interest::Read;
-                self.strangers.insert(
-                    token,
-                    Stranger {
-                        conn,
-                        from,
-                        interest,
-                    },
-                );
+                self.strangers.insert(token, Stranger { conn, from, interest });
                 // Its greeting has often come along with it.
                 self.advance(token, poller, guests);
             }
@@ -214,11 +204,7 @@ impl<D: Door> Porch<D> {
                 };
                 let _ = poller.remove(stranger.conn.stream().as_fd());
                 if let Some((stream, outcome)) = stranger.conn.finish() {
-                    guests.push(Guest {
-                        stream,
-                        outcome,
-                        from: stranger.from,
-                    });
+                    guests.push(Guest { stream, outcome, from: stranger.from });
                 }
             }
             Err(error) => {
@@ -258,11 +244,7 @@ impl<D: Door> Porch<D> {
             let stranger = first.remove();
             self.refuse(&stranger.from, &"it did not finish the handshake in time");
         }
-        let limit = self
-            .strangers
-            .values()
-            .next()
-            .map(|stranger| stranger.conn.limit);
+        let limit = self.strangers.values().next().map(|stranger| stranger.conn.limit);
         Ok(match (limit, self.rest_until) {
             (Some(limit), Some(until)) => Some(limit.min(until)),
             (limit, until) => limit.or(until),
@@ -274,17 +256,12 @@ impl<D: Door> Porch<D> {
         if self.refused == 0 {
             return String::new();
         }
-        format!(
-            "; {} connections were refused, the last from {}",
-            self.refused, self.last_refusal
-        )
+        format!("; {} connections were refused, the last from {}", self.refused, self.last_refusal)
     }
 }
 
 impl<D: Door> fmt::Debug for Porch<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Porch")
-            .field("strangers", &self.strangers.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Porch").field("strangers", &self.strangers.len()).finish_non_exhaustive()
     }
 }

@@ -45,10 +45,8 @@ pub(crate) struct Rendezvous {
 impl Rendezvous {
     /// Listens at these addresses (port 0: any) and serves one job in a background thread.
     pub(crate) fn listen(addresses: &[SocketAddr], key: Key) -> Result<Self> {
-        let listeners: Vec<TcpListener> = addresses
-            .iter()
-            .map(|&address| socket::listen(address))
-            .collect::<Result<_>>()?;
+        let listeners: Vec<TcpListener> =
+            addresses.iter().map(|&address| socket::listen(address)).collect::<Result<_>>()?;
         Self::serve(listeners, key, IDLE)
     }
 
@@ -59,11 +57,7 @@ impl Rendezvous {
         }
         let addresses = listeners
             .iter()
-            .map(|listener| {
-                listener
-                    .local_addr()
-                    .map_err(|e| Error::os(&e, "getsockname"))
-            })
+            .map(|listener| listener.local_addr().map_err(|e| Error::os(&e, "getsockname")))
             .collect::<Result<_>>()?;
         let stop = Arc::new(Bell::new()?);
         let server = Server::new(listeners, &key, Arc::clone(&stop), Instant::now() + idle)?;
@@ -74,12 +68,7 @@ impl Rendezvous {
                 server.run()
             })
             .map_err(|error| Error::os(&error, "starting the rendezvous thread"))?;
-        Ok(Self {
-            addresses,
-            key,
-            stop,
-            thread,
-        })
+        Ok(Self { addresses, key, stop, thread })
     }
 
     /// Where it listens.
@@ -153,10 +142,7 @@ pub(crate) fn check_place(rank: u32, world: u32) -> Result<()> {
         return Err(Error::new(Code::InvalidArgument, text));
     }
     if rank >= world {
-        return Err(Error::new(
-            Code::RankOutOfRange,
-            format!("rank {rank} in a world of {world}"),
-        ));
+        return Err(Error::new(Code::RankOutOfRange, format!("rank {rank} in a world of {world}")));
     }
     Ok(())
 }
@@ -168,23 +154,11 @@ fn join_as(
     (card, terms): (&[u8], &[u8]),
     deadline: Instant,
 ) -> Result<Joined> {
-    let hello = Hello {
-        rank,
-        to: NO_RANK,
-        world,
-        epoch: 0,
-        purpose: Purpose::Rendezvous,
-    };
+    let hello = Hello { rank, to: NO_RANK, world, epoch: 0, purpose: Purpose::Rendezvous };
     let (stream, session) = reach(id, hello, deadline)?;
     let frames = Frames::new(&session, Side::Client, answer_max(world));
-    let mut joined = Joined {
-        cards: Vec::new(),
-        terms: Vec::new(),
-        world,
-        stream,
-        frames,
-        round: 0,
-    };
+    let mut joined =
+        Joined { cards: Vec::new(), terms: Vec::new(), world, stream, frames, round: 0 };
     let request = Request::Join {
         rank,
         world,
@@ -236,11 +210,8 @@ fn reach(id: &UniqueId, hello: Hello, deadline: Instant) -> Result<(TcpStream, K
             if !hopeless {
                 error.code = Code::TimedOut;
             }
-            error.detail = format!(
-                "the rendezvous at {address} was not reached: {}",
-                error.detail
-            )
-            .into();
+            error.detail =
+                format!("the rendezvous at {address} was not reached: {}", error.detail).into();
             return Err(error);
         }
         std::thread::sleep(pause);
@@ -273,17 +244,10 @@ impl Joined {
             return Err(Error::new(Code::Limit, text));
         }
         let round = self.round;
-        let request = Request::Offer {
-            round,
-            patience: patience(deadline),
-            item: item.to_vec(),
-        };
+        let request = Request::Offer { round, patience: patience(deadline), item: item.to_vec() };
         self.round += 1;
         match self.ask(&request, deadline)? {
-            Answer::All {
-                round: answered,
-                items,
-            } if answered == round => Ok(items),
+            Answer::All { round: answered, items } if answered == round => Ok(items),
             Answer::Failed(error) => Err(error),
             _ => Err(Error::new(Code::Protocol, "the answer to another exchange")),
         }
@@ -318,11 +282,7 @@ impl Joined {
             if left.is_zero() {
                 return Err(Error::new(Code::TimedOut, "the rendezvous did not answer"));
             }
-            let interest = if self.frames.is_flushed() {
-                Interest::Read
-            } else {
-                Interest::Both
-            };
+            let interest = if self.frames.is_flushed() { Interest::Read } else { Interest::Both };
             wait_one(self.stream.as_fd(), interest, Some(left))?;
         }
     }

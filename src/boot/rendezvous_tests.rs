@@ -23,15 +23,10 @@ fn ranks<T: Send + 'static>(count: u32, body: impl Fn(u32) -> T + Send + Sync + 
     }
     let mut results: Vec<Option<T>> = (0..count).map(|_| None).collect();
     for _ in 0..count {
-        let (rank, result) = receive
-            .recv_timeout(LONG)
-            .expect("a rank hangs or panicked");
+        let (rank, result) = receive.recv_timeout(LONG).expect("a rank hangs or panicked");
         results[Rank(rank).index()] = Some(result);
     }
-    results
-        .into_iter()
-        .map(|result| result.expect("all ranks"))
-        .collect()
+    results.into_iter().map(|result| result.expect("all ranks")).collect()
 }
 
 fn soon() -> Instant {
@@ -46,9 +41,7 @@ fn form(world: u32, id: &UniqueId) {
         let mut joined = join(&id, rank, world, &card, terms.as_bytes(), soon()).expect("join");
         assert_eq!(joined.terms, b"terms of 0");
         for round in 0..3u8 {
-            let all = joined
-                .exchange(&[round, card[0]], soon())
-                .expect("exchange");
+            let all = joined.exchange(&[round, card[0]], soon()).expect("exchange");
             let expected: Vec<Vec<u8>> = joined.cards.iter().map(|c| vec![round, c[0]]).collect();
             assert_eq!(all, expected);
         }
@@ -105,11 +98,7 @@ fn two_ranks_of_one_number_fail_the_job_with_the_reason() {
         join(&id, rank, 4, b"", b"", soon()).expect_err("duplicate")
     });
     for error in errors {
-        assert_eq!(
-            (error.code, error.peer),
-            (Code::InvalidArgument, Some(Rank(1))),
-            "{error}"
-        );
+        assert_eq!((error.code, error.peer), (Code::InvalidArgument, Some(Rank(1))), "{error}");
         assert!(error.detail.contains("rank 1 came twice"), "{error}");
     }
     server.stop().expect("stop");
@@ -118,15 +107,11 @@ fn two_ranks_of_one_number_fail_the_job_with_the_reason() {
 #[test]
 fn ranks_of_different_worlds_are_told_both() {
     let (server, id) = start();
-    let errors = ranks(2, move |rank| {
-        join(&id, rank, 2 + rank, b"", b"", soon()).expect_err("world")
-    });
+    let errors =
+        ranks(2, move |rank| join(&id, rank, 2 + rank, b"", b"", soon()).expect_err("world"));
     for error in errors {
         assert_eq!(error.code, Code::Mismatch, "{error}");
-        assert!(
-            error.detail.contains("of 2") && error.detail.contains("of 3"),
-            "{error}"
-        );
+        assert!(error.detail.contains("of 2") && error.detail.contains("of 3"), "{error}");
     }
     server.stop().expect("stop");
 }
@@ -166,11 +151,7 @@ fn a_rank_that_leaves_or_aborts_fails_the_exchange_of_the_others() {
             Some(joined.exchange(b"y", soon()).expect_err("left"))
         });
         for error in results.into_iter().flatten() {
-            let code = if abort {
-                Code::OutOfMemory
-            } else {
-                Code::PeerLost
-            };
+            let code = if abort { Code::OutOfMemory } else { Code::PeerLost };
             assert_eq!((error.code, error.peer), (code, Some(Rank(1))), "{error}");
         }
         server.stop().expect("stop");
@@ -195,11 +176,7 @@ fn a_missing_exchange_names_who_did_not_come() {
         Some(error.expect_err("missing"))
     });
     let error = results.into_iter().flatten().next().expect("rank 0");
-    assert_eq!(
-        (error.code, error.peer),
-        (Code::MissingRanks, Some(Rank(1))),
-        "{error}"
-    );
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(1))), "{error}");
     server.stop().expect("stop");
 }
 
@@ -217,9 +194,7 @@ fn a_wrong_key_is_unauthenticated_and_the_job_forms_without_it() {
 fn garbage_half_open_and_slow_strangers_disturb_nothing() {
     let (server, id) = start();
     let to = id.addresses()[0];
-    let idle: Vec<TcpStream> = (0..300)
-        .map(|_| TcpStream::connect(to).expect("connect"))
-        .collect();
+    let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(to).expect("connect")).collect();
     let mut garbage = TcpStream::connect(to).expect("connect");
     garbage.write_all(&[0x55; 4096]).expect("write");
     let mut slow = TcpStream::connect(to).expect("connect");
@@ -240,12 +215,7 @@ fn a_server_nobody_visits_ends_and_an_absent_server_is_a_timeout() {
     let id = server.unique_id().expect("id");
     server.join_thread().expect("server");
     let deadline = Instant::now() + Duration::from_millis(200);
-    assert_eq!(
-        join(&id, 0, 1, b"", b"", deadline)
-            .expect_err("nobody")
-            .code,
-        Code::TimedOut
-    );
+    assert_eq!(join(&id, 0, 1, b"", b"", deadline).expect_err("nobody").code, Code::TimedOut);
 }
 
 #[test]

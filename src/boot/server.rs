@@ -179,44 +179,22 @@ impl Server {
             _ => String::new(),
         };
         let names = ranks_text(&absent);
-        let text = format!(
-            "{names} of {} did not arrive{step}{}",
-            self.world,
-            self.porch.note()
-        );
+        let text = format!("{names} of {} did not arrive{step}{}", self.world, self.porch.note());
         let error = Error::new(Code::MissingRanks, text);
-        if absent.len() == 1 {
-            error.with_peer(Rank(absent[0]))
-        } else {
-            error
-        }
+        if absent.len() == 1 { error.with_peer(Rank(absent[0])) } else { error }
     }
 
     fn admit(&mut self, guest: Guest<TcpStream>, now: Instant) {
         let token = self.next_token;
         self.next_token += 1;
         let interest = Interest::Read;
-        if self
-            .poller
-            .add(guest.stream.as_fd(), token, interest)
-            .is_err()
-        {
+        if self.poller.add(guest.stream.as_fd(), token, interest).is_err() {
             return;
         }
         let frames = Frames::new(&guest.outcome.session, Side::Server, REQUEST_MAX);
         let limit = Some(now + MEMBER_LIMIT);
         let Guest { stream, from, .. } = guest;
-        self.members.insert(
-            token,
-            Member {
-                stream,
-                frames,
-                rank: None,
-                from,
-                interest,
-                limit,
-            },
-        );
+        self.members.insert(token, Member { stream, frames, rank: None, from, interest, limit });
     }
 
     fn serve(&mut self, event: Event, now: Instant) {
@@ -229,18 +207,12 @@ impl Server {
                 Err(error) => Err(error),
             };
             let done = match request {
-                Ok(Request::Join {
-                    rank,
-                    world,
-                    patience,
-                    card,
-                    terms,
-                }) => self.join(event.token, (rank, world), (card, terms), patience, now),
-                Ok(Request::Offer {
-                    round,
-                    patience,
-                    item,
-                }) => self.offer(event.token, round, patience, item, now),
+                Ok(Request::Join { rank, world, patience, card, terms }) => {
+                    self.join(event.token, (rank, world), (card, terms), patience, now)
+                }
+                Ok(Request::Offer { round, patience, item }) => {
+                    self.offer(event.token, round, patience, item, now)
+                }
                 Ok(Request::Failed(error)) => {
                     self.told(event.token, &error, now);
                     return;
@@ -346,19 +318,11 @@ impl Server {
 
     /// A rank that has joined and is here no more.
     fn gone(&self) -> Option<u32> {
-        let joined = self
-            .members
-            .values()
-            .filter(|member| member.rank.is_some())
-            .count();
+        let joined = self.members.values().filter(|member| member.rank.is_some()).count();
         if joined == self.parts.len() || matches!(self.phase, Phase::Joining) {
             return None;
         }
-        (0..self.world).find(|&rank| {
-            self.members
-                .values()
-                .all(|member| member.rank != Some(rank))
-        })
+        (0..self.world).find(|&rank| self.members.values().all(|member| member.rank != Some(rank)))
     }
 
     fn contribute(&mut self, rank: u32, part: Vec<u8>, patience: Duration, now: Instant) {
@@ -369,11 +333,8 @@ impl Server {
         if self.arrived < self.parts.len() {
             return;
         }
-        let parts: Vec<Vec<u8>> = self
-            .parts
-            .iter_mut()
-            .map(|part| part.take().unwrap_or_default())
-            .collect();
+        let parts: Vec<Vec<u8>> =
+            self.parts.iter_mut().map(|part| part.take().unwrap_or_default()).collect();
         self.arrived = 0;
         self.deadline = None;
         let (answer, round) = match self.phase {
@@ -388,10 +349,7 @@ impl Server {
     fn tell(&mut self, (kind, payload): (u8, Arc<[u8]>), urgent: bool, now: Instant) {
         // A round that has ended has ended for rank 0 too, whatever fails after it.
         if let Some((kind, payload)) = self.held.take() {
-            let first = self
-                .members
-                .values_mut()
-                .find(|member| member.rank == Some(0));
+            let first = self.members.values_mut().find(|member| member.rank == Some(0));
             if let Some(member) = first {
                 member.frames.push(kind, payload);
             }
@@ -416,10 +374,7 @@ impl Server {
         let Some((kind, payload)) = self.held.take() else {
             return;
         };
-        let first = self
-            .members
-            .iter_mut()
-            .find(|(_, member)| member.rank == Some(0));
+        let first = self.members.iter_mut().find(|(_, member)| member.rank == Some(0));
         if let Some((&token, member)) = first {
             member.frames.push(kind, payload);
             member.limit = Some(now + MEMBER_LIMIT);
@@ -439,11 +394,7 @@ impl Server {
         if flushed && member.rank.is_some() {
             member.limit = None;
         }
-        let interest = if flushed {
-            Interest::Read
-        } else {
-            Interest::Both
-        };
+        let interest = if flushed { Interest::Read } else { Interest::Both };
         if interest != member.interest {
             member.interest = interest;
             // A failure shows as a member that takes nothing in, which its limit takes care of.
@@ -484,10 +435,7 @@ impl Server {
         }
         self.deadline = None;
         let answer = Answer::failed(&error);
-        self.phase = Phase::Failed {
-            error,
-            until: now + LINGER,
-        };
+        self.phase = Phase::Failed { error, until: now + LINGER };
         self.tell(answer, true, now);
     }
 }

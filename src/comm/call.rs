@@ -24,10 +24,7 @@ pub struct Operation {
 
 impl From<ReduceOp> for Operation {
     fn from(op: ReduceOp) -> Self {
-        Self {
-            op,
-            scalar: Scalar([0; 16]),
-        }
+        Self { op, scalar: Scalar([0; 16]) }
     }
 }
 
@@ -65,14 +62,10 @@ pub(crate) struct Buffers {
 impl Seat {
     /// A rank number as a caller gave it.
     pub(crate) fn peer(&self, number: i64, what: &str) -> Result<Rank> {
-        u32::try_from(number)
-            .ok()
-            .filter(|&r| r < self.world)
-            .map(Rank)
-            .ok_or_else(|| {
-                let text = format!("{what} {number} in a world of {}", self.world);
-                Error::new(Code::RankOutOfRange, text)
-            })
+        u32::try_from(number).ok().filter(|&r| r < self.world).map(Rank).ok_or_else(|| {
+            let text = format!("{what} {number} in a world of {}", self.world);
+            Error::new(Code::RankOutOfRange, text)
+        })
     }
 
     fn is(&self, rank: Rank) -> bool {
@@ -118,9 +111,7 @@ impl Seat {
         use Collective as C;
         let mut call = self.start(kind, buffers, operation, root)?;
         call.count = count;
-        let all = count
-            .checked_mul(u64::from(self.world))
-            .ok_or_else(|| self.too_many(&call))?;
+        let all = count.checked_mul(u64::from(self.world)).ok_or_else(|| self.too_many(&call))?;
         let at_root = self.is(root);
         let (sends, receives) = match kind {
             C::AllGather => (count, all),
@@ -240,11 +231,7 @@ impl Seat {
         call.send_blocks = self.ragged(&call, send_counts, send_displacements, "send")?;
         call.recv_blocks = self.ragged(&call, recv_counts, recv_displacements, "receive")?;
         let me = self.rank.index();
-        own_count(
-            send_counts[me],
-            recv_counts[me],
-            "the own block's receive count",
-        )?;
+        own_count(send_counts[me], recv_counts[me], "the own block's receive count")?;
         let send = self.input(&call, extent(&call.send_blocks))?;
         let recv = self.output(&call, extent(&call.recv_blocks))?;
         let in_place = send.at == recv.at && call.send_blocks == call.recv_blocks;
@@ -299,10 +286,7 @@ impl Seat {
 
     fn too_many(&self, call: &Call) -> Error {
         let bytes = call.dtype.bytes();
-        let text = format!(
-            "count {} of {bytes} bytes in a world of {}",
-            call.count, self.world
-        );
+        let text = format!("count {} of {bytes} bytes in a world of {}", call.count, self.world);
         Error::new(Code::CountOverflow, text)
     }
 
@@ -381,10 +365,7 @@ impl Seat {
 /// One past the last element of any block.
 fn extent(blocks: &Ragged) -> u64 {
     let ends = blocks.counts.iter().zip(&blocks.displacements);
-    ends.filter(|(c, _)| **c > 0)
-        .map(|(c, d)| c + d)
-        .max()
-        .unwrap_or(0)
+    ends.filter(|(c, _)| **c > 0).map(|(c, d)| c + d).max().unwrap_or(0)
 }
 
 fn own_count(listed: u64, given: u64, what: &str) -> Result<()> {

@@ -47,10 +47,7 @@ impl Card {
     pub(crate) fn decode(bytes: &[u8], rank: usize) -> Result<Self> {
         let mut rest = Reader(bytes);
         rest.card().ok_or_else(|| {
-            Error::new(
-                Code::Protocol,
-                format!("the card of rank {rank} is damaged"),
-            )
+            Error::new(Code::Protocol, format!("the card of rank {rank} is damaged"))
         })
     }
 }
@@ -89,11 +86,7 @@ impl Reader<'_> {
             };
             addresses.push(SocketAddr::new(ip, port));
         }
-        self.0.is_empty().then_some(Card {
-            hint,
-            name,
-            addresses,
-        })
+        self.0.is_empty().then_some(Card { hint, name, addresses })
     }
 }
 
@@ -133,25 +126,15 @@ mod tests {
 
     #[test]
     fn cards_and_terms_round_trip_and_damage_is_found() {
-        let addresses = vec![
-            "10.1.2.3:99".parse().expect("v4"),
-            "[::1]:7".parse().expect("v6"),
-        ];
-        let card = Card {
-            hint: [7; 32],
-            name: "door".to_owned(),
-            addresses,
-        };
+        let addresses = vec!["10.1.2.3:99".parse().expect("v4"), "[::1]:7".parse().expect("v6")];
+        let card = Card { hint: [7; 32], name: "door".to_owned(), addresses };
         let bytes = card.encode();
         assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
         for cut in 0..bytes.len() {
             assert!(Card::decode(&bytes[..cut], 0).is_err(), "cut at {cut}");
         }
-        let config = Config {
-            tile_bytes: 4096,
-            algorithm: Some(Algorithm::Tree),
-            ..Config::default()
-        };
+        let config =
+            Config { tile_bytes: 4096, algorithm: Some(Algorithm::Tree), ..Config::default() };
         let terms = encode_terms(&config);
         let mut other = Config::default();
         apply_terms(&mut other, &terms).expect("whole");

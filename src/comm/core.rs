@@ -67,10 +67,7 @@ impl Core {
                 self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
             }
             Err(TryLockError::Poisoned(_)) => {
-                self.table.end(
-                    BLOCKING,
-                    Err(Error::new(Code::Internal, "a driver panicked")),
-                );
+                self.table.end(BLOCKING, Err(Error::new(Code::Internal, "a driver panicked")));
             }
             Err(TryLockError::WouldBlock) => self.post(call, BLOCKING),
         }
@@ -171,10 +168,7 @@ impl Core {
         if self.abort.load(Ordering::Acquire) != 0 {
             return Some(Error::new(Code::Aborted, "aborted on this rank"));
         }
-        self.backend
-            .try_lock()
-            .ok()
-            .and_then(|b| b.broken().cloned())
+        self.backend.try_lock().ok().and_then(|b| b.broken().cloned())
     }
 
     /// Runs `what` on the backend, once nobody else drives it.
@@ -329,11 +323,9 @@ impl Core {
             let text = if ranks.is_empty() {
                 "nobody in particular was waited for".to_owned()
             } else {
-                format!(
-                    "waited for {}",
-                    ranks_text(&ranks.iter().map(|r| r.0).collect::<Vec<_>>())
-                )
+                format!("waited for {}", ranks_text(&ranks.iter().map(|r| r.0).collect::<Vec<_>>()))
             };
+            let text = format!("{text} ({})", backend.standing());
             let mut error = Error::new(Code::TimedOut, text).with_seq(backend.seq());
             error.peer = ranks.first().copied();
             backend.fail(error);

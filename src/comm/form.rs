@@ -68,10 +68,7 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
             notes: vec![format!("{world} ranks are threads of one process")],
         })
     };
-    (0..)
-        .zip(links.into_iter().zip(healths))
-        .map(form)
-        .collect()
+    (0..).zip(links.into_iter().zip(healths)).map(form).collect()
 }
 
 fn one_host(world: usize) -> Result<Hosts> {
@@ -121,39 +118,16 @@ pub(crate) fn processes(
     let card = Card {
         hint: host_hint(),
         name: door.name().to_owned(),
-        addresses: listeners
-            .iter()
-            .filter_map(|l| l.local_addr().ok())
-            .collect(),
+        addresses: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
     };
-    let mut joined = join(
-        id,
-        rank,
-        world,
-        &card.encode(),
-        &encode_terms(config),
-        deadline,
-    )?;
+    let mut joined = join(id, rank, world, &card.encode(), &encode_terms(config), deadline)?;
     let outcome = (|| {
         let mut config = config.clone();
         apply_terms(&mut config, &joined.terms)?;
         let cards = joined.cards.iter().enumerate();
-        let cards = cards
-            .map(|(r, c)| Card::decode(c, r))
-            .collect::<Result<Vec<_>>>()?;
-        let place = Place {
-            rank,
-            world,
-            key: id.key(),
-            epoch: u64::from(epoch),
-            deadline,
-        };
-        let mut forming = Forming {
-            place,
-            cards,
-            config,
-            notes: vec![choice.reason.clone()],
-        };
+        let cards = cards.map(|(r, c)| Card::decode(c, r)).collect::<Result<Vec<_>>>()?;
+        let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
+        let mut forming = Forming { place, cards, config, notes: vec![choice.reason.clone()] };
         let (neighbours, me, memory) = forming.neighbours(&door, &mut joined)?;
         let sockets = forming.sockets(&listeners, &neighbours)?;
         let formed = forming.finish(neighbours, me, sockets, memory, epoch)?;
@@ -172,18 +146,10 @@ pub(crate) fn processes(
 /// Rank and world as a caller gave them.
 pub(crate) fn place(rank: i64, world: i64) -> Result<(u32, u32)> {
     let bad = |what: &str, value: i64| {
-        Error::new(
-            Code::InvalidArgument,
-            format!("{what} {value} is not a number of ranks"),
-        )
+        Error::new(Code::InvalidArgument, format!("{what} {value} is not a number of ranks"))
     };
     let world_size = u32::try_from(world).map_err(|_| bad("a world of", world))?;
-    let out = || {
-        Error::new(
-            Code::RankOutOfRange,
-            format!("rank {rank} in a world of {world}"),
-        )
-    };
+    let out = || Error::new(Code::RankOutOfRange, format!("rank {rank} in a world of {world}"));
     let rank = u32::try_from(rank).map_err(|_| out())?;
     check_place(rank, world_size)?;
     Ok((rank, world_size))
@@ -222,10 +188,7 @@ impl Forming<'_> {
             .map(|r| (candidates.contains(&r) && r != me).then(|| self.cards[r].name.clone()))
             .collect();
         let deadline = self.place.deadline.min(Instant::now() + LOCAL_LIMIT);
-        let place = Place {
-            deadline,
-            ..self.place
-        };
+        let place = Place { deadline, ..self.place };
         let mut peers = exchange_local(&place, door, &names, &segment, &bell)?;
         let memory = settle(joined, self.place.rank, &mut peers, self.place.deadline)?;
         let mut own = Some(Neighbour::new(me, segment, bell, None));
@@ -236,24 +199,14 @@ impl Forming<'_> {
             let found = peers[rank]
                 .take()
                 .filter(|p| p.segment.len() == shm::segment_bytes(candidates.len()));
-            let made = found.map(
-                |LocalPeer {
-                     segment,
-                     bell,
-                     process,
-                     socket,
-                 }| {
-                    (Neighbour::new(rank, segment, bell, Some(socket)), process)
-                },
-            );
+            let made = found.map(|LocalPeer { segment, bell, process, socket }| {
+                (Neighbour::new(rank, segment, bell, Some(socket)), process)
+            });
             (rank, made)
         };
         let neighbours: Neighbours = candidates.iter().map(neighbour).collect();
         let shared = neighbours.iter().filter(|(_, n)| n.is_some()).count();
-        self.notes.push(format!(
-            "{shared} of {} ranks share memory here",
-            self.cards.len()
-        ));
+        self.notes.push(format!("{shared} of {} ranks share memory here", self.cards.len()));
         Ok((neighbours, index, memory))
     }
 
@@ -267,9 +220,7 @@ impl Forming<'_> {
         let lanes_max = u16::try_from(FABRIC_LANES).unwrap_or(u16::MAX);
         let lanes: Vec<u16> = (0..self.cards.len())
             .map(|r| {
-                let near = neighbours
-                    .iter()
-                    .any(|(n, found)| *n == r && found.is_some());
+                let near = neighbours.iter().any(|(n, found)| *n == r && found.is_some());
                 if near { 0 } else { lanes_max }
             })
             .collect();
@@ -282,8 +233,7 @@ impl Forming<'_> {
         let sockets = connect_mesh(&self.place, listeners, &addresses, &lanes)?;
         for (rank, peer) in sockets.iter().enumerate() {
             if let Some(peer) = peer.as_ref().filter(|p| !p.lanes.is_empty()) {
-                self.notes
-                    .push(format!("rank {rank} at {}: {}", peer.address, peer.why));
+                self.notes.push(format!("rank {rank} at {}: {}", peer.address, peer.why));
             }
         }
         Ok(sockets)
@@ -341,17 +291,9 @@ impl Forming<'_> {
         let hosts = Arc::new(self.hosts()?);
         let rank = Rank(self.place.rank);
         let facts = facts(rank, self.place.world, &hosts, &self.config, &links, memory);
-        let backend = Native::new(
-            engine(links, facts, epoch),
-            Health::Processes(Controls(controls)),
-            poller,
-        );
-        Ok(Formed {
-            backend,
-            config: self.config,
-            local,
-            notes: self.notes,
-        })
+        let backend =
+            Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
+        Ok(Formed { backend, config: self.config, local, notes: self.notes })
     }
 
     /// Which ranks share a host, as every rank reads it from the cards.

@@ -11,14 +11,11 @@ impl Communicator {
     ///
     /// # Errors
     /// `INVALID_STATE` inside a group, `BUSY`.
-    pub(crate) fn group_start(&self) -> Result<()> {
+    pub fn group_start(&self) -> Result<()> {
         let _inside = self.enter()?;
         let mut group = lock(&self.group);
         if group.is_some() {
-            return Err(Error::new(
-                Code::InvalidState,
-                "a group is open: groups do not nest",
-            ));
+            return Err(Error::new(Code::InvalidState, "a group is open: groups do not nest"));
         }
         *group = Some(Vec::new());
         Ok(())
@@ -34,7 +31,7 @@ impl Communicator {
     ///
     /// # Errors
     /// `INVALID_STATE` without a group; whatever ended the first call that failed.
-    pub(crate) fn group_end(&self) -> Result<()> {
+    pub fn group_end(&self) -> Result<()> {
         if let Some(mut request) = self.group_start_all()? {
             request.wait(None)?;
         }
@@ -45,7 +42,7 @@ impl Communicator {
     ///
     /// # Errors
     /// `INVALID_STATE` without a group, `BUSY`, `LIMIT`.
-    pub(crate) fn group_start_all(&self) -> Result<Option<Request>> {
+    pub fn group_start_all(&self) -> Result<Option<Request>> {
         let _inside = self.enter()?;
         let calls = self.group_take()?;
         if calls.is_empty() {
@@ -70,21 +67,13 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
     parent.all_gather(&[color, key], &mut words)?;
     let mut members: Vec<Member> = (0..)
         .zip(words.chunks_exact(2))
-        .map(|(rank, pair)| Member {
-            color: pair[0],
-            key: pair[1],
-            rank,
-        })
+        .map(|(rank, pair)| Member { color: pair[0], key: pair[1], rank })
         .filter(|m| m.color == color && color >= 0)
         .collect();
     members.sort_unstable();
     let leads = members.first().is_some_and(|m| m.rank == parent.rank().0);
     // Everyone takes part in the exchange of ids, whatever its color.
-    let mine = if leads {
-        unique_id()?.encode()
-    } else {
-        [0; 128]
-    };
+    let mine = if leads { unique_id()?.encode() } else { [0; 128] };
     let mut ids = vec![0u8; 128 * world];
     parent.all_gather(&mine, &mut ids)?;
     let Some(first) = members.first() else {
@@ -92,16 +81,10 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
     };
     let at = 128 * first.rank as usize;
     let id = UniqueId::decode(&ids[at..at + 128])?;
-    let rank = members
-        .iter()
-        .position(|m| m.rank == parent.rank().0)
-        .unwrap_or(0);
+    let rank = members.iter().position(|m| m.rank == parent.rank().0).unwrap_or(0);
     let (rank, world) = (i64::try_from(rank), i64::try_from(members.len()));
     let (Ok(rank), Ok(world)) = (rank, world) else {
-        return Err(Error::new(
-            Code::Internal,
-            "a split of more ranks than there are",
-        ));
+        return Err(Error::new(Code::Internal, "a split of more ranks than there are"));
     };
     Communicator::init_rank(&id, rank, world, parent.config()).map(Some)
 }

@@ -11,6 +11,7 @@
 //!
 //! Not here: how a call is carried out (the backend), and agreement on who is left after a failure.
 
+mod args;
 pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use self::args::Args;
 pub use self::call::Operation;
 use self::call::Seat;
 use self::core::Core;
@@ -53,11 +55,8 @@ static FROM_ENVIRONMENT: AtomicU32 = AtomicU32::new(0);
 pub fn unique_id() -> Result<UniqueId> {
     let interface = Config::from_env()?.interface;
     let choice = choose(interface.as_deref())?;
-    let addresses: Vec<_> = choice
-        .addresses
-        .iter()
-        .map(|&ip| std::net::SocketAddr::new(ip, 0))
-        .collect();
+    let addresses: Vec<_> =
+        choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
 }
 
@@ -116,13 +115,7 @@ impl Communicator {
         // A world of a few hundred ranks needs more descriptors than the usual soft limit.
         let _ = limits::raise_files();
         let formed = form::processes(id, rank, world, config, epoch)?;
-        Ok(Self::new(
-            formed,
-            Seat {
-                rank: Rank(number),
-                world: size,
-            },
-        ))
+        Ok(Self::new(formed, Seat { rank: Rank(number), world: size }))
     }
 
     /// This rank's place as the launcher's environment tells it.
@@ -139,8 +132,7 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
-        made.notes
-            .insert(0, format!("rank and world from {}", launch.launcher));
+        made.notes.insert(0, format!("rank and world from {}", launch.launcher));
         made.notes.extend(launch.warning());
         Ok(made)
     }
@@ -152,23 +144,12 @@ impl Communicator {
     pub fn init_all(world: i64, config: &Config) -> Result<Vec<Self>> {
         let (_, size) = form::place(0, world)?;
         let formed = form::threads(size, config)?;
-        let seat = |rank| Seat {
-            rank: Rank(rank),
-            world: size,
-        };
-        Ok((0..)
-            .zip(formed)
-            .map(|(rank, formed)| Self::new(formed, seat(rank)))
-            .collect())
+        let seat = |rank| Seat { rank: Rank(rank), world: size };
+        Ok((0..).zip(formed).map(|(rank, formed)| Self::new(formed, seat(rank))).collect())
     }
 
     fn new(formed: Formed, seat: Seat) -> Self {
-        let Formed {
-            backend,
-            config,
-            local,
-            notes,
-        } = formed;
+        let Formed { backend, config, local, notes } = formed;
         let patience = Patience::new(local, affinity::count(), config.spin);
         Self {
             core: Arc::new(Core::new(Box::new(backend), patience)),
@@ -239,17 +220,11 @@ impl Communicator {
 
     fn enter(&self) -> Result<Inside<'_>> {
         // ORDERING: acquire pairs with the release of the last to leave.
-        match self
-            .inside
-            .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
-        {
+        match self.inside.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Ok(Inside(&self.inside)),
             Err(_) => Err(Error::new(
                 Code::Busy,
-                format!(
-                    "rank {}: calls on one communicator come one at a time",
-                    self.seat.rank
-                ),
+                format!("rank {}: calls on one communicator come one at a time", self.seat.rank),
             )),
         }
     }
@@ -262,7 +237,7 @@ impl Communicator {
     ///
     /// # Errors
     /// Whatever ended the call.
-    pub(crate) unsafe fn run(&self, call: Call) -> Result<()> {
+    pub unsafe fn run(&self, call: Call) -> Result<()> {
         let _inside = self.enter()?;
         if let Some(calls) = &mut *lock(&self.group) {
             calls.push(call);
@@ -278,7 +253,7 @@ impl Communicator {
     ///
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
-    pub(crate) unsafe fn start(&self, call: Call) -> Result<Request> {
+    pub unsafe fn start(&self, call: Call) -> Result<Request> {
         let _inside = self.enter()?;
         if lock(&self.group).is_some() {
             let text = "inside a group every call is part of the group's request";
@@ -300,10 +275,7 @@ impl Communicator {
         }
         // Whatever can go out at once should: the peers are waiting.
         self.core.nudge();
-        Ok(Request {
-            core: self.core.clone(),
-            ticket: Some(ticket),
-        })
+        Ok(Request { core: self.core.clone(), ticket: Some(ticket) })
     }
 
     fn ensure_progress(&self) -> Result<()> {
@@ -436,9 +408,7 @@ impl Request {
             if let Some(first) = requests.iter_mut().find(|r| r.ticket.is_some()) {
                 let left = limit.map_or(pause, |l| l.saturating_duration_since(Instant::now()));
                 let ticket = first.ticket.unwrap_or(request::BLOCKING);
-                first
-                    .core
-                    .wait(ticket, Some(Instant::now() + left.min(pause)))?;
+                first.core.wait(ticket, Some(Instant::now() + left.min(pause)))?;
             }
             pause = (pause * 2).min(Duration::from_millis(1));
         }

@@ -68,10 +68,7 @@ impl Table {
     /// A ticket for a non-blocking call.
     pub(crate) fn take(&self) -> Result<u32> {
         lock(&self.free).pop().ok_or_else(|| {
-            Error::new(
-                Code::Limit,
-                format!("{} requests are outstanding", REQUESTS_MAX - 1),
-            )
+            Error::new(Code::Limit, format!("{} requests are outstanding", REQUESTS_MAX - 1))
         })
     }
 
@@ -79,8 +76,7 @@ impl Table {
     pub(crate) fn begin(&self, ticket: u32, calls: u32, timeout: Option<Duration>) {
         let cell = self.cell(ticket);
         let at = timeout.and_then(|t| u64::try_from((self.born.elapsed() + t).as_nanos()).ok());
-        cell.deadline
-            .store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
+        cell.deadline.store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
         cell.left.store(calls, Ordering::Relaxed);
         cell.detached.store(0, Ordering::Relaxed);
         self.pending.fetch_add(1, Ordering::Relaxed);
@@ -103,11 +99,7 @@ impl Table {
             self.give_back(ticket);
             return true;
         }
-        let state = if lock(&cell.error).is_some() {
-            FAILED
-        } else {
-            DONE
-        };
+        let state = if lock(&cell.error).is_some() { FAILED } else { DONE };
         // ORDERING: release pairs with the acquire in `is_pending`.
         cell.state.store(state, Ordering::Release);
         true
@@ -159,15 +151,11 @@ impl Table {
     pub(crate) fn next_deadline(&self) -> Option<(Instant, u32)> {
         let tickets = 0..u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
         let pending = tickets.filter(|&t| self.is_pending(t));
-        pending
-            .filter_map(|t| self.deadline(t).map(|d| (d, t)))
-            .min()
+        pending.filter_map(|t| self.deadline(t).map(|d| (d, t))).min()
     }
 }
 
 /// A lock whose holder panicked guards plain values: go on with them.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

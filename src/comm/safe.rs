@@ -33,11 +33,7 @@ elements! {
 }
 
 fn buffers<T: Element>(send: &[T], recv: &mut [T]) -> Buffers {
-    Buffers {
-        send: send.as_ptr().cast(),
-        recv: recv.as_mut_ptr().cast(),
-        dtype: T::DTYPE,
-    }
+    Buffers { send: send.as_ptr().cast(), recv: recv.as_mut_ptr().cast(), dtype: T::DTYPE }
 }
 
 /// The elements of one of `parts` equal parts of `total`.
@@ -54,10 +50,7 @@ fn same(have: usize, need: usize, what: &str) -> Result<()> {
     if have == need {
         return Ok(());
     }
-    Err(Error::new(
-        Code::InvalidArgument,
-        format!("{what} has {have} elements, needs {need}"),
-    ))
+    Err(Error::new(Code::InvalidArgument, format!("{what} has {have} elements, needs {need}")))
 }
 
 impl Communicator {
@@ -81,10 +74,7 @@ impl Communicator {
         same(recv.len(), send.len(), "the output of all_reduce")?;
         let (count, operation) = (send.len() as u64, operation.into());
         let kind = Collective::AllReduce;
-        self.run_borrowed(
-            self.seat()
-                .whole(kind, buffers(send, recv), count, operation, Rank(0)),
-        )
+        self.run_borrowed(self.seat().whole(kind, buffers(send, recv), count, operation, Rank(0)))
     }
 
     /// `data` = the reduction of every rank's `data`, on every rank.
@@ -97,16 +87,9 @@ impl Communicator {
         operation: impl Into<Operation>,
     ) -> Result<()> {
         let recv = data.as_mut_ptr().cast::<u8>();
-        let both = Buffers {
-            send: recv.cast_const(),
-            recv,
-            dtype: T::DTYPE,
-        };
+        let both = Buffers { send: recv.cast_const(), recv, dtype: T::DTYPE };
         let (count, operation) = (data.len() as u64, operation.into());
-        self.run_borrowed(
-            self.seat()
-                .whole(Collective::AllReduce, both, count, operation, Rank(0)),
-        )
+        self.run_borrowed(self.seat().whole(Collective::AllReduce, both, count, operation, Rank(0)))
     }
 
     /// `recv` at `root` = the reduction of every rank's `send`; elsewhere `recv` may be empty.
@@ -126,10 +109,7 @@ impl Communicator {
         }
         let (count, operation) = (send.len() as u64, operation.into());
         let kind = Collective::Reduce;
-        self.run_borrowed(
-            self.seat()
-                .whole(kind, buffers(send, recv), count, operation, root),
-        )
+        self.run_borrowed(self.seat().whole(kind, buffers(send, recv), count, operation, root))
     }
 
     /// `data` = the root's `data`, on every rank.
@@ -139,16 +119,9 @@ impl Communicator {
     pub fn broadcast<T: Element>(&self, data: &mut [T], root: Rank) -> Result<()> {
         self.seat().peer(i64::from(root.0), "root")?;
         let recv = data.as_mut_ptr().cast::<u8>();
-        let both = Buffers {
-            send: recv.cast_const(),
-            recv,
-            dtype: T::DTYPE,
-        };
+        let both = Buffers { send: recv.cast_const(), recv, dtype: T::DTYPE };
         let (count, sum) = (data.len() as u64, ReduceOp::Sum.into());
-        self.run_borrowed(
-            self.seat()
-                .whole(Collective::Broadcast, both, count, sum, root),
-        )
+        self.run_borrowed(self.seat().whole(Collective::Broadcast, both, count, sum, root))
     }
 
     /// `recv` = every rank's `send`, in rank order, on every rank.
@@ -156,18 +129,8 @@ impl Communicator {
     /// # Errors
     /// `INVALID_ARGUMENT` when `recv` is not world times as long; whatever ends the call.
     pub fn all_gather<T: Element>(&self, send: &[T], recv: &mut [T]) -> Result<()> {
-        same(
-            recv.len(),
-            send.len() * self.world_size() as usize,
-            "the output of all_gather",
-        )?;
-        self.equal(
-            Collective::AllGather,
-            send,
-            recv,
-            send.len() as u64,
-            ReduceOp::Sum.into(),
-        )
+        same(recv.len(), send.len() * self.world_size() as usize, "the output of all_gather")?;
+        self.equal(Collective::AllGather, send, recv, send.len() as u64, ReduceOp::Sum.into())
     }
 
     /// `recv` = this rank's block of the reduction of every rank's `send`.
@@ -181,18 +144,8 @@ impl Communicator {
         operation: impl Into<Operation>,
     ) -> Result<()> {
         let count = part(send.len(), self.world_size(), "the input of reduce_scatter")?;
-        same(
-            send.len(),
-            recv.len() * self.world_size() as usize,
-            "the input of reduce_scatter",
-        )?;
-        self.equal(
-            Collective::ReduceScatter,
-            send,
-            recv,
-            count,
-            operation.into(),
-        )
+        same(send.len(), recv.len() * self.world_size() as usize, "the input of reduce_scatter")?;
+        self.equal(Collective::ReduceScatter, send, recv, count, operation.into())
     }
 
     /// Block s of `send` goes to rank s; block s of `recv` comes from rank s.
@@ -202,13 +155,7 @@ impl Communicator {
     pub fn all_to_all<T: Element>(&self, send: &[T], recv: &mut [T]) -> Result<()> {
         same(recv.len(), send.len(), "the output of all_to_all")?;
         let count = part(send.len(), self.world_size(), "the input of all_to_all")?;
-        self.equal(
-            Collective::AllToAll,
-            send,
-            recv,
-            count,
-            ReduceOp::Sum.into(),
-        )
+        self.equal(Collective::AllToAll, send, recv, count, ReduceOp::Sum.into())
     }
 
     fn equal<T: Element>(
@@ -219,9 +166,7 @@ impl Communicator {
         count: u64,
         operation: Operation,
     ) -> Result<()> {
-        let call = self
-            .seat()
-            .blocks(kind, buffers(send, recv), count, operation, Rank(0));
+        let call = self.seat().blocks(kind, buffers(send, recv), count, operation, Rank(0));
         self.run_borrowed(call)
     }
 
@@ -240,10 +185,7 @@ impl Communicator {
     pub fn send<T: Element>(&self, data: &[T], peer: Rank) -> Result<()> {
         self.seat().peer(i64::from(peer.0), "peer")?;
         let both = buffers(data, &mut []);
-        self.run_borrowed(
-            self.seat()
-                .message(Collective::Send, both, data.len() as u64, peer),
-        )
+        self.run_borrowed(self.seat().message(Collective::Send, both, data.len() as u64, peer))
     }
 
     /// Receives into `data` what `peer` sends.

@@ -65,17 +65,9 @@ impl Bound {
         work: *mut u8,
     ) -> Result<Self> {
         let reduces = call.collective.reduces();
-        let kernels = if reduces {
-            Some(kernel::select(call.dtype, call.op)?)
-        } else {
-            None
-        };
+        let kernels = if reduces { Some(kernel::select(call.dtype, call.op)?) } else { None };
         let native_bytes = call.dtype.bytes();
-        let wide_bytes = if reduces {
-            call.dtype.accumulator().bytes()
-        } else {
-            native_bytes
-        };
+        let wide_bytes = if reduces { call.dtype.accumulator().bytes() } else { native_bytes };
         Ok(Self {
             tiles: layout.tiles(call),
             layout,
@@ -100,14 +92,16 @@ impl Bound {
         }
     }
 
-    /// The form of a step's messages.
+    /// The form of the messages a step takes.
     #[inline]
-    pub(crate) fn wire(step: &Step) -> Form {
-        if step.has(flag::WIDE) {
-            Form::Wide
-        } else {
-            Form::Native
-        }
+    pub(crate) fn incoming(step: &Step) -> Form {
+        if step.has(flag::WIDE) { Form::Wide } else { Form::Native }
+    }
+
+    /// The form of the messages a step gives.
+    #[inline]
+    pub(crate) fn outgoing(step: &Step) -> Form {
+        if step.sends_wide() { Form::Wide } else { Form::Native }
     }
 
     /// What chunk `chunk` of `region` is at `tile`.
@@ -124,50 +118,28 @@ impl Bound {
             Region::Input => (call.send.cast_mut(), self.layout.input, Form::Native),
             Region::Output => (call.recv, self.layout.output, Form::Native),
             Region::PeerInput => (peers[peer as usize].input, self.layout.input, Form::Native),
-            Region::PeerOutput => (
-                peers[peer as usize].output,
-                self.layout.output,
-                Form::Native,
-            ),
+            Region::PeerOutput => (peers[peer as usize].output, self.layout.output, Form::Native),
             Region::Work => return self.scratch(call, chunk, tile),
             Region::None => {
-                return Operand {
-                    at: ptr::null_mut(),
-                    form: Form::Native,
-                    count: 0,
-                };
+                return Operand { at: ptr::null_mut(), form: Form::Native, count: 0 };
             }
         };
         let Piece { offset, count } = self.layout.piece(cut, call, chunk, tile);
         // Offsets stay inside buffers whose byte length fits the address space (validated).
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "lengths fit usize: validated"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "lengths fit usize: validated")]
         let (offset, count) = (offset as usize, count as usize);
-        Operand {
-            at: base.wrapping_add(offset * self.bytes(form)),
-            form,
-            count,
-        }
+        Operand { at: base.wrapping_add(offset * self.bytes(form)), form, count }
     }
 
     #[inline]
     fn scratch(&self, call: &Call, chunk: u32, tile: u64) -> Operand {
         let form = self.work_form;
         let index = (tile % self.window) * self.work_chunks + u64::from(chunk);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "inside the scratch allocation"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "inside the scratch allocation")]
         let offset = (index * self.layout.tile) as usize * self.bytes(form);
         #[expect(clippy::cast_possible_truncation, reason = "at most a tile")]
         let count = self.layout.work_count(call, chunk, tile) as usize;
-        Operand {
-            at: self.work.wrapping_add(offset),
-            form,
-            count,
-        }
+        Operand { at: self.work.wrapping_add(offset), form, count }
     }
 
     fn stage(&self, step: &Step) -> Stage {
@@ -182,7 +154,10 @@ impl Bound {
 
     /// Copies `count` elements, changing form and applying the step's stage.
     pub(crate) fn copy(&self, step: &Step, source: Operand, target: Operand, count: usize) {
-        let stage = self.stage(step);
+        self.stored(source, target, count, self.stage(step));
+    }
+
+    fn stored(&self, source: Operand, target: Operand, count: usize, stage: Stage) {
         if source.form == target.form && stage == Stage::Plain {
             if source.at != target.at && count > 0 {
                 // SAFETY: both operands are `count` elements inside live buffers (module invariant);
@@ -194,14 +169,16 @@ impl Bound {
         self.convert(source, target, count, stage);
     }
 
+    /// Copies `count` elements as they are but for their form.
+    pub(crate) fn keep(&self, source: Operand, target: Operand, count: usize) {
+        self.stored(source, target, count, Stage::Plain);
+    }
+
     /// Converts `count` elements from one form to the other (a stage of plain keeps their values).
     pub(crate) fn convert(&self, source: Operand, target: Operand, count: usize, stage: Stage) {
         let Some(kernels) = &self.kernels else { return };
         let work = Convert {
-            source: Source {
-                at: source.at,
-                form: source.form,
-            },
+            source: Source { at: source.at, form: source.form },
             target: target.at,
             target_form: target.form,
             count,
@@ -243,11 +220,7 @@ impl Bound {
         target_form: Form,
         count: usize,
     ) {
-        let order = if step.has(flag::INCOMING_FIRST) {
-            [message, own]
-        } else {
-            [own, message]
-        };
+        let order = if step.has(flag::INCOMING_FIRST) { [message, own] } else { [own, message] };
         self.fold(step, &order, targets, target_form, count);
     }
 }

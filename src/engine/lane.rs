@@ -106,7 +106,19 @@ impl Cursor {
                 return Ok(false);
             }
         }
-        Ok(!step.has(flag::SETTLE) || self.at > 0 || cx.wires.settle(cx.bound)?)
+        let block_begins = (self.step, self.tile, self.chunk, self.at) == (0, 0, 0, 0);
+        // What bounds the outboxes: a lane is at most one block ahead of its links. The checker proves
+        // that lanes may be held here, and that a settle is sure to end only if they are.
+        if block_begins && cx.wires.waiting(usize::from(step.lane)) > 0 {
+            return Ok(false);
+        }
+        if !step.has(flag::SETTLE) || self.at > 0 || cx.wires.flushed() {
+            return Ok(true);
+        }
+        let tile = self.block * cx.bound.window + self.tile;
+        let place = (step.target, step.target_chunk + self.chunk);
+        let target = cx.bound.operand(cx.call, cx.peers, place, step.from, tile);
+        cx.wires.settle(target.at, target.count * cx.bound.bytes(target.form), cx.bound)
     }
 
     /// Moves to the next message.
@@ -150,24 +162,16 @@ impl Cursor {
             Verb::Recv => self.recv(step, target, lane, tile, cx),
             Verb::RecvCopySend => {
                 let flow = self.recv(step, target, lane, tile, cx)?;
-                if flow == Flow::Complete {
-                    post(step, target, lane, tile, cx)
-                } else {
-                    Ok(flow)
-                }
+                if flow == Flow::Complete { post(step, target, lane, tile, cx) } else { Ok(flow) }
             }
             Verb::Copy => {
                 cx.bound.copy(step, source, target, target.count);
                 Ok(Flow::Complete)
             }
             Verb::Reduce => {
-                let own = |o: Operand| Source {
-                    at: o.at,
-                    form: o.form,
-                };
+                let own = |o: Operand| Source { at: o.at, form: o.form };
                 let operands = [own(source), own(target)];
-                cx.bound
-                    .fold(step, &operands, &[target.at], target.form, target.count);
+                cx.bound.fold(step, &operands, &[target.at], target.form, target.count);
                 Ok(Flow::Complete)
             }
             Verb::RecvReduce => self.recv_reduce(step, (source, target), lane, tile, cx),
@@ -181,14 +185,12 @@ impl Cursor {
                 board(cx.wires)?.post(phase);
                 Ok(Flow::Complete)
             }
+            // Phase 0 is the meeting, and the plan was chosen when that was over.
+            Verb::Await if step.source_chunk == 0 => Ok(Flow::Complete),
             Verb::Await => {
                 let phase = cx.turn * PHASES + u64::from(step.source_chunk);
                 let reached = board(cx.wires)?.reached(step.from as usize) >= phase;
-                Ok(if reached {
-                    Flow::Complete
-                } else {
-                    Flow::Blocked
-                })
+                Ok(if reached { Flow::Complete } else { Flow::Blocked })
             }
         }
     }
@@ -213,6 +215,10 @@ impl Cursor {
         if !take_head(self, 0, (from, lane), target.count == 0, cx)? {
             return Ok(Flow::Blocked);
         }
+        let wire = Bound::incoming(step);
+        if cx.bound.bytes(wire) != cx.bound.bytes(target.form) {
+            return self.recv_converted(step, target, lane, cx);
+        }
         // `at` counts bytes here: a stream may stop inside an element.
         let total = target.count * cx.bound.bytes(target.form);
         let rx = cx.wires.fabric.rx(from, lane);
@@ -221,13 +227,37 @@ impl Cursor {
             // SAFETY: `target` is `total` writable bytes of a live buffer.
             let got = unsafe { rx.read(target.at.wrapping_add(self.at), total - self.at)? };
             if got == 0 {
-                return Ok(if self.at > before {
-                    Flow::Moved
-                } else {
-                    Flow::Blocked
-                });
+                return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
             }
             self.at += got;
+        }
+        rx.end();
+        Ok(Flow::Complete)
+    }
+
+    /// Receives finished values that travelled wide, rounding them.
+    fn recv_converted<F: Fabric>(
+        &mut self,
+        step: &Step,
+        target: Operand,
+        lane: usize,
+        cx: &mut Context<'_, F>,
+    ) -> Result<Flow> {
+        let form = Bound::incoming(step);
+        let width = cx.bound.bytes(form);
+        let rx = cx.wires.fabric.rx(step.from as usize, lane);
+        let before = self.at;
+        while self.at < target.count {
+            let window = rx.peek((target.count - self.at) * width)?;
+            let count = (window.bytes / width).min(target.count - self.at);
+            if count == 0 {
+                return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
+            }
+            let at = at_element(cx.bound, target, self.at).at.cast_mut();
+            let source = Operand { at: window.at, form, count };
+            cx.bound.copy(step, source, Operand { at, ..target }, count);
+            rx.release(count * width);
+            self.at += count;
         }
         rx.end();
         Ok(Flow::Complete)
@@ -248,7 +278,7 @@ impl Cursor {
         if !take_head(self, 0, (from, lane), target.count == 0, cx)? {
             return Ok(Flow::Blocked);
         }
-        let wire = Bound::wire(step);
+        let wire = Bound::incoming(step);
         let width = cx.bound.bytes(wire);
         let rx = cx.wires.fabric.rx(from, lane);
         let before = self.at;
@@ -256,26 +286,12 @@ impl Cursor {
             let window = rx.peek((target.count - self.at) * width)?;
             let count = (window.bytes / width).min(target.count - self.at);
             if count == 0 {
-                return Ok(if self.at > before {
-                    Flow::Moved
-                } else {
-                    Flow::Blocked
-                });
+                return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
             }
             let own = at_element(cx.bound, source, self.at);
             let into = at_element(cx.bound, target, self.at);
-            let message = Source {
-                at: window.at,
-                form: wire,
-            };
-            cx.bound.combine(
-                step,
-                own,
-                message,
-                &[into.at.cast_mut()],
-                target.form,
-                count,
-            );
+            let message = Source { at: window.at, form: wire };
+            cx.bound.combine(step, own, message, &[into.at.cast_mut()], target.form, count);
             rx.release(count * width);
             self.at += count;
         }
@@ -301,41 +317,28 @@ impl Cursor {
         {
             return Ok(Flow::Blocked);
         }
-        let wire = Bound::wire(step);
-        let width = cx.bound.bytes(wire);
+        let (wire, gives) = (Bound::incoming(step), Bound::outgoing(step));
+        let (width, width_out) = (cx.bound.bytes(wire), cx.bound.bytes(gives));
         let before = self.at;
         while self.at < source.count {
             let left = source.count - self.at;
             let incoming = cx.wires.fabric.rx(from, lane).peek(left * width)?;
             let outgoing = cx.wires.fabric.tx(to, lane).window()?;
-            let count = (incoming.bytes.min(outgoing.bytes) / width).min(left);
+            let count = (incoming.bytes / width).min(outgoing.bytes / width_out).min(left);
             if count == 0 {
                 cx.wires.touch(to, lane);
-                return Ok(if self.at > before {
-                    Flow::Moved
-                } else {
-                    Flow::Blocked
-                });
+                return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
             }
             let own = at_element(cx.bound, source, self.at);
-            let message = Source {
-                at: incoming.at,
-                form: wire,
-            };
-            cx.bound
-                .combine(step, own, message, &[outgoing.at], wire, count);
+            let message = Source { at: incoming.at, form: wire };
+            cx.bound.combine(step, own, message, &[outgoing.at], gives, count);
             if step.target != Region::None {
                 let into = at_element(cx.bound, target, self.at).at.cast_mut();
-                let from = Operand {
-                    at: outgoing.at,
-                    form: wire,
-                    count,
-                };
-                cx.bound
-                    .copy(step, from, Operand { at: into, ..target }, count);
+                let sent = Operand { at: outgoing.at, form: gives, count };
+                cx.bound.keep(sent, Operand { at: into, ..target }, count);
             }
             cx.wires.fabric.rx(from, lane).release(count * width);
-            cx.wires.fabric.tx(to, lane).commit(count * width)?;
+            cx.wires.fabric.tx(to, lane).commit(count * width_out)?;
             self.at += count;
         }
         cx.wires.fabric.rx(from, lane).end();
@@ -364,7 +367,7 @@ impl Cursor {
                 return Ok(Flow::Blocked);
             }
         }
-        let wire = Bound::wire(step);
+        let wire = Bound::incoming(step);
         let width = cx.bound.bytes(wire);
         let before = self.at;
         while self.at < target.count {
@@ -377,17 +380,10 @@ impl Cursor {
                 }
                 let window = cx.wires.fabric.rx(rank, lane).peek(count * width)?;
                 count = count.min(window.bytes / width);
-                cx.sources.push(Source {
-                    at: window.at,
-                    form: wire,
-                });
+                cx.sources.push(Source { at: window.at, form: wire });
             }
             if count == 0 {
-                return Ok(if self.at > before {
-                    Flow::Moved
-                } else {
-                    Flow::Blocked
-                });
+                return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
             }
             let into = at_element(cx.bound, target, self.at).at.cast_mut();
             cx.bound.fold(step, cx.sources, &[into], target.form, count);
@@ -420,26 +416,19 @@ impl Cursor {
         cx.sources.clear();
         cx.targets.clear();
         if !step.has(flag::SPREAD) {
-            cx.targets
-                .push(at_element(cx.bound, target, self.at).at.cast_mut());
+            cx.targets.push(at_element(cx.bound, target, self.at).at.cast_mut());
         }
         for rank in group.iter() {
             let input = chunk(Region::PeerInput, step.source_chunk, rank.0);
             cx.sources.push(at_element(cx.bound, input, self.at));
             if step.has(flag::SPREAD) {
                 let output = chunk(Region::PeerOutput, step.target_chunk, rank.0);
-                cx.targets
-                    .push(at_element(cx.bound, output, self.at).at.cast_mut());
+                cx.targets.push(at_element(cx.bound, output, self.at).at.cast_mut());
             }
         }
-        cx.bound
-            .fold(step, cx.sources, cx.targets, target.form, count);
+        cx.bound.fold(step, cx.sources, cx.targets, target.form, count);
         self.at += count;
-        Ok(if self.at >= target.count {
-            Flow::Complete
-        } else {
-            Flow::Moved
-        })
+        Ok(if self.at >= target.count { Flow::Complete } else { Flow::Moved })
     }
 }
 
@@ -452,10 +441,7 @@ fn board<F: Fabric>(wires: &mut Wires<F>) -> Result<&mut F::Board> {
 
 /// The operand's element number `at`.
 fn at_element(bound: &Bound, operand: Operand, at: usize) -> Source {
-    Source {
-        at: operand.at.wrapping_add(at * bound.bytes(operand.form)),
-        form: operand.form,
-    }
+    Source { at: operand.at.wrapping_add(at * bound.bytes(operand.form)), form: operand.form }
 }
 
 /// Takes the head in front of the present message of the `index`-th sender, where there is one;
@@ -506,22 +492,15 @@ fn post<F: Fabric>(
         return Ok(Flow::Complete);
     }
     let to = step.to as usize;
-    let wire = Bound::wire(step);
+    let wire = Bound::outgoing(step);
     let first = cx.wires.open_tx(to, lane, cx.stamp);
     let payload = if cx.bound.bytes(wire) == cx.bound.bytes(source.form) {
-        Payload::Plain {
-            at: source.at,
-            bytes: source.count * cx.bound.bytes(source.form),
-        }
+        Payload::Plain { at: source.at, bytes: source.count * cx.bound.bytes(source.form) }
     } else {
         Payload::Converted { source, wire }
     };
     let head = (first || source.count == 0).then_some(*cx.head);
-    let out = Outgoing {
-        head,
-        payload,
-        ticket: None,
-    };
+    let out = Outgoing { head, payload, ticket: None };
     cx.wires.post(to, lane, out, Some(cx.bound))?;
     Ok(Flow::Complete)
 }

@@ -26,10 +26,7 @@ pub struct Window {
 
 impl Window {
     /// No bytes.
-    pub const EMPTY: Self = Self {
-        at: std::ptr::null_mut(),
-        bytes: 0,
-    };
+    pub const EMPTY: Self = Self { at: std::ptr::null_mut(), bytes: 0 };
 }
 
 /// The sending end of a link.
@@ -130,10 +127,7 @@ impl Place {
     /// Memory that peers cannot map.
     pub const PRIVATE: u32 = u32::MAX;
     /// A buffer peers cannot map.
-    pub const NOWHERE: Self = Self {
-        segment: Self::PRIVATE,
-        offset: 0,
-    };
+    pub const NOWHERE: Self = Self { segment: Self::PRIVATE, offset: 0 };
 }
 
 /// What a rank tells its peers on memory links when a call starts.

@@ -208,11 +208,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             Ok(false) => Progress::Blocked,
             Err(error) => {
                 let seq = self.seq;
-                self.fail(if error.seq.is_none() {
-                    error.with_seq(seq)
-                } else {
-                    error
-                });
+                self.fail(if error.seq.is_none() { error.with_seq(seq) } else { error });
                 Progress::Moved
             }
         }
@@ -234,10 +230,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.ended.push_back((ticket, Err(error.clone())));
         }
         let ended = &mut self.ended;
-        self.p2p
-            .clear(|ticket| ended.push_back((ticket, Err(error.clone()))));
-        self.wires
-            .clear(|ticket| ended.push_back((ticket, Err(error.clone()))));
+        self.p2p.clear(|ticket| ended.push_back((ticket, Err(error.clone()))));
+        self.wires.clear(|ticket| ended.push_back((ticket, Err(error.clone()))));
         self.broken = Some(error);
     }
 
@@ -266,15 +260,38 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         ranks
     }
 
+    /// Where everything in flight stands, for the report of a call that did not end.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        let Some(run) = &self.run else { return "no collective is running".to_owned() };
+        let Some(running) = &run.running else {
+            return format!("{}: meeting", run.head.describe());
+        };
+        let mut text = run.head.describe();
+        for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
+            if cursor.done {
+                text += &format!("; lane {lane} done");
+                continue;
+            }
+            let step = &running.plan.lane(lane)[usize::from(cursor.step)];
+            let tile = cursor.block * running.bound.window + cursor.tile;
+            let tiles = running.bound.tiles;
+            text += &format!(
+                "; lane {lane} step {} of {} ({step}), tile {tile} of {tiles}, {} elements done",
+                cursor.step,
+                running.plan.lane(lane).len(),
+                cursor.at
+            );
+        }
+        text
+    }
+
     fn head(&self, call: &Call, seq: u64, plan: u32) -> Head {
         let mut flags = 0;
         if self.deterministic && call.collective.reduces() {
             flags |= head_flag::DETERMINISTIC;
         }
-        let all_to_all = matches!(
-            call.collective,
-            Collective::AllToAll | Collective::AllToAllV
-        );
+        let all_to_all = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
         if all_to_all && std::ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }
@@ -282,11 +299,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             seq,
             count: call.agreed_count(),
             epoch: self.epoch,
-            root: if call.collective.rooted() {
-                call.root.0
-            } else {
-                0
-            },
+            root: if call.collective.rooted() { call.root.0 } else { 0 },
             kind: call.collective.number(),
             dtype: call.dtype.number(),
             op: call.op.number(),
@@ -296,8 +309,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn end_sent(&mut self) {
-        self.ended
-            .extend(self.wires.sent.drain(..).map(|ticket| (ticket, Ok(()))));
+        self.ended.extend(self.wires.sent.drain(..).map(|ticket| (ticket, Ok(()))));
     }
 
     fn try_poll(&mut self) -> Result<bool> {
@@ -312,11 +324,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if !self.p2p.idle() {
             moved |= self.p2p.poll(&mut self.wires)?;
         }
-        let bound = self
-            .run
-            .as_ref()
-            .and_then(|r| r.running.as_ref())
-            .map(|r| &r.bound);
+        let bound = self.run.as_ref().and_then(|r| r.running.as_ref()).map(|r| &r.bound);
         moved |= self.wires.flush(bound)?;
         if !self.wires.sent.is_empty() {
             self.end_sent();
@@ -359,28 +367,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             _ => 0,
         };
-        let running = if turn == 0 {
-            Some(self.bind(&call, &mut head, false)?)
-        } else {
-            None
-        };
-        self.run = Some(Run {
-            call,
-            ticket,
-            head,
-            turn,
-            running,
-        });
+        let running = if turn == 0 { Some(self.bind(&call, &mut head, false)?) } else { None };
+        self.run = Some(Run { call, ticket, head, turn, running });
         Ok(())
     }
 
     fn bind(&mut self, call: &Call, head: &mut Head, shared: bool) -> Result<Running> {
-        let Choice {
-            plan,
-            tile,
-            window,
-            hash,
-        } = self.planner.choose(call, shared)?;
+        let Choice { plan, tile, window, hash } = self.planner.choose(call, shared)?;
         head.plan = hash;
         let layout = Layout::new(call, self.wires.me, plan.chunks, tile);
         let window = window.min(layout.tiles(call)).max(1);
@@ -392,11 +385,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         let work = self.work.as_mut_ptr().cast();
         let bound = Bound::new(&plan, call, layout, window, work)?;
-        Ok(Running {
-            plan,
-            bound,
-            cursors: [Cursor::default(); LANES_MAX],
-        })
+        Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
     }
 
     /// Reads the other ranks' notices; with all there, chooses the plan.
@@ -418,10 +407,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.peers.clear();
         for peer in 0..world {
             if peer == me {
-                let own = PeerBuffers {
-                    input: run.call.send.cast_mut(),
-                    output: run.call.recv,
-                };
+                let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
                 self.peers.push(own);
                 let (input, output) = buffers(&run.call, me, world);
                 shared &= input == 0 || board.place(run.call.send, input) != Place::NOWHERE;
@@ -516,9 +502,7 @@ fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
         _ => (0, 0),
     };
     let bytes = |elements: u64| {
-        usize::try_from(elements)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(call.dtype.bytes())
+        usize::try_from(elements).unwrap_or(usize::MAX).saturating_mul(call.dtype.bytes())
     };
     (bytes(input), bytes(output))
 }

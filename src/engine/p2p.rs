@@ -75,17 +75,11 @@ impl PointToPoint {
         // Both ends describe the message in the same words.
         head.kind = Collective::Send.number();
         head.root = 0;
-        let number = if sends {
-            &mut self.pairs[peer].sent
-        } else {
-            &mut self.pairs[peer].received
-        };
+        let number =
+            if sends { &mut self.pairs[peer].sent } else { &mut self.pairs[peer].received };
         *number += 1;
         head.seq = *number;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "validated to fit the address space"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "validated to fit the address space")]
         let bytes = call.count as usize * call.dtype.bytes();
         if peer == wires.me {
             let (at, queue) = if sends {
@@ -93,34 +87,15 @@ impl PointToPoint {
             } else {
                 (call.recv, &mut self.own_recvs)
             };
-            queue.push_back(Own {
-                ticket,
-                head,
-                at,
-                bytes,
-            });
+            queue.push_back(Own { ticket, head, at, bytes });
             return self.meet_self(wires);
         }
         if sends {
-            let payload = Payload::Plain {
-                at: call.send,
-                bytes,
-            };
-            let out = Outgoing {
-                head: Some(head),
-                payload,
-                ticket: Some(ticket),
-            };
+            let payload = Payload::Plain { at: call.send, bytes };
+            let out = Outgoing { head: Some(head), payload, ticket: Some(ticket) };
             return wires.post(peer, P2P_LANE, out, None);
         }
-        let incoming = Incoming {
-            ticket,
-            head,
-            at: call.recv,
-            bytes,
-            got: 0,
-            opened: false,
-        };
+        let incoming = Incoming { ticket, head, at: call.recv, bytes, got: 0, opened: false };
         let pair = &mut self.pairs[peer];
         pair.incoming.push_back(incoming);
         if !pair.listed {
@@ -192,10 +167,7 @@ impl PointToPoint {
             pair.listed = false;
         }
         self.listening.clear();
-        self.own_sends
-            .drain(..)
-            .chain(self.own_recvs.drain(..))
-            .for_each(|o| ended(o.ticket));
+        self.own_sends.drain(..).chain(self.own_recvs.drain(..)).for_each(|o| ended(o.ticket));
     }
 }
 

@@ -52,15 +52,10 @@ impl Layout {
     pub(crate) fn new(call: &Call, me: usize, chunks: u32, tile_max: u64) -> Self {
         use Collective as C;
         let count = call.count;
-        let own = |blocks: &Ragged| Cut::One {
-            count: blocks.counts.get(me).copied().unwrap_or(0),
-        };
+        let own = |blocks: &Ragged| Cut::One { count: blocks.counts.get(me).copied().unwrap_or(0) };
         let (input, output) = match call.collective {
             C::AllReduce | C::Reduce | C::Broadcast => {
-                let cut = Cut::Even {
-                    count,
-                    chunks: u64::from(chunks),
-                };
+                let cut = Cut::Even { count, chunks: u64::from(chunks) };
                 (cut, cut)
             }
             C::AllGather | C::Gather => (Cut::One { count }, Cut::Blocks { count }),
@@ -79,19 +74,12 @@ impl Layout {
             _ => tile_max,
         };
         let work_follows_input = !matches!(input, Cut::One { .. });
-        Self {
-            input,
-            output,
-            tile: tile.max(1),
-            work_follows_input,
-        }
+        Self { input, output, tile: tile.max(1), work_follows_input }
     }
 
     /// Tiles this rank goes through: at least 1.
     pub(crate) fn tiles(&self, call: &Call) -> u64 {
-        self.tiles_of(self.input, call)
-            .max(self.tiles_of(self.output, call))
-            .max(1)
+        self.tiles_of(self.input, call).max(self.tiles_of(self.output, call)).max(1)
     }
 
     fn tiles_of(&self, cut: Cut, call: &Call) -> u64 {
@@ -110,10 +98,7 @@ impl Layout {
         let chunk_index = chunk as usize;
         let block = |start: u64, count: u64| {
             let begin = (tile * self.tile).min(count);
-            Piece {
-                offset: start + begin,
-                count: self.tile.min(count - begin),
-            }
+            Piece { offset: start + begin, count: self.tile.min(count - begin) }
         };
         match cut {
             Cut::Even { count, chunks } => self.even(count, chunks, u64::from(chunk), tile),
@@ -130,29 +115,19 @@ impl Layout {
         let begin = (tile * segment).min(count);
         let left = count - begin;
         if left >= segment {
-            return Piece {
-                offset: begin + chunk * self.tile,
-                count: self.tile,
-            };
+            return Piece { offset: begin + chunk * self.tile, count: self.tile };
         }
         let share = left.div_ceil(chunks).next_multiple_of(GRAIN).min(self.tile);
         // `share * chunks >= left` still holds: the tile is either a multiple of the grain or covers
         // the even share (see `even_tile`).
         let from = (chunk * share).min(left);
-        Piece {
-            offset: begin + from,
-            count: share.min(left - from),
-        }
+        Piece { offset: begin + from, count: share.min(left - from) }
     }
 
     /// Length of scratch chunk `chunk` of tile `tile`: that of the chunk it stands for.
     #[inline]
     pub(crate) fn work_count(&self, call: &Call, chunk: u32, tile: u64) -> u64 {
-        let cut = if self.work_follows_input {
-            self.input
-        } else {
-            self.output
-        };
+        let cut = if self.work_follows_input { self.input } else { self.output };
         let chunk = match cut {
             Cut::Even { chunks, .. } => u32::try_from(u64::from(chunk) % chunks).unwrap_or(0),
             _ => chunk,
@@ -215,26 +190,8 @@ mod tests {
         call.recv_blocks.set(&[5, 0, 3], Some(&[10, 0, 20]));
         let layout = Layout::new(&call, 2, 1, 4);
         assert_eq!(layout.tiles(&call), 2);
-        assert_eq!(
-            layout.piece(layout.output, &call, 0, 1),
-            Piece {
-                offset: 14,
-                count: 1
-            }
-        );
-        assert_eq!(
-            layout.piece(layout.output, &call, 1, 0),
-            Piece {
-                offset: 0,
-                count: 0
-            }
-        );
-        assert_eq!(
-            layout.piece(layout.input, &call, 0, 0),
-            Piece {
-                offset: 0,
-                count: 3
-            }
-        );
+        assert_eq!(layout.piece(layout.output, &call, 0, 1), Piece { offset: 14, count: 1 });
+        assert_eq!(layout.piece(layout.output, &call, 1, 0), Piece { offset: 0, count: 0 });
+        assert_eq!(layout.piece(layout.input, &call, 0, 0), Piece { offset: 0, count: 3 });
     }
 }

@@ -28,6 +28,19 @@ pub(crate) enum Payload {
     Converted { source: Operand, wire: Form },
 }
 
+impl Payload {
+    /// Whether some of what is left lies in `bytes` bytes at `at`.
+    fn touches(&self, at: *const u8, bytes: usize, bound: &Bound) -> bool {
+        let (from, length) = match *self {
+            Self::Plain { at, bytes } => (at as usize, bytes),
+            Self::Converted { source, .. } => {
+                (source.at as usize, source.count * bound.bytes(source.form))
+            }
+        };
+        from < at as usize + bytes && (at as usize) < from + length
+    }
+}
+
 /// A posted message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing {
@@ -61,6 +74,8 @@ pub(crate) struct Wires<F> {
     ports: Box<[Port]>,
     /// Ports with something waiting or unflushed: of plans, then of point-to-point messages.
     busy: [Vec<usize>; 2],
+    /// Messages that wait in outboxes, of each lane.
+    waiting: [usize; FABRIC_LANES],
     /// Requests that ended with a message that has now left.
     pub(crate) sent: Vec<u32>,
 }
@@ -74,6 +89,7 @@ impl<F: Fabric> Wires<F> {
             world,
             ports,
             busy: [Vec::new(), Vec::new()],
+            waiting: [0; FABRIC_LANES],
             sent: Vec::new(),
         }
     }
@@ -83,13 +99,20 @@ impl<F: Fabric> Wires<F> {
         self.busy[0].is_empty()
     }
 
-    /// Moves all that plans posted into the links' own memory; true when the sources are free.
-    pub(crate) fn settle(&mut self, bound: &Bound) -> Result<bool> {
-        let mut free = true;
+    /// Whether `bytes` at `at` may be written: nothing that plans posted from there waits any more.
+    /// What does is moved into the links' own memory as far as it fits.
+    pub(crate) fn settle(&mut self, at: *const u8, bytes: usize, bound: &Bound) -> Result<bool> {
         for index in 0..self.busy[0].len() {
-            free &= self.stage(self.busy[0][index], bound)?;
+            let port = self.busy[0][index];
+            let entry = &self.ports[port];
+            if entry.waiting.iter().any(|out| out.payload.touches(at, bytes, bound))
+                && !self.stage(port, bound)?
+                && self.ports[port].waiting.iter().any(|o| o.payload.touches(at, bytes, bound))
+            {
+                return Ok(false);
+            }
         }
-        Ok(free)
+        Ok(true)
     }
 
     /// Moves what waits in front of the link to `to` into the link's own memory; true when nothing
@@ -106,6 +129,7 @@ impl<F: Fabric> Wires<F> {
                 return Ok(false);
             }
             entry.waiting.pop_front();
+            self.waiting[port % FABRIC_LANES] -= 1;
         }
         Ok(true)
     }
@@ -117,12 +141,7 @@ impl<F: Fabric> Wires<F> {
 
     /// Ranks that have not taken what was posted to them.
     pub(crate) fn slow_peers(&self, ranks: &mut Vec<Rank>) {
-        ranks.extend(
-            self.busy
-                .iter()
-                .flatten()
-                .map(|p| Rank::at(p / FABRIC_LANES)),
-        );
+        ranks.extend(self.busy.iter().flatten().map(|p| Rank::at(p / FABRIC_LANES)));
     }
 
     fn mark(&mut self, port: usize) {
@@ -132,16 +151,19 @@ impl<F: Fabric> Wires<F> {
         }
     }
 
+    /// Messages posted on `lane` that no link has taken yet.
+    pub(crate) fn waiting(&self, lane: usize) -> usize {
+        self.waiting[lane]
+    }
+
     /// Forgets everything posted, giving each request to `ended`.
     pub(crate) fn clear(&mut self, mut ended: impl FnMut(u32)) {
         for port in &mut self.ports {
-            port.waiting
-                .drain(..)
-                .filter_map(|out| out.ticket)
-                .for_each(&mut ended);
+            port.waiting.drain(..).filter_map(|out| out.ticket).for_each(&mut ended);
             port.listed = false;
         }
         self.busy.iter_mut().for_each(Vec::clear);
+        self.waiting = [0; FABRIC_LANES];
     }
 
     /// Whether the call with `stamp` still has to send its head on this link.
@@ -174,6 +196,7 @@ impl<F: Fabric> Wires<F> {
             self.sent.extend(out.ticket);
             return Ok(());
         }
+        self.waiting[lane] += 1;
         self.ports[port].waiting.push_back(out);
         Ok(())
     }
@@ -205,6 +228,7 @@ impl<F: Fabric> Wires<F> {
                 }
                 self.sent.extend(out.ticket);
                 entry.waiting.pop_front();
+                self.waiting[lane] -= 1;
                 moved = true;
             }
             entry.dirty = !tx.flush()?;
@@ -263,38 +287,25 @@ impl<F: Fabric> Wires<F> {
 
 /// The error that names both calls and both ranks.
 pub(crate) fn mismatch(me: usize, own: &Head, peer: usize, theirs: &Head) -> Error {
-    let (first, second) = if me < peer {
-        ((me, own), (peer, theirs))
-    } else {
-        ((peer, theirs), (me, own))
-    };
+    let (first, second) =
+        if me < peer { ((me, own), (peer, theirs)) } else { ((peer, theirs), (me, own)) };
     let say = |(rank, head): (usize, &Head)| {
         format!("rank {rank} made call {} ({})", head.seq, head.describe())
     };
     let reason = if own.epoch != theirs.epoch {
         return Error::new(
             Code::StaleEpoch,
-            format!(
-                "rank {peer} speaks for epoch {}, this is epoch {}",
-                theirs.epoch, own.epoch
-            ),
+            format!("rank {peer} speaks for epoch {}, this is epoch {}", theirs.epoch, own.epoch),
         )
         .with_peer(Rank::at(peer));
-    } else if (Head {
-        plan: own.plan,
-        ..*theirs
-    }) == *own
-    {
+    } else if (Head { plan: own.plan, ..*theirs }) == *own {
         "; the calls agree but the settings that choose the algorithm do not"
     } else {
         ""
     };
-    Error::new(
-        Code::Mismatch,
-        format!("{}, {}{reason}", say(first), say(second)),
-    )
-    .with_peer(Rank::at(peer))
-    .with_seq(own.seq)
+    Error::new(Code::Mismatch, format!("{}, {}{reason}", say(first), say(second)))
+        .with_peer(Rank::at(peer))
+        .with_seq(own.seq)
 }
 
 /// Gives `head` to the link; false when there is no room for it yet.
@@ -329,10 +340,7 @@ fn transmit<T: Tx>(
             transmit_converted(tx, source, *wire, bound)?
         }
         (Payload::Converted { .. }, None) => {
-            return Err(Error::new(
-                Code::Internal,
-                "a conversion was posted without a plan",
-            ));
+            return Err(Error::new(Code::Internal, "a conversion was posted without a plan"));
         }
     };
     if done {
@@ -349,13 +357,7 @@ fn transmit_plain<T: Tx>(
 ) -> Result<bool> {
     while *bytes > 0 {
         // SAFETY: the payload is inside a buffer that stays valid until the call is done.
-        let sent = unsafe {
-            if stage {
-                tx.stage(*at, *bytes)?
-            } else {
-                tx.write(*at, *bytes)?
-            }
-        };
+        let sent = unsafe { if stage { tx.stage(*at, *bytes)? } else { tx.write(*at, *bytes)? } };
         if sent == 0 {
             return Ok(false);
         }
@@ -377,11 +379,7 @@ fn transmit_converted<T: Tx>(
         if count == 0 {
             return Ok(false);
         }
-        let target = Operand {
-            at: window.at,
-            form: wire,
-            count,
-        };
+        let target = Operand { at: window.at, form: wire, count };
         bound.convert(*source, target, count, Stage::Plain);
         tx.commit(count * bound.bytes(wire))?;
         source.at = source.at.wrapping_add(count * bound.bytes(source.form));

@@ -53,13 +53,7 @@ pub(crate) struct Control {
 impl Control {
     /// A non-blocking, authenticated connection to `rank`, and its process if it runs on this host.
     pub(crate) fn new(rank: Rank, stream: TcpStream, process: Option<Process>) -> Self {
-        Self {
-            rank,
-            stream,
-            process,
-            partial: Vec::new(),
-            closed: false,
-        }
+        Self { rank, stream, process, partial: Vec::new(), closed: false }
     }
 
     /// What to wait on.
@@ -176,14 +170,8 @@ impl Controls {
     }
 
     pub(crate) fn leave(&mut self) {
-        let frame = Frame {
-            magic: MAGIC,
-            kind: GOODBYE,
-            text_bytes: 0,
-            code: 0,
-            peer: NO_PEER,
-            seq: 0,
-        };
+        let frame =
+            Frame { magic: MAGIC, kind: GOODBYE, text_bytes: 0, code: 0, peer: NO_PEER, seq: 0 };
         self.0.iter_mut().for_each(|c| c.send(&frame, &[]));
     }
 }

@@ -72,10 +72,6 @@ pub(crate) fn retold(teller: Rank, code: Code, peer: Option<Rank>, text: &str) -
         format!("{text} (told by rank {teller})")
     };
     let mut error = Error::new(code, text);
-    error.peer = if code == Code::Aborted {
-        Some(teller)
-    } else {
-        peer
-    };
+    error.peer = if code == Code::Aborted { Some(teller) } else { peer };
     error
 }

@@ -30,17 +30,8 @@ impl Thread {
     pub(crate) fn all(dozes: Vec<Arc<Doze>>) -> Vec<Self> {
         let left = dozes.iter().map(|_| AtomicU32::new(0)).collect();
         let world = dozes.len();
-        let slate = Arc::new(Slate {
-            fault: OnceLock::new(),
-            left,
-            dozes: dozes.into(),
-        });
-        (0..world)
-            .map(|r| Self {
-                slate: slate.clone(),
-                me: Rank::at(r),
-            })
-            .collect()
+        let slate = Arc::new(Slate { fault: OnceLock::new(), left, dozes: dozes.into() });
+        (0..world).map(|r| Self { slate: slate.clone(), me: Rank::at(r) }).collect()
     }
 
     pub(crate) fn watch(&mut self, news: &mut News) {

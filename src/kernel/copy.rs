@@ -56,9 +56,7 @@ unsafe fn stream(target: *mut u8, source: *const u8, bytes: usize) {
             _mm_stream_si128(to.add(3), line[3]);
             at += LINE_BYTES;
         }
-        target
-            .add(at)
-            .copy_from_nonoverlapping(source.add(at), bytes - at);
+        target.add(at).copy_from_nonoverlapping(source.add(at), bytes - at);
     }
     super::drive::fence();
 }

@@ -47,10 +47,7 @@ impl Shape {
     fn last(&self, stage: &Stage) -> Last {
         match *stage {
             Stage::Plain => Last::PLAIN,
-            Stage::Prepare(factor) => Last {
-                factor: Some(factor),
-                ..Last::PLAIN
-            },
+            Stage::Prepare(factor) => Last { factor: Some(factor), ..Last::PLAIN },
             Stage::Finish { ranks } => Last {
                 factor: None,
                 // A division by 1 changes nothing but costs the same as any other.
@@ -63,10 +60,7 @@ impl Shape {
 
 /// The kernels of one element and operation.
 pub(super) fn kernels<S: Set, E: Element, O: Op<E>, const AVERAGE: bool>() -> Kernels {
-    Kernels {
-        fold: fold::<S, E, O, AVERAGE>,
-        convert: convert::<S, E, O, AVERAGE>,
-    }
+    Kernels { fold: fold::<S, E, O, AVERAGE>, convert: convert::<S, E, O, AVERAGE> }
 }
 
 /// # Safety
@@ -96,10 +90,7 @@ unsafe fn convert_shape(convert: &Convert, shape: &Shape) {
         if same && convert.stage == Stage::Plain {
             if !std::ptr::eq(convert.source.at, convert.target) {
                 let bytes = convert.count * native_bytes;
-                convert
-                    .source
-                    .at
-                    .copy_to_nonoverlapping(convert.target, bytes);
+                convert.source.at.copy_to_nonoverlapping(convert.target, bytes);
             }
             return;
         }
@@ -120,19 +111,11 @@ unsafe fn convert_shape(convert: &Convert, shape: &Shape) {
 /// As for [`fold`].
 unsafe fn fold_shape(fold: &Fold<'_>, shape: &Shape) {
     debug_assert!(!fold.sources.is_empty() && !fold.targets.is_empty());
-    debug_assert!(
-        !matches!(fold.stage, Stage::Prepare(_)),
-        "a fold does not prepare"
-    );
+    debug_assert!(!matches!(fold.stage, Stage::Prepare(_)), "a fold does not prepare");
     if fold.count == 0 {
         return;
     }
-    let mut job = Job {
-        fold,
-        shape,
-        last: shape.last(&fold.stage),
-        streaming: false,
-    };
+    let mut job = Job { fold, shape, last: shape.last(&fold.stage), streaming: false };
     // SAFETY: the ranges split `count`.
     unsafe {
         let head = stream_head(fold, shape.bytes(fold.target_form));
@@ -152,10 +135,7 @@ fn stream_head(fold: &Fold<'_>, bytes: usize) -> Option<usize> {
     }
     let past = fold.targets[0].addr() % LINE_BYTES;
     let gap = (LINE_BYTES - past) % LINE_BYTES;
-    let alike = fold
-        .targets
-        .iter()
-        .all(|target| target.addr() % LINE_BYTES == past);
+    let alike = fold.targets.iter().all(|target| target.addr() % LINE_BYTES == past);
     (alike && gap.is_multiple_of(bytes)).then_some(gap / bytes)
 }
 
@@ -224,10 +204,7 @@ impl Job<'_> {
             for group in sources.chunks(span) {
                 let temporary = blocks[used].0.as_mut_ptr().cast::<u8>();
                 self.group(group, at, count, Some(temporary));
-                parts[used] = Source {
-                    at: temporary,
-                    form: Form::Wide,
-                };
+                parts[used] = Source { at: temporary, form: Form::Wide };
                 used += 1;
             }
             self.pass(&parts[..used], 0, at, count, into);

@@ -32,11 +32,7 @@ pub(super) struct Last {
 
 impl Last {
     /// Store as it is.
-    pub(super) const PLAIN: Self = Self {
-        factor: None,
-        ranks: 0,
-        canonical: false,
-    };
+    pub(super) const PLAIN: Self = Self { factor: None, ranks: 0, canonical: false };
 }
 
 /// One pass over memory.
@@ -126,18 +122,11 @@ unsafe fn partial<E: Element, O: Op<E>>(pass: &Pass<'_>, index: usize) {
             let bytes = bytes_of::<E>(source.form);
             let from = source.at.add((pass.source_skip + index) * bytes);
             from.copy_to_nonoverlapping(inputs[slot].0.as_mut_ptr(), left * bytes);
-            sources[slot] = Source {
-                at: inputs[slot].0.as_ptr(),
-                form: source.form,
-            };
+            sources[slot] = Source { at: inputs[slot].0.as_ptr(), form: source.form };
         }
         let acc = tree::<E, O, 1>(&sources[..count], 0);
-        let inner = Pass {
-            targets: &[output.0.as_mut_ptr()],
-            target_skip: 0,
-            streaming: false,
-            ..*pass
-        };
+        let inner =
+            Pass { targets: &[output.0.as_mut_ptr()], target_skip: 0, streaming: false, ..*pass };
         emit::<E, 1>(&inner, 0, acc);
         let bytes = bytes_of::<E>(pass.target_form);
         for &target in pass.targets {

@@ -43,9 +43,7 @@ macro_rules! same_form {
     )+ };
 }
 
-same_form!(
-    i8, u8, i16, u16, i32, u32, i64, u64, f32, f64, [f32; 2], [f64; 2]
-);
+same_form!(i8, u8, i16, u16, i32, u32, i64, u64, f32, f64, [f32; 2], [f64; 2]);
 
 macro_rules! two_forms {
     ($($name:ident, $native:ident, $widen:expr, $format:ident;)+) => { $(

@@ -18,31 +18,16 @@ pub(super) struct Format {
 }
 
 /// IEEE 754 binary16.
-pub(super) const F16: Format = Format {
-    mantissa: 10,
-    bias: 15,
-    largest: 0x7c00,
-    nan: 0x7e00,
-    sign: 0x8000,
-};
+pub(super) const F16: Format =
+    Format { mantissa: 10, bias: 15, largest: 0x7c00, nan: 0x7e00, sign: 0x8000 };
 
 /// OCP E4M3, saturating.
-pub(super) const E4M3: Format = Format {
-    mantissa: 3,
-    bias: 7,
-    largest: 0x7e,
-    nan: 0x7f,
-    sign: 0x80,
-};
+pub(super) const E4M3: Format =
+    Format { mantissa: 3, bias: 7, largest: 0x7e, nan: 0x7f, sign: 0x80 };
 
 /// OCP E5M2, saturating.
-pub(super) const E5M2: Format = Format {
-    mantissa: 2,
-    bias: 15,
-    largest: 0x7b,
-    nan: 0x7f,
-    sign: 0x80,
-};
+pub(super) const E5M2: Format =
+    Format { mantissa: 2, bias: 15, largest: 0x7b, nan: 0x7f, sign: 0x80 };
 
 /// The bits of `f32` infinity: any magnitude above is a NaN.
 pub(super) const F32_INFINITY: u32 = 0x7f80_0000;
@@ -84,17 +69,9 @@ pub(super) fn narrow(value: f32, format: Format) -> u32 {
     let magic = format.subnormal_magic();
     let raised = f32::from_bits(magnitude) + f32::from_bits(magic);
     let subnormal = raised.to_bits().wrapping_sub(magic);
-    let rounded = if magnitude < format.smallest_normal() {
-        subnormal
-    } else {
-        normal
-    };
+    let rounded = if magnitude < format.smallest_normal() { subnormal } else { normal };
     let sign = (bits >> 31) * format.sign;
-    if magnitude > F32_INFINITY {
-        format.nan
-    } else {
-        rounded.min(format.largest) | sign
-    }
+    if magnitude > F32_INFINITY { format.nan } else { rounded.min(format.largest) | sign }
 }
 
 /// Rounds to the upper half, nearest even.
@@ -139,9 +116,5 @@ pub(super) fn widen_e5m2(code: u8) -> f32 {
 pub(super) fn widen_e4m3(code: u8) -> f32 {
     let scaled = (u16::from(code & 0x80) << 8) | (u16::from(code & 0x7f) << 7);
     let value = widen_f16(scaled) * 256.0;
-    if code & 0x7f == 0x7f {
-        f32::from_bits(0x7fc0_0000)
-    } else {
-        value
-    }
+    if code & 0x7f == 0x7f { f32::from_bits(0x7fc0_0000) } else { value }
 }

@@ -258,11 +258,7 @@ pub(super) fn decode_e4m3(code: u8) -> f32 {
         0 => mantissa / 8.0 * 2f32.powi(-6),
         exponent => (1.0 + mantissa / 8.0) * 2f32.powi(i32::from(exponent) - 7),
     };
-    if code & 0x80 != 0 {
-        -magnitude
-    } else {
-        magnitude
-    }
+    if code & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
 /// E5M2 by its definition: bias 15, infinities and NaNs.
@@ -274,11 +270,7 @@ pub(super) fn decode_e5m2(code: u8) -> f32 {
         0 => mantissa / 4.0 * 2f32.powi(-14),
         exponent => (1.0 + mantissa / 4.0) * 2f32.powi(i32::from(exponent) - 15),
     };
-    if code & 0x80 != 0 {
-        -magnitude
-    } else {
-        magnitude
-    }
+    if code & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
 /// The nearest code, the even one of two, saturated at `largest`. Codes from 0 up ascend in value.

@@ -62,12 +62,7 @@ impl Rows {
         wakers: Box<[Option<Waker>]>,
         keep: Vec<Arc<dyn std::any::Any + Send + Sync>>,
     ) -> Self {
-        Self {
-            me,
-            rows,
-            wakers,
-            _keep: keep,
-        }
+        Self { me, rows, wakers, _keep: keep }
     }
 
     fn row(&self, rank: usize) -> &Row {
@@ -114,16 +109,9 @@ impl Rows {
         let head: Head = pod_read_unaligned(bytemuck::cast_slice(&words[..4]));
         let place = |at: usize| {
             let segment = u32::try_from(words[at]).unwrap_or(Place::PRIVATE);
-            Place {
-                segment,
-                offset: words[at + 1],
-            }
+            Place { segment, offset: words[at + 1] }
         };
-        Ok(Some(Notice {
-            head,
-            input: place(4),
-            output: place(6),
-        }))
+        Ok(Some(Notice { head, input: place(4), output: place(6) }))
     }
 
     pub(crate) fn post(&mut self, phase: u64) {

@@ -33,11 +33,7 @@ impl Doze {
     pub(crate) fn new() -> Result<Self> {
         let flag = Arc::new(Flag::new(0));
         let at = NonNull::from(&*flag);
-        Ok(Self {
-            flag: at,
-            bell: Bell::new()?,
-            _keep: flag,
-        })
+        Ok(Self { flag: at, bell: Bell::new()?, _keep: flag })
     }
 
     /// The flag at `flag`, in memory that `keep` keeps alive.
@@ -49,11 +45,7 @@ impl Doze {
         bell: Bell,
         keep: Arc<dyn std::any::Any + Send + Sync>,
     ) -> Self {
-        Self {
-            flag,
-            bell,
-            _keep: keep,
-        }
+        Self { flag, bell, _keep: keep }
     }
 
     fn flag(&self) -> &Flag {

@@ -33,9 +33,7 @@ impl Arena {
         let layout = std::alloc::Layout::from_size_align(bytes, 128).map_err(|_| out())?;
         // SAFETY: `bytes` is not 0.
         let at = unsafe { std::alloc::alloc_zeroed(layout) };
-        NonNull::new(at)
-            .map(|at| Self { at, layout })
-            .ok_or_else(out)
+        NonNull::new(at).map(|at| Self { at, layout }).ok_or_else(out)
     }
 }
 
@@ -53,12 +51,8 @@ impl Drop for Arena {
 pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
     let ring_bytes = CONTROL_BYTES + RING_BYTES;
     let rings = world * world * FABRIC_LANES;
-    let arena = Arc::new(Arena::new(
-        (rings * ring_bytes + world * ROW_BYTES).max(128),
-    )?);
-    let dozes = (0..world)
-        .map(|_| Doze::new().map(Arc::new))
-        .collect::<Result<Vec<_>>>()?;
+    let arena = Arc::new(Arena::new((rings * ring_bytes + world * ROW_BYTES).max(128))?);
+    let dozes = (0..world).map(|_| Doze::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
     let ring = |from: usize, to: usize, lane: usize| {
         let index = (from * world + to) * FABRIC_LANES + lane;
         // SAFETY: inside the arena; every (from, to, lane) has a stretch of its own, used by one
@@ -74,12 +68,7 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
         let rows = unsafe {
             let row = |r: usize| arena.at.add(r * ROW_BYTES).cast::<Row>();
             let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
-            Rows::new(
-                me,
-                (0..world).map(row).collect(),
-                wakers,
-                vec![arena.clone()],
-            )
+            Rows::new(me, (0..world).map(row).collect(), wakers, vec![arena.clone()])
         };
         let mut links = Links::new(world, dozes[me].clone(), RING_BYTES);
         for peer in (0..world).filter(|&p| p != me) {
@@ -101,10 +90,7 @@ pub(crate) struct ProcessBoard(Rows);
 
 impl Board for ProcessBoard {
     fn place(&mut self, at: *const u8, _bytes: usize) -> Place {
-        Place {
-            segment: 0,
-            offset: at as u64,
-        }
+        Place { segment: 0, offset: at as u64 }
     }
 
     fn publish(&mut self, turn: u64, notice: &Notice) {
@@ -117,9 +103,7 @@ impl Board for ProcessBoard {
 
     fn resolve(&mut self, _peer: usize, place: Place, _bytes: usize) -> Result<*mut u8> {
         // The peer is a thread of this process, and its call was validated there.
-        Ok(std::ptr::with_exposed_provenance_mut(
-            usize::try_from(place.offset).unwrap_or(0),
-        ))
+        Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(place.offset).unwrap_or(0)))
     }
 
     fn post(&mut self, phase: u64) {

@@ -172,16 +172,12 @@ impl Fabric for Links {
 
     #[inline]
     fn tx(&mut self, to: usize, lane: usize) -> &mut AnyTx {
-        self.tx[to * FABRIC_LANES + lane]
-            .as_mut()
-            .expect("no link to oneself")
+        self.tx[to * FABRIC_LANES + lane].as_mut().expect("no link to oneself")
     }
 
     #[inline]
     fn rx(&mut self, from: usize, lane: usize) -> &mut AnyRx {
-        self.rx[from * FABRIC_LANES + lane]
-            .as_mut()
-            .expect("no link to oneself")
+        self.rx[from * FABRIC_LANES + lane].as_mut().expect("no link to oneself")
     }
 
     fn board(&mut self) -> Option<&mut AnyBoard> {

@@ -72,18 +72,10 @@ impl Memory {
         capacity: usize,
         keep: Arc<dyn std::any::Any + Send + Sync>,
     ) -> Self {
-        assert!(
-            capacity as u64 % LINE == 0 && capacity as u64 >= 4 * LINE,
-            "ring of {capacity}"
-        );
+        assert!(capacity as u64 % LINE == 0 && capacity as u64 >= 4 * LINE, "ring of {capacity}");
         // SAFETY: the caller gives at least CONTROL_BYTES bytes there.
         let data = unsafe { at.add(CONTROL_BYTES) };
-        Self {
-            control: at.cast(),
-            data,
-            capacity,
-            _keep: keep,
-        }
+        Self { control: at.cast(), data, capacity, _keep: keep }
     }
 
     fn control(&self) -> &Control {
@@ -114,14 +106,7 @@ pub(crate) struct RingTx {
 
 impl RingTx {
     pub(crate) fn new(memory: Memory, waker: Waker) -> Self {
-        Self {
-            memory,
-            waker,
-            written: 0,
-            at: 0,
-            published: 0,
-            head: 0,
-        }
+        Self { memory, waker, written: 0, at: 0, published: 0, head: 0 }
     }
 
     fn room(&self) -> u64 {
@@ -134,11 +119,7 @@ impl RingTx {
         if self.published != self.written {
             self.published = self.written;
             // ORDERING: release pairs with the reader's acquire of `tail`: the bytes come before.
-            self.memory
-                .control()
-                .tail
-                .0
-                .store(self.written, Ordering::Release);
+            self.memory.control().tail.0.store(self.written, Ordering::Release);
             self.waker.wake();
         }
     }
@@ -230,25 +211,14 @@ pub(crate) struct RingRx {
 
 impl RingRx {
     pub(crate) fn new(memory: Memory, waker: Waker) -> Self {
-        Self {
-            memory,
-            waker,
-            taken: 0,
-            at: 0,
-            published: 0,
-            tail: 0,
-        }
+        Self { memory, waker, taken: 0, at: 0, published: 0, tail: 0 }
     }
 
     fn publish(&mut self) {
         if self.published != self.taken {
             self.published = self.taken;
             // ORDERING: release pairs with the writer's acquire of `head`: our reads come before.
-            self.memory
-                .control()
-                .head
-                .0
-                .store(self.taken, Ordering::Release);
+            self.memory.control().head.0.store(self.taken, Ordering::Release);
             self.waker.wake();
         }
     }
@@ -329,10 +299,7 @@ mod tests {
         let ring = unsafe { Memory::at(at, capacity, memory) };
         let doze = Arc::new(Doze::new().expect("doze"));
         let waker = Waker::to(doze);
-        (
-            RingTx::new(ring.clone(), waker.clone()),
-            RingRx::new(ring, waker),
-        )
+        (RingTx::new(ring.clone(), waker.clone()), RingRx::new(ring, waker))
     }
 
     /// Messages of every length up to three rings keep their bytes, whichever way they are cut.
@@ -340,7 +307,7 @@ mod tests {
     fn messages_arrive_whole_and_in_order() {
         let (mut tx, mut rx) = pair(512);
         for length in [0usize, 1, 31, 32, 63, 64, 65, 200, 511, 512, 513, 1536] {
-            let sent: Vec<u8> = (0..length).map(|i| (i * 7 + length) as u8).collect();
+            let sent: Vec<u8> = (0..length).map(|i| (i * 7 + length).to_le_bytes()[0]).collect();
             let mut got = vec![0u8; length];
             let (mut out, mut inn) = (0, 0);
             while inn < length {
@@ -372,7 +339,7 @@ mod tests {
     #[test]
     fn two_threads_pass_a_megabyte() {
         let (mut tx, mut rx) = pair(4096);
-        let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
+        let data: Vec<u8> = (0..1u32 << 20).map(|i| (i % 251).to_le_bytes()[0]).collect();
         let copy = data.clone();
         let writer = std::thread::spawn(move || {
             let mut out = 0;

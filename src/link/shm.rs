@@ -65,12 +65,7 @@ impl Neighbour {
             let flag = NonNull::new_unchecked(segment.as_ptr().add(FLAG_AT)).cast::<Flag>();
             Doze::at(flag, bell, segment.clone())
         };
-        Self {
-            rank,
-            segment,
-            doze: Arc::new(doze),
-            socket: socket.map(Arc::new),
-        }
+        Self { rank, segment, doze: Arc::new(doze), socket: socket.map(Arc::new) }
     }
 
     fn row(&self) -> NonNull<Row> {
@@ -122,13 +117,7 @@ pub(crate) fn board(neighbours: &[&Neighbour], me: usize) -> AnyBoard {
     // SAFETY: every segment has a row at ROW_AT, zero at first, kept alive by `keep`.
     let rows = unsafe { Rows::new(me, rows, wakers, keep) };
     let sockets = neighbours.iter().map(|n| n.socket.clone()).collect();
-    AnyBoard::Host(HostBoard {
-        rows,
-        sockets,
-        own: Vec::new(),
-        next: 0,
-        foreign: HashMap::new(),
-    })
+    AnyBoard::Host(HostBoard { rows, sockets, own: Vec::new(), next: 0, foreign: HashMap::new() })
 }
 
 /// What goes over a local socket beside a descriptor.
@@ -163,12 +152,8 @@ impl HostBoard {
     /// Zeroed memory that every rank of the world can map.
     pub(crate) fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {
         let segment = Segment::create("unisono-memory", bytes)?;
-        let gift = Gift {
-            magic: GIFT_MAGIC,
-            kind: 1,
-            number: u64::from(self.next),
-            bytes: bytes as u64,
-        };
+        let gift =
+            Gift { magic: GIFT_MAGIC, kind: 1, number: u64::from(self.next), bytes: bytes as u64 };
         for socket in self.sockets.iter().flatten() {
             give(socket, &gift, Some(&segment))?;
         }
@@ -211,10 +196,7 @@ impl HostBoard {
                 return Ok(());
             }
             if got.bytes != GIFT_BYTES {
-                return Err(Error::new(
-                    Code::Protocol,
-                    "a cut message on a local socket",
-                ));
+                return Err(Error::new(Code::Protocol, "a cut message on a local socket"));
             }
             let gift: Gift = pod_read_unaligned(&bytes);
             self.take(peer, gift, got.fds)?;
@@ -230,8 +212,7 @@ impl HostBoard {
                     return Err(bad("too many segments"));
                 }
                 let bytes = usize::try_from(gift.bytes).map_err(|_| bad("a huge segment"))?;
-                self.foreign
-                    .insert((peer, number), Segment::open(fd, bytes)?);
+                self.foreign.insert((peer, number), Segment::open(fd, bytes)?);
             }
             (GIFT_MAGIC, 2, None) => {
                 self.foreign.remove(&(peer, number));
@@ -254,10 +235,7 @@ fn give(socket: &UnixStream, gift: &Gift, segment: Option<&Segment>) -> Result<(
     if sent != GIFT_BYTES {
         let text =
             format!("a peer has not taken {sent} of {GIFT_BYTES} bytes of a segment's notice");
-        return Err(Error::new(
-            Code::Limit,
-            format!("{text} ({:?})", ErrorKind::WouldBlock),
-        ));
+        return Err(Error::new(Code::Limit, format!("{text} ({:?})", ErrorKind::WouldBlock)));
     }
     Ok(())
 }
@@ -271,10 +249,7 @@ fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
 impl Board for HostBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         let found = |(number, segment): &(u32, Segment)| {
-            inside(segment, at, bytes).map(|offset| Place {
-                segment: *number,
-                offset,
-            })
+            inside(segment, at, bytes).map(|offset| Place { segment: *number, offset })
         };
         self.own.iter().find_map(found).unwrap_or(Place::NOWHERE)
     }
@@ -298,14 +273,8 @@ impl Board for HostBoard {
             .get(&key)
             .ok_or_else(|| bad(format!("rank {peer} names segment {} it never gave", key.1)))?;
         let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
-        if offset
-            .checked_add(bytes)
-            .is_none_or(|end| end > segment.len())
-        {
-            let text = format!(
-                "rank {peer} names {bytes} bytes at {offset} of {}",
-                segment.len()
-            );
+        if offset.checked_add(bytes).is_none_or(|end| end > segment.len()) {
+            let text = format!("rank {peer} names {bytes} bytes at {offset} of {}", segment.len());
             return Err(bad(text));
         }
         Ok(segment.as_ptr().wrapping_add(offset))

@@ -27,11 +27,8 @@ const AHEAD_BYTES: usize = 4 << 10;
 const PEEK_BYTES: usize = 64 << 10;
 
 fn lost(peer: Rank, error: &std::io::Error) -> Error {
-    let mut made = Error::new(
-        Code::PeerLost,
-        format!("connection to rank {peer}: {error}"),
-    )
-    .with_peer(peer);
+    let mut made =
+        Error::new(Code::PeerLost, format!("connection to rank {peer}: {error}")).with_peer(peer);
     made.native = error.raw_os_error().unwrap_or(0);
     made
 }
@@ -50,13 +47,7 @@ pub(crate) struct TcpTx {
 
 impl TcpTx {
     pub(crate) fn new(stream: Arc<TcpStream>, peer: Rank) -> Self {
-        Self {
-            stream,
-            peer,
-            staging: Vec::new(),
-            sent: 0,
-            filled: 0,
-        }
+        Self { stream, peer, staging: Vec::new(), sent: 0, filled: 0 }
     }
 
     /// Pushes staged bytes, then `more`; how many of `more` went.
@@ -104,10 +95,7 @@ impl Tx for TcpTx {
             (self.sent, self.filled) = (0, self.filled - self.sent);
         }
         let free = &mut self.staging[self.filled..];
-        Ok(Window {
-            at: free.as_mut_ptr(),
-            bytes: free.len(),
-        })
+        Ok(Window { at: free.as_mut_ptr(), bytes: free.len() })
     }
 
     fn commit(&mut self, bytes: usize) -> Result<()> {
@@ -151,13 +139,7 @@ pub(crate) struct TcpRx {
 
 impl TcpRx {
     pub(crate) fn new(stream: Arc<TcpStream>, peer: Rank) -> Self {
-        Self {
-            stream,
-            peer,
-            staging: Vec::new(),
-            taken: 0,
-            filled: 0,
-        }
+        Self { stream, peer, staging: Vec::new(), taken: 0, filled: 0 }
     }
 
     fn receive(stream: &TcpStream, peer: Rank, into: &mut [u8]) -> Result<usize> {
@@ -193,10 +175,7 @@ impl Rx for TcpRx {
             self.filled += Self::receive(&self.stream, self.peer, free)?;
         }
         let ready = &mut self.staging[self.taken..self.filled];
-        Ok(Window {
-            at: ready.as_mut_ptr(),
-            bytes: ready.len(),
-        })
+        Ok(Window { at: ready.as_mut_ptr(), bytes: ready.len() })
     }
 
     fn release(&mut self, bytes: usize) {
@@ -212,11 +191,7 @@ impl Rx for TcpRx {
             let into = unsafe { std::slice::from_raw_parts_mut(into, bytes) };
             return Self::receive(&self.stream, self.peer, into);
         }
-        let window = if self.taken == self.filled {
-            self.peek(bytes)?
-        } else {
-            self.peek(0)?
-        };
+        let window = if self.taken == self.filled { self.peek(bytes)? } else { self.peek(0)? };
         let count = window.bytes.min(bytes);
         // SAFETY: the window holds `count` bytes; the caller promises `bytes` writable ones.
         unsafe { std::ptr::copy_nonoverlapping(window.at, into, count) };

@@ -28,12 +28,7 @@ impl Builder {
     /// An empty plan for `key`, its buffer in `chunks` parts (1 for collectives made of blocks).
     #[must_use]
     pub fn new(key: Key, chunks: u32) -> Self {
-        Self {
-            key,
-            chunks,
-            lanes: Vec::new(),
-            groups: Vec::new(),
-        }
+        Self { key, chunks, lanes: Vec::new(), groups: Vec::new() }
     }
 
     /// What the plan is for.
@@ -53,24 +48,15 @@ impl Builder {
         }
         let index = u16::try_from(self.lanes[lane].len()).expect("a lane has at most 65,534 steps");
         let number = u8::try_from(lane).expect("lanes are few");
-        self.lanes[lane].push(Step {
-            lane: number,
-            ..step
-        });
-        StepId {
-            lane: number,
-            index,
-        }
+        self.lanes[lane].push(Step { lane: number, ..step });
+        StepId { lane: number, index }
     }
 
     /// The last step of `lane` so far.
     #[must_use]
     pub fn last(&self, lane: usize) -> Option<StepId> {
         let index = self.lanes.get(lane)?.len().checked_sub(1)?;
-        Some(StepId {
-            lane: u8::try_from(lane).ok()?,
-            index: u16::try_from(index).ok()?,
-        })
+        Some(StepId { lane: u8::try_from(lane).ok()?, index: u16::try_from(index).ok()? })
     }
 
     /// Registers a group of ranks for [`Step::fold`], once; ascending order is the fold's order.
@@ -88,11 +74,7 @@ impl Builder {
     /// [`Builder::load`] has multiplied it.
     #[must_use]
     pub fn contribution(&self) -> Region {
-        if self.key.prepared {
-            Region::Work
-        } else {
-            Region::Input
-        }
+        if self.key.prepared { Region::Work } else { Region::Input }
     }
 
     /// Begins lane 0 of a reduction: multiplies Input chunks `0..chunks` into Work where `pre_mul_sum`
@@ -119,17 +101,13 @@ impl Builder {
         }
         let work = |s: &Step| {
             let end = |region, chunk| {
-                if region == Region::Work {
-                    chunk + s.chunks
-                } else {
-                    0
-                }
+                if region == Region::Work { chunk + s.chunks } else { 0 }
             };
             end(s.source, s.source_chunk).max(end(s.target, s.target_chunk))
         };
         Plan {
             work_chunks: steps.iter().map(work).max().unwrap_or(0),
-            range_max: steps.iter().map(|s| s.chunks).max().unwrap_or(1),
+            range_max: range_bound(&self.key, self.chunks),
             direct: self.key.algorithm == Algorithm::Direct,
             key: self.key,
             chunks: self.chunks,
@@ -137,6 +115,23 @@ impl Builder {
             steps: steps.into(),
             lane_starts: lane_starts.into(),
         }
+    }
+}
+
+/// No message of any rank's plan has more chunks than this. Every rank must come to the same number,
+/// because tiles are cut by it.
+fn range_bound(key: &Key, chunks: u32) -> u32 {
+    use Collective as C;
+    let whole = matches!(key.collective, C::AllReduce | C::Reduce | C::Broadcast | C::Barrier);
+    match key.algorithm {
+        Algorithm::Ring | Algorithm::Tree | Algorithm::Pairwise | Algorithm::Direct => 1,
+        Algorithm::Binomial if whole => 1,
+        Algorithm::Doubling if whole => 1,
+        Algorithm::Binomial
+        | Algorithm::Doubling
+        | Algorithm::Halving
+        | Algorithm::Bruck
+        | Algorithm::Hierarchical => key.world.max(chunks),
     }
 }
 
@@ -164,11 +159,7 @@ fn place(region: Region, chunk: u32, chunks: u32, collective: Collective, rank: 
         _ => false,
     };
     let first = if one_block { rank.0 } else { chunk };
-    Place {
-        work: region == Region::Work,
-        first,
-        end: first + chunks,
-    }
+    Place { work: region == Region::Work, first, end: first + chunks }
 }
 
 /// Marks every step that writes where a posted send may still read.

@@ -29,9 +29,7 @@ impl Cache {
     /// An empty cache, with room for all it may hold.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            plans: Vec::with_capacity(CAPACITY),
-        }
+        Self { plans: Vec::with_capacity(CAPACITY) }
     }
 
     /// The plan for `key`: kept, or from `make` and kept from now on in place of the one that was
@@ -111,11 +109,7 @@ mod tests {
     #[test]
     fn no_plan_is_not_kept() {
         let mut cache = Cache::default();
-        assert!(
-            cache
-                .get_or_make(&samples::ring(3, 0).key, || None)
-                .is_none()
-        );
+        assert!(cache.get_or_make(&samples::ring(3, 0).key, || None).is_none());
         assert!(cache.is_empty());
     }
 }

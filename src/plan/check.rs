@@ -49,12 +49,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            tiles: 3,
-            window: 2,
-            in_place: true,
-            schedules: SCHEDULES.len(),
-        }
+        Self { tiles: 3, window: 2, in_place: true, schedules: SCHEDULES.len() }
     }
 }
 
@@ -63,21 +58,13 @@ impl Options {
     #[must_use]
     pub fn for_world(world: usize) -> Self {
         let schedules = if world <= 16 { SCHEDULES.len() } else { 3 };
-        Self {
-            schedules,
-            ..Self::default()
-        }
+        Self { schedules, ..Self::default() }
     }
 }
 
 /// A schedule that settles late, when others have posted all they can.
 const fn late(order: Order, post_copies: bool, hold_blocks: bool) -> Schedule {
-    Schedule {
-        order,
-        settle_last: true,
-        post_copies,
-        hold_blocks,
-    }
+    Schedule { order, settle_last: true, post_copies, hold_blocks }
 }
 
 /// The schedules after the first, the most telling in front.
@@ -88,10 +75,7 @@ const SCHEDULES: [Schedule; 7] = [
     late(Order::Ascending, true, false),
     late(Order::Ascending, false, false),
     late(Order::Shuffled(0x5eed_0002), false, false),
-    Schedule {
-        settle_last: false,
-        ..late(Order::Descending, true, false)
-    },
+    Schedule { settle_last: false, ..late(Order::Descending, true, false) },
 ];
 
 /// What is known of plans that passed. Counts are of one tile.
@@ -125,12 +109,7 @@ pub struct Site {
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            rank,
-            lane,
-            index,
-            tile,
-        } = self;
+        let Self { rank, lane, index, tile } = self;
         write!(f, "rank {rank} lane {lane} step {index} tile {tile}")
     }
 }
@@ -148,19 +127,11 @@ pub struct Flaw {
 
 impl Flaw {
     fn of_rank(rank: Rank, what: String) -> Self {
-        Self {
-            rank,
-            step: None,
-            what,
-        }
+        Self { rank, step: None, what }
     }
 
     fn at(site: Site, step: &Step, what: String) -> Self {
-        Self {
-            rank: site.rank,
-            step: Some((site, *step)),
-            what,
-        }
+        Self { rank: site.rank, step: Some((site, *step)), what }
     }
 }
 
@@ -182,11 +153,7 @@ impl std::error::Error for Flaw {}
 pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
     shaped(plans)?;
     let first = &plans[0];
-    let tiles = if first.direct {
-        1
-    } else {
-        options.tiles.max(1)
-    };
+    let tiles = if first.direct { 1 } else { options.tiles.max(1) };
     let window = options.window.clamp(1, tiles);
     let plain = Schedule {
         order: Order::Ascending,
@@ -194,16 +161,9 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         post_copies: false,
         hold_blocks: false,
     };
-    let chunks = plans
-        .iter()
-        .map(|p| buffers(&p.key, p.key.rank, p.chunks).0)
-        .max()
-        .unwrap_or(1);
+    let chunks = plans.iter().map(|p| buffers(&p.key, p.key.rank, p.chunks).0).max().unwrap_or(1);
     let mut exprs = Exprs::new(first.key.world, chunks.max(1));
-    let all_to_all = matches!(
-        first.key.collective,
-        Collective::AllToAll | Collective::AllToAllV
-    );
+    let all_to_all = matches!(first.key.collective, Collective::AllToAll | Collective::AllToAllV);
     let offered = options.in_place && !(first.direct && all_to_all);
     let mut proof = None;
     for in_place in [false, true] {
@@ -213,14 +173,9 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         let mut values = Values::new(plans, &mut exprs, (tiles, window), in_place);
         let told = |flaw: Flaw| {
             let place = if in_place { " (in place)" } else { "" };
-            Flaw {
-                what: flaw.what + place,
-                ..flaw
-            }
+            Flaw { what: flaw.what + place, ..flaw }
         };
-        Flow::new(plans, (tiles, window, window + 1), plain)
-            .run(&mut values)
-            .map_err(told)?;
+        Flow::new(plans, (tiles, window, window + 1), plain).run(&mut values).map_err(told)?;
         let ordered = values.finished().map_err(told)?;
         proof.get_or_insert_with(|| Proof {
             ordered,

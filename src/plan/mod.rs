@@ -245,7 +245,7 @@ pub struct Plan {
     pub chunks: u32,
     /// Chunks of scratch per tile.
     pub work_chunks: u32,
-    /// The longest range of chunks a step moves: a tile times this must fit a link.
+    /// No message of any rank has more chunks than this: a tile times this must fit a link.
     pub range_max: u32,
     /// Lists of ranks that folds refer to, each ascending and with the own rank.
     pub groups: Box<[Box<[Rank]>]>,
@@ -292,103 +292,63 @@ impl Step {
     /// Post `source` chunk `chunk` to `to`.
     #[must_use]
     pub const fn send(to: Rank, source: Region, chunk: u32) -> Self {
-        Self {
-            to: to.0,
-            source,
-            source_chunk: chunk,
-            ..Self::of(Verb::Send)
-        }
+        Self { to: to.0, source, source_chunk: chunk, ..Self::of(Verb::Send) }
     }
 
     /// The message of `from` into `target` chunk `chunk`.
     #[must_use]
     pub const fn recv(from: Rank, target: Region, chunk: u32) -> Self {
-        Self {
-            from: from.0,
-            target,
-            target_chunk: chunk,
-            ..Self::of(Verb::Recv)
-        }
+        Self { from: from.0, target, target_chunk: chunk, ..Self::of(Verb::Recv) }
     }
 
     /// `source` chunk into `target` chunk.
     #[must_use]
     pub const fn copy(source: (Region, u32), target: (Region, u32)) -> Self {
-        Self {
-            ..Self::of(Verb::Copy)
-        }
-        .between(source, target)
+        Self { ..Self::of(Verb::Copy) }.between(source, target)
     }
 
     /// `target` = `source` combined with `target`.
     #[must_use]
     pub const fn reduce(source: (Region, u32), target: (Region, u32)) -> Self {
-        Self {
-            ..Self::of(Verb::Reduce)
-        }
-        .between(source, target)
+        Self { ..Self::of(Verb::Reduce) }.between(source, target)
     }
 
     /// `target` = `source` combined with the (wide) message of `from`.
     #[must_use]
     pub const fn recv_reduce(from: Rank, source: (Region, u32), target: (Region, u32)) -> Self {
-        Self {
-            from: from.0,
-            flags: flag::WIDE,
-            ..Self::of(Verb::RecvReduce)
-        }
-        .between(source, target)
+        Self { from: from.0, flags: flag::WIDE, ..Self::of(Verb::RecvReduce) }
+            .between(source, target)
     }
 
     /// Send on to `to`: `source` combined with the (wide) message of `from`.
     #[must_use]
     pub const fn recv_reduce_send(from: Rank, source: (Region, u32), to: Rank) -> Self {
-        Self {
-            from: from.0,
-            to: to.0,
-            flags: flag::WIDE,
-            ..Self::of(Verb::RecvReduceSend)
-        }
-        .between(source, (Region::None, 0))
+        Self { from: from.0, to: to.0, flags: flag::WIDE, ..Self::of(Verb::RecvReduceSend) }
+            .between(source, (Region::None, 0))
     }
 
     /// The message of `from` into `target` chunk `chunk` and on to `to`.
     #[must_use]
     pub const fn recv_copy_send(from: Rank, target: Region, chunk: u32, to: Rank) -> Self {
-        Self {
-            to: to.0,
-            ..Self::recv(from, target, chunk)
-        }
-        .verb(Verb::RecvCopySend)
+        Self { to: to.0, ..Self::recv(from, target, chunk) }.verb(Verb::RecvCopySend)
     }
 
     /// `target` = the fold of `source` and a message from each other member of `group`.
     #[must_use]
     pub const fn fold(group: u32, source: (Region, u32), target: (Region, u32)) -> Self {
-        Self {
-            from: group,
-            ..Self::of(Verb::Fold)
-        }
-        .between(source, target)
+        Self { from: group, ..Self::of(Verb::Fold) }.between(source, target)
     }
 
     /// Tell all that `phase` is reached.
     #[must_use]
     pub const fn post(phase: u32) -> Self {
-        Self {
-            source_chunk: phase,
-            ..Self::of(Verb::Post)
-        }
+        Self { source_chunk: phase, ..Self::of(Verb::Post) }
     }
 
     /// Wait until `from` has reached `phase`.
     #[must_use]
     pub const fn wait_for(from: Rank, phase: u32) -> Self {
-        Self {
-            from: from.0,
-            source_chunk: phase,
-            ..Self::of(Verb::Await)
-        }
+        Self { from: from.0, source_chunk: phase, ..Self::of(Verb::Await) }
     }
 
     const fn between(mut self, source: (Region, u32), target: (Region, u32)) -> Self {
@@ -412,11 +372,7 @@ impl Step {
     /// The same step with [`flag::WIDE`] set or cleared.
     #[must_use]
     pub const fn wide(mut self, wide: bool) -> Self {
-        self.flags = if wide {
-            self.flags | flag::WIDE
-        } else {
-            self.flags & !flag::WIDE
-        };
+        self.flags = if wide { self.flags | flag::WIDE } else { self.flags & !flag::WIDE };
         self
     }
 
@@ -469,9 +425,6 @@ impl Step {
     /// Whether the step gives a message to `to`.
     #[must_use]
     pub const fn sends(&self) -> bool {
-        matches!(
-            self.verb,
-            Verb::Send | Verb::RecvReduceSend | Verb::RecvCopySend
-        )
+        matches!(self.verb, Verb::Send | Verb::RecvReduceSend | Verb::RecvCopySend)
     }
 }

@@ -10,14 +10,7 @@ pub(in crate::plan) fn key(
     world: u32,
     rank: u32,
 ) -> Key {
-    Key {
-        collective,
-        algorithm,
-        world,
-        rank: Rank(rank),
-        root: Rank(0),
-        prepared: false,
-    }
+    Key { collective, algorithm, world, rank: Rank(rank), root: Rank(0), prepared: false }
 }
 
 /// All worlds, with a name and whether they are in tree order.
@@ -43,10 +36,7 @@ pub(in crate::plan) fn ring(n: u32, rank: u32) -> Plan {
 
 fn prepared_ring(n: u32, rank: u32) -> Plan {
     let key = key(Collective::AllReduce, Algorithm::Ring, n, rank);
-    ring_of(Key {
-        prepared: true,
-        ..key
-    })
+    ring_of(Key { prepared: true, ..key })
 }
 
 fn ring_of(key: Key) -> Plan {
@@ -65,10 +55,7 @@ fn ring_of(key: Key) -> Plan {
     b.push(0, step.with(flag::FINISH));
     b.push(0, Step::send(next, Region::Output, last));
     for s in 0..n - 2 {
-        b.push(
-            0,
-            Step::recv_copy_send(prev, Region::Output, chunk(s), next),
-        );
+        b.push(0, Step::recv_copy_send(prev, Region::Output, chunk(s), next));
     }
     b.push(0, Step::recv(prev, Region::Output, chunk(n - 2)));
     b.finish()
@@ -76,10 +63,7 @@ fn ring_of(key: Key) -> Plan {
 
 /// A reduce_scatter in which the owner of a block folds all contributions at once.
 pub(in crate::plan) fn fold(n: u32, rank: u32) -> Plan {
-    let mut b = Builder::new(
-        key(Collective::ReduceScatter, Algorithm::Pairwise, n, rank),
-        1,
-    );
+    let mut b = Builder::new(key(Collective::ReduceScatter, Algorithm::Pairwise, n, rank), 1);
     for s in 1..n {
         let to = (rank + s) % n;
         b.push(0, Step::send(Rank(to), Region::Input, to));
@@ -99,11 +83,7 @@ pub(in crate::plan) fn doubling(n: u32, rank: u32) -> Plan {
         let peer = Rank(rank ^ bit);
         let last = bit * 2 == n;
         let target = if last { Region::Output } else { Region::Work };
-        let order = if peer.0 < rank {
-            flag::INCOMING_FIRST
-        } else {
-            0
-        };
+        let order = if peer.0 < rank { flag::INCOMING_FIRST } else { 0 };
         let finish = if last { flag::FINISH } else { 0 };
         b.push(0, Step::send(peer, source.0, 0).wide(bit > 1));
         let step = Step::recv_reduce(peer, source, (target, 0)).wide(bit > 1);
@@ -139,10 +119,7 @@ pub(in crate::plan) fn relay(n: u32, rank: u32) -> Plan {
         b.push(back, Step::recv(Rank(rank - 1), Region::Output, 0))
     };
     if rank + 1 < n {
-        b.push(
-            on,
-            Step::send(Rank(rank + 1), Region::Output, 0).after(here),
-        );
+        b.push(on, Step::send(Rank(rank + 1), Region::Output, 0).after(here));
     }
     b.finish()
 }

@@ -69,12 +69,7 @@ impl fmt::Display for Chunks {
         let Self(region, first, chunks) = *self;
         match chunks {
             1 => write!(f, "{}[{first}]", region.name()),
-            _ => write!(
-                f,
-                "{}[{first}..{}]",
-                region.name(),
-                u64::from(first) + u64::from(chunks)
-            ),
+            _ => write!(f, "{}[{first}..{}]", region.name(), u64::from(first) + u64::from(chunks)),
         }
     }
 }
@@ -206,12 +201,7 @@ impl fmt::Display for Plan {
             }
             writeln!(f)?;
         }
-        let verb = self
-            .steps
-            .iter()
-            .map(|s| s.verb.name().len())
-            .max()
-            .unwrap_or(0);
+        let verb = self.steps.iter().map(|s| s.verb.name().len()).max().unwrap_or(0);
         let peer = self.steps.iter().map(|s| peers(s).len()).max().unwrap_or(0);
         for lane in 0..self.lanes() {
             if self.lanes() > 1 {

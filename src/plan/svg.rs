@@ -85,11 +85,7 @@ fn remark(plans: &[Plan], proof: &super::check::Proof) -> String {
         parts[0] = "in the peers' own memory".into();
     }
     if plans[0].key.collective.reduces() {
-        let order = if proof.ordered {
-            "in tree order"
-        } else {
-            "not in tree order"
-        };
+        let order = if proof.ordered { "in tree order" } else { "not in tree order" };
         parts.push(order.into());
     }
     parts.join(", ")
@@ -123,12 +119,7 @@ impl Canvas {
                 true => format!(", root {}", key.root),
                 false => String::new(),
             };
-            format!(
-                "{} by {}, {} ranks{root}",
-                key.collective,
-                key.algorithm.name(),
-                key.world
-            )
+            format!("{} by {}, {} ranks{root}", key.collective, key.algorithm.name(), key.world)
         });
         let place = format!("font-size=\"20\" font-weight=\"bold\" fill=\"{INK}\"");
         text(out, (MARGIN, 40), &place, &title);
@@ -318,13 +309,10 @@ fn chunks(region: Region, ranges: impl Iterator<Item = (u32, u32)>) -> String {
         }
         meets
     });
-    let shown = ranges
-        .iter()
-        .take(RANGES)
-        .map(|&(first, end)| match end - first {
-            1 => first.to_string(),
-            _ => format!("{first}–{}", end - 1),
-        });
+    let shown = ranges.iter().take(RANGES).map(|&(first, end)| match end - first {
+        1 => first.to_string(),
+        _ => format!("{first}–{}", end - 1),
+    });
     let more = if ranges.len() > RANGES { ", …" } else { "" };
     format!("{name} {}{more}", shown.collect::<Vec<_>>().join(", "))
 }
@@ -333,14 +321,8 @@ fn chunks(region: Region, ranges: impl Iterator<Item = (u32, u32)>) -> String {
 fn label(mark: &Mark) -> String {
     let step = mark.step();
     let range = |first, s: &Step| (first, first + s.chunks);
-    let source = chunks(
-        step.source,
-        mark.steps.iter().map(|s| range(s.source_chunk, s)),
-    );
-    let target = chunks(
-        step.target,
-        mark.steps.iter().map(|s| range(s.target_chunk, s)),
-    );
+    let source = chunks(step.source, mark.steps.iter().map(|s| range(s.source_chunk, s)));
+    let target = chunks(step.target, mark.steps.iter().map(|s| range(s.target_chunk, s)));
     let combined = match step.has(flag::INCOMING_FIRST) {
         true => format!("msg + {source}"),
         false => format!("{source} + msg"),
@@ -369,10 +351,8 @@ fn hover(mark: &Mark) -> String {
 }
 
 fn rect(out: &mut String, (x, y, width, height): (usize, usize, usize, usize), style: &str) {
-    let _ = writeln!(
-        out,
-        "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" {style}/>"
-    );
+    let _ =
+        writeln!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" {style}/>");
 }
 
 /// A check mark in a disc.
@@ -386,11 +366,7 @@ fn tick(out: &mut String, (x, y): (usize, usize), fill: &str) {
 }
 
 fn text(out: &mut String, (x, y): (usize, usize), style: &str, text: &str) {
-    let _ = writeln!(
-        out,
-        "<text x=\"{x}\" y=\"{y}\" {style}>{}</text>",
-        escaped(text)
-    );
+    let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" {style}>{}</text>", escaped(text));
 }
 
 /// The first `room` characters.
@@ -427,10 +403,7 @@ mod tests {
             let Some((tag, _)) = tag.split_once('>') else {
                 return false;
             };
-            let name = tag
-                .split(|c: char| !c.is_alphanumeric() && c != '/')
-                .next()
-                .unwrap_or("");
+            let name = tag.split(|c: char| !c.is_alphanumeric() && c != '/').next().unwrap_or("");
             if let Some(closed) = name.strip_prefix('/') {
                 if open.pop() != Some(closed) {
                     return false;
@@ -456,11 +429,7 @@ mod tests {
             assert_eq!(flaw, None);
             assert_eq!(drawing.matches("<g>").count(), trace.marks.len());
             let steps: usize = plans.iter().map(|p| p.steps.len()).sum();
-            assert_eq!(
-                trace.marks.iter().map(|m| m.steps.len()).sum::<usize>(),
-                steps,
-                "{name}"
-            );
+            assert_eq!(trace.marks.iter().map(|m| m.steps.len()).sum::<usize>(), steps, "{name}");
             let proof = check(&plans, Options::default()).unwrap();
             let messages = |l: &&(_, _, Lead)| matches!(l.2, Lead::Message | Lead::Wide);
             let drawn = trace.leads.iter().filter(messages).count();

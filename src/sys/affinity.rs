@@ -11,9 +11,7 @@ pub(crate) fn allowed() -> Result<Vec<usize>> {
     let got = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
     check(got, "sched_getaffinity")?;
     // SAFETY: the index stays below the set's size.
-    Ok((0..set_size())
-        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
-        .collect())
+    Ok((0..set_size()).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
 /// How many processors the calling thread may run on; at least 1.
@@ -27,10 +25,7 @@ pub(crate) fn set(cpus: &[usize]) -> Result<()> {
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus {
         if cpu >= set_size() {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                format!("there is no processor {cpu}"),
-            ));
+            return Err(Error::new(Code::InvalidArgument, format!("there is no processor {cpu}")));
         }
         // SAFETY: the index is below the set's size.
         unsafe { libc::CPU_SET(cpu, &mut set) };

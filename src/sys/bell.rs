@@ -16,27 +16,19 @@ impl Bell {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: the call reads plain integers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        Ok(Self {
-            fd: own(fd, "eventfd")?,
-        })
+        Ok(Self { fd: own(fd, "eventfd")? })
     }
 
     /// The bell a peer has passed; refused when it is not a non-blocking eventfd, since ringing it
     /// would then write into something else or block.
     pub(crate) fn from_fd(fd: OwnedFd) -> Result<Self> {
         // SAFETY: `fd` is open; the call reads plain integers.
-        let flags = check(
-            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) },
-            "F_GETFL",
-        )?;
+        let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }, "F_GETFL")?;
         // Without /proc the kind cannot be told, and the peer has at least proved the job's key.
         let kind = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
         let other = kind.is_some_and(|kind| kind.as_os_str() != "anon_inode:[eventfd]");
         if other || flags & libc::O_NONBLOCK == 0 {
-            return Err(Error::new(
-                Code::Protocol,
-                "a peer's bell is not a non-blocking eventfd",
-            ));
+            return Err(Error::new(Code::Protocol, "a peer's bell is not a non-blocking eventfd"));
         }
         Ok(Self { fd })
     }
@@ -82,9 +74,6 @@ mod tests {
     fn a_segment_is_no_bell() {
         let segment = Segment::create("test", 4096).expect("segment");
         let copy = segment.fd().try_clone_to_owned().expect("dup");
-        assert_eq!(
-            Bell::from_fd(copy).expect_err("not a bell").code,
-            Code::Protocol
-        );
+        assert_eq!(Bell::from_fd(copy).expect_err("not a bell").code, Code::Protocol);
     }
 }

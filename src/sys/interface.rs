@@ -36,9 +36,7 @@ pub(crate) fn list() -> Result<Vec<Interface>> {
             // SAFETY: as above.
             let mask = unsafe { address_of(entry.ifa_netmask) };
             // SAFETY: the name is a NUL-terminated string inside the list.
-            let name = unsafe { CStr::from_ptr(entry.ifa_name) }
-                .to_string_lossy()
-                .into_owned();
+            let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
             let has = |flag: libc::c_int| entry.ifa_flags & bits(flag) != 0;
             found.push(Interface {
                 name,
@@ -111,10 +109,7 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_listed_and_routes_to_itself() {
         let all = list().expect("list");
-        let lo = all
-            .iter()
-            .find(|one| one.address == Ipv4Addr::LOCALHOST)
-            .expect("lo");
+        let lo = all.iter().find(|one| one.address == Ipv4Addr::LOCALHOST).expect("lo");
         assert!(lo.up && lo.loopback);
         assert_eq!((lo.name.as_str(), lo.prefix), ("lo", 8));
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -5,18 +5,12 @@ use crate::error::Result;
 
 /// Raises the number of open files to what the process is allowed at most, and returns it.
 pub(crate) fn raise_files() -> Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a local that lives through the call.
     let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     check(done, "RLIMIT_NOFILE")?;
     if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit {
-            rlim_cur: limit.rlim_max,
-            ..limit
-        };
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         // SAFETY: `raised` is a local that lives through the call.
         let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
         check(done, "RLIMIT_NOFILE")?;

@@ -58,10 +58,7 @@ impl Segment {
     /// A new zeroed segment of exactly `bytes` (not 0), sealed against any change of size.
     pub(crate) fn create(name: &str, bytes: usize) -> Result<Self> {
         let Ok(size) = libc::off_t::try_from(bytes) else {
-            return Err(Error::new(
-                Code::OutOfMemory,
-                format!("a segment of {bytes} bytes"),
-            ));
+            return Err(Error::new(Code::OutOfMemory, format!("a segment of {bytes} bytes")));
         };
         let name = CString::new(name)
             .map_err(|_| Error::new(Code::InvalidArgument, "a segment's name holds a NUL"))?;
@@ -110,19 +107,10 @@ impl Segment {
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours;
         // `fd` is open and the kernel checks the rest.
         let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                access,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED, fd.as_raw_fd(), 0)
         };
         if at == libc::MAP_FAILED {
-            return Err(Error::last_os(format!(
-                "mapping a segment of {bytes} bytes"
-            )));
+            return Err(Error::last_os(format!("mapping a segment of {bytes} bytes")));
         }
         let at = NonNull::new(at.cast::<u8>())
             .ok_or_else(|| Error::new(Code::Internal, "a segment was mapped at address 0"))?;
@@ -147,12 +135,7 @@ impl Segment {
     /// Writes the header of a segment we own, once, before its descriptor goes to anybody.
     pub(crate) fn write_header(&self, owner: u32, token: [u8; 32]) -> Result<()> {
         let ready = self.ready()?;
-        let header = Header {
-            magic: MAGIC,
-            version: VERSION,
-            owner,
-            token,
-        };
+        let header = Header { magic: MAGIC, version: VERSION, owner, token };
         // SAFETY: `ready` checked that the header fits; a mapping is page aligned. Nobody else
         // writes here, and readers look only after the flag.
         unsafe { self.at.cast::<Header>().write_volatile(header) };
@@ -165,29 +148,20 @@ impl Segment {
     pub(crate) fn header(&self) -> Result<(u32, [u8; 32])> {
         // ORDERING: pairs with the release in `write_header`.
         if self.ready()?.load(Ordering::Acquire) != 1 {
-            return Err(Error::new(
-                Code::Protocol,
-                "a peer's segment is not initialised",
-            ));
+            return Err(Error::new(Code::Protocol, "a peer's segment is not initialised"));
         }
         // SAFETY: `ready` checked that the header fits; a mapping is page aligned. Every bit
         // pattern is a valid header, so even an owner that writes it again only spoils its value.
         let header = unsafe { self.at.cast::<Header>().read_volatile() };
         if (header.magic, header.version) != (MAGIC, VERSION) {
-            return Err(Error::new(
-                Code::Protocol,
-                "a peer's segment has another layout",
-            ));
+            return Err(Error::new(Code::Protocol, "a peer's segment has another layout"));
         }
         Ok((header.owner, header.token))
     }
 
     fn ready(&self) -> Result<&AtomicU32> {
         if self.bytes < HEADER_BYTES {
-            return Err(Error::new(
-                Code::Internal,
-                "a segment without room for its header",
-            ));
+            return Err(Error::new(Code::Internal, "a segment without room for its header"));
         }
         // SAFETY: the flag lies inside the mapping, is aligned to 4 bytes and is only ever
         // accessed as an atomic; the reference does not outlive the mapping.
@@ -247,27 +221,16 @@ mod tests {
         // SAFETY: the name is a C string literal.
         let raw = unsafe { libc::memfd_create(c"raw".as_ptr(), libc::MFD_ALLOW_SEALING) };
         let raw = own(raw, "memfd").expect("memfd");
-        std::fs::File::from(raw.try_clone().expect("dup"))
-            .set_len(4096)
-            .expect("size");
-        assert_eq!(
-            Segment::open(raw, 4096).expect_err("unsealed").code,
-            Code::Protocol
-        );
+        std::fs::File::from(raw.try_clone().expect("dup")).set_len(4096).expect("size");
+        assert_eq!(Segment::open(raw, 4096).expect_err("unsealed").code, Code::Protocol);
 
         let mine = Segment::create("test", 4096).expect("create");
         let copy = mine.fd().try_clone_to_owned().expect("dup");
-        assert_eq!(
-            Segment::open(copy, 8192).expect_err("size").code,
-            Code::Protocol
-        );
+        assert_eq!(Segment::open(copy, 8192).expect_err("size").code, Code::Protocol);
 
         let bell = Bell::new().expect("bell");
         let copy = bell.fd().try_clone_to_owned().expect("dup");
-        assert_eq!(
-            Segment::open(copy, 4096).expect_err("eventfd").code,
-            Code::Protocol
-        );
+        assert_eq!(Segment::open(copy, 4096).expect_err("eventfd").code, Code::Protocol);
     }
 
     #[test]

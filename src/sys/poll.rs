@@ -68,9 +68,7 @@ impl Poller {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: the call reads a plain integer.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        Ok(Self {
-            fd: own(fd, "epoll_create1")?,
-        })
+        Ok(Self { fd: own(fd, "epoll_create1")? })
     }
 
     /// Adds a descriptor under `token`.
@@ -95,18 +93,10 @@ impl Poller {
         token: u64,
         interest: Interest,
     ) -> Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest.epoll(),
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: interest.epoll(), u64: token };
         // SAFETY: both descriptors are open and `event` is a local that lives through the call.
         let done = unsafe {
-            libc::epoll_ctl(
-                self.fd.as_raw_fd(),
-                operation,
-                fd.as_raw_fd(),
-                &raw mut event,
-            )
+            libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event)
         };
         check(done, "epoll_ctl").map(drop)
     }
@@ -123,12 +113,7 @@ impl Poller {
         let room = libc::c_int::try_from(EVENTS_MAX).expect("a small constant");
         // SAFETY: `ready` has room for the stated number of events.
         let found = unsafe {
-            libc::epoll_wait(
-                self.fd.as_raw_fd(),
-                ready.as_mut_ptr(),
-                room,
-                milliseconds(timeout),
-            )
+            libc::epoll_wait(self.fd.as_raw_fd(), ready.as_mut_ptr(), room, milliseconds(timeout))
         };
         if found < 0 {
             let error = std::io::Error::last_os_error();
@@ -169,11 +154,7 @@ pub(crate) fn wait_one(
         Interest::Write => libc::POLLOUT,
         Interest::Both | Interest::Edge => libc::POLLIN | libc::POLLOUT,
     };
-    let mut entry = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    };
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one entry, a local that lives through the call.
     let found = unsafe { libc::poll(&raw mut entry, 1, milliseconds(timeout)) };
     if found < 0 {
@@ -205,29 +186,21 @@ mod tests {
         poller.add(one.fd(), 1, Interest::Read).expect("add");
         poller.add(two.fd(), 2, Interest::Read).expect("add");
         let mut events = Vec::new();
-        poller
-            .wait(Some(Duration::ZERO), &mut events)
-            .expect("wait");
+        poller.wait(Some(Duration::ZERO), &mut events).expect("wait");
         assert!(events.is_empty());
         two.ring();
         for _ in 0..2 {
-            poller
-                .wait(Some(Duration::from_secs(20)), &mut events)
-                .expect("wait");
+            poller.wait(Some(Duration::from_secs(20)), &mut events).expect("wait");
             assert_eq!(events.len(), 1);
             assert_eq!((events[0].token, events[0].readable), (2, true));
         }
         assert!(wait_one(poller.fd(), Interest::Read, Some(Duration::ZERO)).expect("poll"));
         two.drain();
-        poller
-            .wait(Some(Duration::ZERO), &mut events)
-            .expect("wait");
+        poller.wait(Some(Duration::ZERO), &mut events).expect("wait");
         assert!(events.is_empty());
         two.ring();
         poller.remove(two.fd()).expect("remove");
-        poller
-            .wait(Some(Duration::ZERO), &mut events)
-            .expect("wait");
+        poller.wait(Some(Duration::ZERO), &mut events).expect("wait");
         assert!(events.is_empty());
     }
 

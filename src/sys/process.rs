@@ -18,18 +18,12 @@ impl Process {
     /// The process with this number.
     pub(crate) fn open(pid: i32) -> Result<Self> {
         if pid <= 0 {
-            return Err(Error::new(
-                Code::System,
-                "the process is not visible from here",
-            ));
+            return Err(Error::new(Code::System, "the process is not visible from here"));
         }
         // SAFETY: the call reads plain integers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = libc::c_int::try_from(fd).unwrap_or(-1);
-        Ok(Self {
-            fd: own(fd, format!("pidfd_open of process {pid}"))?,
-            pid,
-        })
+        Ok(Self { fd: own(fd, format!("pidfd_open of process {pid}"))?, pid })
     }
 
     /// The process at the other end of a Unix socket.
@@ -50,22 +44,14 @@ impl Process {
             )
         };
         if got == 0 && pid > 0 {
-            return Ok(Self {
-                fd: own(fd, "SO_PEERPIDFD")?,
-                pid,
-            });
+            return Ok(Self { fd: own(fd, "SO_PEERPIDFD")?, pid });
         }
         Self::open(pid)
     }
 
     /// Whether the process has not ended.
     pub(crate) fn alive(&self) -> bool {
-        !wait_one(
-            self.fd.as_fd(),
-            Interest::Read,
-            Some(std::time::Duration::ZERO),
-        )
-        .unwrap_or(false)
+        !wait_one(self.fd.as_fd(), Interest::Read, Some(std::time::Duration::ZERO)).unwrap_or(false)
     }
 
     /// Its number, for messages.
@@ -124,10 +110,7 @@ mod tests {
 
     #[test]
     fn a_process_is_alive_until_it_ends() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("600")
-            .spawn()
-            .expect("spawn");
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("spawn");
         let pid = i32::try_from(child.id()).expect("pid");
         let process = Process::open(pid).expect("open");
         assert_eq!(process.pid(), pid);
@@ -145,10 +128,7 @@ mod tests {
     fn the_far_end_of_a_socket_is_this_process() {
         let (one, _two) = UnixStream::pair().expect("pair");
         let process = Process::of_peer(&one).expect("peer");
-        assert_eq!(
-            u32::try_from(process.pid()).expect("pid"),
-            std::process::id()
-        );
+        assert_eq!(u32::try_from(process.pid()).expect("pid"), std::process::id());
     }
 
     #[test]

@@ -33,10 +33,7 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
 mod tests {
     #[test]
     fn two_draws_differ() {
-        assert_ne!(
-            super::bytes::<32>().expect("draw"),
-            super::bytes::<32>().expect("draw")
-        );
+        assert_ne!(super::bytes::<32>().expect("draw"), super::bytes::<32>().expect("draw"));
         assert_eq!(super::bytes::<0>().expect("draw"), []);
     }
 }

@@ -44,9 +44,7 @@ impl Raw {
                 to.sin6_scope_id = v6.scope_id();
                 // SAFETY: a sockaddr_storage has room and alignment for every address.
                 unsafe {
-                    (&raw mut raw.storage)
-                        .cast::<libc::sockaddr_in6>()
-                        .write(to);
+                    (&raw mut raw.storage).cast::<libc::sockaddr_in6>().write(to);
                 }
                 raw.length = length_of::<libc::sockaddr_in6>();
             }
@@ -60,21 +58,14 @@ impl Raw {
 }
 
 fn family(address: &SocketAddr) -> libc::sa_family_t {
-    let family = if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     libc::sa_family_t::try_from(family).expect("a small constant")
 }
 
 fn open(address: &SocketAddr) -> Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the call reads plain integers.
-    own(
-        unsafe { libc::socket(family(address).into(), kind, 0) },
-        "socket",
-    )
+    own(unsafe { libc::socket(family(address).into(), kind, 0) }, "socket")
 }
 
 fn set_option(
@@ -86,15 +77,8 @@ fn set_option(
 ) -> Result<()> {
     let length = length_of::<libc::c_int>();
     // SAFETY: the value is a local of the stated size.
-    let done = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            length,
-        )
-    };
+    let done =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     check(done, what).map(drop)
 }
 
@@ -161,30 +145,19 @@ pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStrea
             return Ok(stream);
         }
         if left.is_zero() {
-            return Err(Error::new(
-                Code::TimedOut,
-                format!("connecting to {address}"),
-            ));
+            return Err(Error::new(Code::TimedOut, format!("connecting to {address}")));
         }
     }
 }
 
 /// Sends small messages at once instead of gathering them.
 pub(crate) fn set_nodelay(stream: &TcpStream) -> Result<()> {
-    stream
-        .set_nodelay(true)
-        .map_err(|error| Error::os(&error, "TCP_NODELAY"))
+    stream.set_nodelay(true).map_err(|error| Error::os(&error, "TCP_NODELAY"))
 }
 
 /// Lets the kernel probe a silent connection, or not.
 pub(crate) fn set_keepalive(stream: &TcpStream, on: bool) -> Result<()> {
-    set_option(
-        stream,
-        libc::SOL_SOCKET,
-        libc::SO_KEEPALIVE,
-        i32::from(on),
-        "SO_KEEPALIVE",
-    )
+    set_option(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, i32::from(on), "SO_KEEPALIVE")
 }
 
 /// Asks for socket buffers of these sizes; the kernel doubles them and cuts them to its limits.
@@ -193,27 +166,14 @@ pub(crate) fn set_buffers(stream: &TcpStream, send_bytes: u32, receive_bytes: u3
     let send = i32::try_from(send_bytes).unwrap_or(i32::MAX);
     let receive = i32::try_from(receive_bytes).unwrap_or(i32::MAX);
     set_option(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, send, "SO_SNDBUF")?;
-    set_option(
-        stream,
-        libc::SOL_SOCKET,
-        libc::SO_RCVBUF,
-        receive,
-        "SO_RCVBUF",
-    )
+    set_option(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, receive, "SO_RCVBUF")
 }
 
 /// Writes to a stream socket without raising SIGPIPE when the other end is gone.
 pub(crate) fn send(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL;
     // SAFETY: the pointer and length are those of a live slice.
-    let sent = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            flags,
-        )
-    };
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -221,9 +181,7 @@ pub(crate) fn send(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
 pub(crate) fn accept(listener: &TcpListener) -> Result<Option<(TcpStream, SocketAddr)>> {
     match listener.accept() {
         Ok((stream, from)) => {
-            stream
-                .set_nonblocking(true)
-                .map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
+            stream.set_nonblocking(true).map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
             Ok(Some((stream, from)))
         }
         Err(error) if may_accept_later(&error) => Ok(None),
@@ -254,12 +212,7 @@ mod tests {
         let listener = listen(at.parse().expect("address")).expect("listen");
         let to = listener.local_addr().expect("address");
         let mine = connect(to, soon()).expect("connect");
-        wait_one(
-            listener.as_fd(),
-            Interest::Read,
-            Some(Duration::from_secs(20)),
-        )
-        .expect("wait");
+        wait_one(listener.as_fd(), Interest::Read, Some(Duration::from_secs(20))).expect("wait");
         let (theirs, from) = accept(&listener).expect("accept").expect("one");
         assert_eq!(from, mine.local_addr().expect("address"));
         (mine, theirs)
@@ -274,12 +227,7 @@ mod tests {
             set_keepalive(&mine, false).expect("keepalive");
             set_buffers(&mine, 1 << 16, u32::MAX).expect("buffers");
             mine.write_all(b"hello").expect("write");
-            wait_one(
-                theirs.as_fd(),
-                Interest::Read,
-                Some(Duration::from_secs(20)),
-            )
-            .expect("wait");
+            wait_one(theirs.as_fd(), Interest::Read, Some(Duration::from_secs(20))).expect("wait");
             let mut bytes = [0; 5];
             theirs.read_exact(&mut bytes).expect("read");
             assert_eq!(&bytes, b"hello");

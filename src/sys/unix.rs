@@ -23,9 +23,7 @@ pub(crate) fn listen(name: &[u8]) -> Result<UnixListener> {
     let listener = SocketAddr::from_abstract_name(name)
         .and_then(|address| UnixListener::bind_addr(&address))
         .map_err(|error| Error::os(&error, "binding an abstract Unix socket"))?;
-    listener
-        .set_nonblocking(true)
-        .map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
+    listener.set_nonblocking(true).map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
     Ok(listener)
 }
 
@@ -37,10 +35,7 @@ pub(crate) fn connect(name: &[u8]) -> Result<Option<UnixStream>> {
     address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).expect("a small constant");
     // A leading zero byte makes the name abstract.
     let Some(room) = address.sun_path.get_mut(1..=name.len()) else {
-        return Err(Error::new(
-            Code::InvalidArgument,
-            "a Unix socket's name is too long",
-        ));
+        return Err(Error::new(Code::InvalidArgument, "a Unix socket's name is too long"));
     };
     for (to, &from) in room.iter_mut().zip(name) {
         *to = libc::c_char::from_ne_bytes([from]);
@@ -65,9 +60,7 @@ pub(crate) fn connect(name: &[u8]) -> Result<Option<UnixStream>> {
 pub(crate) fn accept(listener: &UnixListener) -> Result<Option<UnixStream>> {
     match listener.accept() {
         Ok((stream, _)) => {
-            stream
-                .set_nonblocking(true)
-                .map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
+            stream.set_nonblocking(true).map_err(|error| Error::os(&error, "O_NONBLOCK"))?;
             Ok(Some(stream))
         }
         Err(error) if super::socket::may_accept_later(&error) => Ok(None),
@@ -77,11 +70,7 @@ pub(crate) fn accept(listener: &UnixListener) -> Result<Option<UnixStream>> {
 
 /// The number of the process that connected (or listened); 0 when it is not visible from here.
 pub(crate) fn peer_pid(stream: &UnixStream) -> Result<i32> {
-    let mut peer = libc::ucred {
-        pid: 0,
-        uid: 0,
-        gid: 0,
-    };
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = length_of::<libc::ucred>();
     // SAFETY: both pointers are to locals of the stated size.
     let got = unsafe {
@@ -101,16 +90,10 @@ pub(crate) fn peer_pid(stream: &UnixStream) -> Result<i32> {
 /// descriptors went with the first. `Ok(0)`: the socket is full, nothing went.
 pub(crate) fn send_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[RawFd]) -> Result<usize> {
     if fds.len() > FDS_MAX || bytes.is_empty() {
-        return Err(Error::new(
-            Code::Internal,
-            "a message with too many descriptors or no bytes",
-        ));
+        return Err(Error::new(Code::Internal, "a message with too many descriptors or no bytes"));
     }
     let mut control = [0u64; CONTROL_WORDS];
-    let mut part = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut message = header(&mut part, &mut control);
     message.msg_controllen = control_space(fds.len());
     if fds.is_empty() {
@@ -152,10 +135,7 @@ pub(crate) fn recv_with_fds(
     fds_max: usize,
 ) -> Result<Option<Received>> {
     let mut control = [0u64; CONTROL_WORDS];
-    let mut part = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut message = header(&mut part, &mut control);
     message.msg_controllen = control_space(FDS_MAX);
     // SAFETY: `message` points to locals that live through the call.
@@ -167,10 +147,7 @@ pub(crate) fn recv_with_fds(
     let fds = collect_fds(&message);
     // The kernel drops what does not fit and says so; what did fit is closed with `fds`.
     if fds.len() > fds_max || message.msg_flags & libc::MSG_CTRUNC != 0 {
-        return Err(Error::new(
-            Code::Protocol,
-            "a peer passed more descriptors than agreed",
-        ));
+        return Err(Error::new(Code::Protocol, "a peer passed more descriptors than agreed"));
     }
     Ok(Some(Received { bytes: got, fds }))
 }
@@ -251,13 +228,9 @@ mod tests {
         let sent = send_with_fds(&one, b"x", &[bell.fd().as_raw_fd()]).expect("send");
         assert_eq!(sent, 1);
         let mut bytes = [0; 8];
-        let mut got = recv_with_fds(&two, &mut bytes, 1)
-            .expect("recv")
-            .expect("some");
+        let mut got = recv_with_fds(&two, &mut bytes, 1).expect("recv").expect("some");
         assert_eq!((got.bytes, got.fds.len()), (1, 1));
-        Bell::from_fd(got.fds.pop().expect("one"))
-            .expect("bell")
-            .ring();
+        Bell::from_fd(got.fds.pop().expect("one")).expect("bell").ring();
         assert!(bell.drain());
     }
 
@@ -267,13 +240,7 @@ mod tests {
         let mut bytes = [0; 8];
         assert!(recv_with_fds(&two, &mut bytes, 1).expect("recv").is_none());
         drop(one);
-        assert_eq!(
-            recv_with_fds(&two, &mut bytes, 1)
-                .expect("recv")
-                .expect("end")
-                .bytes,
-            0
-        );
+        assert_eq!(recv_with_fds(&two, &mut bytes, 1).expect("recv").expect("end").bytes, 0);
     }
 
     #[test]
@@ -298,10 +265,7 @@ mod tests {
         let mine = connect(name.as_bytes()).expect("connect").expect("room");
         let theirs = accept(&listener).expect("accept").expect("one");
         assert!(accept(&listener).expect("accept").is_none());
-        assert_eq!(
-            peer_pid(&theirs).expect("pid"),
-            peer_pid(&mine).expect("pid")
-        );
+        assert_eq!(peer_pid(&theirs).expect("pid"), peer_pid(&mine).expect("pid"));
         assert!(theirs.as_fd().as_raw_fd() >= 0);
         drop(listener);
         assert!(connect(name.as_bytes()).is_err());

@@ -59,10 +59,7 @@ impl Tuner {
     /// A tuner with an empty cache.
     #[must_use]
     pub fn new(facts: Facts) -> Self {
-        Self {
-            facts,
-            cache: Cache::default(),
-        }
+        Self { facts, cache: Cache::default() }
     }
 
     /// What it knows.
@@ -77,9 +74,7 @@ impl Tuner {
     /// No algorithm does it: a bug, since pairwise and binomial between them do everything.
     pub fn plan(&mut self, call: &Call, shared: bool) -> Result<Arc<Plan>> {
         let asked = self.facts.algorithm;
-        let candidates = asked
-            .into_iter()
-            .chain(preference(call, &self.facts, shared));
+        let candidates = asked.into_iter().chain(preference(call, &self.facts, shared));
         for algorithm in candidates {
             if !self.allowed(algorithm, call) || (algorithm == Algorithm::Direct && !shared) {
                 continue;
@@ -113,12 +108,8 @@ impl Tuner {
             root: if has_root { call.root } else { Rank(0) },
             prepared: call.collective.reduces() && call.op == ReduceOp::PreMulSum,
         };
-        if let Some(plan) = self.cache.find(&key) {
-            return Some(plan);
-        }
-        let plan = Arc::new(algo::plan(&key, Some(&self.facts.hosts))?);
-        self.cache.insert(Arc::clone(&plan));
-        Some(plan)
+        let hosts = &self.facts.hosts;
+        self.cache.get_or_make(&key, || algo::plan(&key, Some(hosts))).cloned()
     }
 }
 
@@ -134,38 +125,23 @@ impl Planner for Tuner {
     fn choose(&mut self, call: &Call, shared: bool) -> Result<Choice> {
         let plan = self.plan(call, shared)?;
         let reduces = call.collective.reduces();
-        let wire = if reduces {
-            call.dtype.accumulator()
-        } else {
-            call.dtype
-        }
-        .bytes() as u64;
+        let wire = if reduces { call.dtype.accumulator() } else { call.dtype }.bytes() as u64;
         let folds = plan.key.algorithm == Algorithm::Pairwise && reduces;
         let (tile, window) = if plan.direct {
             (u64::MAX / 2 / u64::from(self.facts.world), 1)
         } else {
-            (
-                tile_elements(&self.facts, u64::from(plan.range_max), wire, folds),
-                self.facts.window,
-            )
+            (tile_elements(&self.facts, u64::from(plan.range_max), wire, folds), self.facts.window)
         };
         let number = u64::from(plan.key.algorithm as u8);
         #[expect(clippy::cast_possible_truncation, reason = "a hash")]
         let hash = (number << 56 ^ window << 48 ^ tile).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u32;
-        Ok(Choice {
-            plan,
-            tile,
-            window,
-            hash,
-        })
+        Ok(Choice { plan, tile, window, hash })
     }
 }
 
 fn in_place_all_to_all(call: &Call) -> bool {
-    matches!(
-        call.collective,
-        Collective::AllToAll | Collective::AllToAllV
-    ) && std::ptr::eq(call.send, call.recv)
+    matches!(call.collective, Collective::AllToAll | Collective::AllToAllV)
+        && std::ptr::eq(call.send, call.recv)
 }
 
 /// Elements of a tile such that `window + 1` messages of `range` tiles fit every link, heads and
@@ -174,18 +150,10 @@ fn tile_elements(facts: &Facts, range: u64, element: u64, folds: bool) -> u64 {
     const OVERHEAD: u64 = 128;
     let room = (facts.capacity / (facts.window + 1)).saturating_sub(OVERHEAD * range);
     let share = FOLD_BYTES / u64::from(facts.world);
-    let cache = if folds {
-        share.max(TILE_BYTES_MIN)
-    } else {
-        u64::MAX
-    };
+    let cache = if folds { share.max(TILE_BYTES_MIN) } else { u64::MAX };
     let bytes = facts.tile_bytes.min(cache).min(room / range);
     let elements = (bytes / element).max(1);
-    if elements >= 64 {
-        elements / 64 * 64
-    } else {
-        elements
-    }
+    if elements >= 64 { elements / 64 * 64 } else { elements }
 }
 
 /// Algorithms from the best to the last resort.

@@ -35,10 +35,7 @@ impl Buffer {
     fn checked(&self, len: usize) -> &[u8] {
         let end = self.start + len;
         let guards = self.bytes[..self.start].iter().chain(&self.bytes[end..]);
-        assert!(
-            guards.copied().all(|byte| byte == FILLER),
-            "wrote outside the target"
-        );
+        assert!(guards.copied().all(|byte| byte == FILLER), "wrote outside the target");
         &self.bytes[self.start..end]
     }
 }
@@ -65,11 +62,7 @@ fn part_bits(random: &mut Random, part: Dtype) -> u64 {
     }
     if random.chance(12) {
         // Infinities and NaNs hide what else happens, so they are rare.
-        let kinds = if random.chance(8) {
-            F32.len()
-        } else {
-            F32.len() - 4
-        };
+        let kinds = if random.chance(8) { F32.len() } else { F32.len() - 4 };
         let value = f32::from_bits(F32[random.below(kinds)]);
         return match part {
             Dtype::F64 => f64::from(value).to_bits(),
@@ -117,11 +110,7 @@ struct Case {
 impl Case {
     fn new(random: &mut Random, dtype: Dtype, op: ReduceOp, n: usize, count: usize) -> Self {
         let form = |random: &mut Random, wide_one_in| {
-            if random.chance(wide_one_in) {
-                Form::Wide
-            } else {
-                Form::Native
-            }
+            if random.chance(wide_one_in) { Form::Wide } else { Form::Native }
         };
         let mixed = random.chance(2);
         let common = form(random, 3);
@@ -131,28 +120,18 @@ impl Case {
                 let len = count * bytes_of(dtype, form);
                 let mut buffer = Buffer::new(len, random.below(5));
                 let start = buffer.start;
-                fill(
-                    random,
-                    part_of(dtype, form),
-                    &mut buffer.bytes[start..start + len],
-                );
+                fill(random, part_of(dtype, form), &mut buffer.bytes[start..start + len]);
                 (buffer, form)
             })
             .collect();
         let target_form = form(random, 3);
-        let past = if random.chance(2) {
-            0
-        } else {
-            dtype.accumulator().bytes()
-        };
+        let past = if random.chance(2) { 0 } else { dtype.accumulator().bytes() };
         let alike = random.chance(2);
         let stage = if random.chance(2) {
             Stage::Plain
         } else {
             let ranks = [n, 3, 1, 7, 64][random.below(5)];
-            Stage::Finish {
-                ranks: u32::try_from(ranks).expect("small"),
-            }
+            Stage::Finish { ranks: u32::try_from(ranks).expect("small") }
         };
         Self {
             dtype,
@@ -179,19 +158,13 @@ impl Case {
             copied.bytes[start..start + from.len()].copy_from_slice(from);
             sources.push(copied);
         }
-        let mut targets: Vec<Buffer> = self
-            .targets
-            .iter()
-            .map(|&past| Buffer::new(len, past))
-            .collect();
+        let mut targets: Vec<Buffer> =
+            self.targets.iter().map(|&past| Buffer::new(len, past)).collect();
         let mut at: Vec<*mut u8> = targets.iter_mut().map(Buffer::at).collect();
         let operands: Vec<Source> = sources
             .iter_mut()
             .zip(&self.sources)
-            .map(|(buffer, &(_, form))| Source {
-                at: buffer.at(),
-                form,
-            })
+            .map(|(buffer, &(_, form))| Source { at: buffer.at(), form })
             .collect();
         if let Some(source) = self.in_place {
             at[0] = operands[source].at.cast_mut();
@@ -208,10 +181,8 @@ impl Case {
                 streaming: self.streaming,
             });
         }
-        let mut results: Vec<Vec<u8>> = targets
-            .iter()
-            .map(|target| target.checked(len).to_vec())
-            .collect();
+        let mut results: Vec<Vec<u8>> =
+            targets.iter().map(|target| target.checked(len).to_vec()).collect();
         if let Some(source) = self.in_place {
             let start = sources[source].start;
             results[0] = sources[source].bytes[start..start + len].to_vec();
@@ -273,9 +244,7 @@ fn check(case: &Case) {
 }
 
 fn supported() -> impl Iterator<Item = (Dtype, ReduceOp)> {
-    let pairs = Dtype::ALL
-        .iter()
-        .flat_map(|&d| ReduceOp::ALL.iter().map(move |&op| (d, op)));
+    let pairs = Dtype::ALL.iter().flat_map(|&d| ReduceOp::ALL.iter().map(move |&op| (d, op)));
     pairs.filter(|(dtype, op)| op.supports(*dtype))
 }
 
@@ -356,10 +325,7 @@ fn a_convert_in_place_gives_what_one_aside_gives() {
             // SAFETY: the buffer holds 333 elements; source and target are the same memory.
             unsafe {
                 (kernels.convert)(&Convert {
-                    source: Source {
-                        at,
-                        form: Form::Native,
-                    },
+                    source: Source { at, form: Form::Native },
                     target: at,
                     target_form: Form::Native,
                     count: 333,
@@ -379,11 +345,7 @@ fn copies_of_any_size_and_alignment_are_exact_and_stay_inside() {
             for (from, to) in [(0, 0), (1, 0), (0, 1), (7, 63)] {
                 let mut source = Buffer::new(len, from);
                 let start = source.start;
-                fill(
-                    &mut random,
-                    Dtype::U8,
-                    &mut source.bytes[start..start + len],
-                );
+                fill(&mut random, Dtype::U8, &mut source.bytes[start..start + len]);
                 let mut target = Buffer::new(len, to);
                 // SAFETY: both buffers hold `len` bytes.
                 unsafe { copy(target.at(), source.at(), len, streaming) };

@@ -51,13 +51,8 @@ pub(super) fn fold(
 ) -> Vec<u8> {
     let count = sources[0].len() / dtype.bytes();
     let mut target = vec![0xa5; count * bytes_of(dtype, target_form)];
-    let operands: Vec<Source> = sources
-        .iter()
-        .map(|source| Source {
-            at: source.as_ptr(),
-            form: Form::Native,
-        })
-        .collect();
+    let operands: Vec<Source> =
+        sources.iter().map(|source| Source { at: source.as_ptr(), form: Form::Native }).collect();
     let kernels = select_for(isa, dtype, op).expect("supported");
     // SAFETY: sources and target hold `count` elements.
     unsafe {
@@ -88,10 +83,7 @@ pub(super) fn convert(
     // SAFETY: source and target hold `count` elements.
     unsafe {
         (kernels.convert)(&Convert {
-            source: Source {
-                at: source.0.as_ptr(),
-                form: source.1,
-            },
+            source: Source { at: source.0.as_ptr(), form: source.1 },
             target: target.as_mut_ptr(),
             target_form,
             count,

@@ -13,21 +13,11 @@ type Encode = fn(f32) -> u16;
 
 /// Results of rounding `values` to `dtype` on every set.
 fn narrowed(dtype: Dtype, values: &[f32]) -> Vec<(Isa, Vec<u8>)> {
-    let bytes: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Isa::available()
         .map(|isa| {
             let source = (&bytes[..], Form::Wide);
-            let target = convert(
-                isa,
-                dtype,
-                ReduceOp::Sum,
-                source,
-                Form::Native,
-                Stage::Plain,
-            );
+            let target = convert(isa, dtype, ReduceOp::Sum, source, Form::Native, Stage::Plain);
             (isa, target)
         })
         .collect()
@@ -35,28 +25,15 @@ fn narrowed(dtype: Dtype, values: &[f32]) -> Vec<(Isa, Vec<u8>)> {
 
 /// Values around every boundary that matters to `table`, and a sweep over all exponents.
 fn probes(table: &[f32]) -> Vec<f32> {
-    let mut values = vec![
-        f32::NAN,
-        -f32::NAN,
-        f32::INFINITY,
-        f32::MAX,
-        f32::from_bits(1),
-        0.0,
-    ];
+    let mut values = vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::MAX, f32::from_bits(1), 0.0];
     values.extend([f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)]);
     for pair in table.windows(2) {
         let middle = f64::midpoint(f64::from(pair[0]), f64::from(pair[1]));
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the middle has a bit more only"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the middle has a bit more only")]
         let middle = middle as f32;
         let bits = middle.to_bits();
         values.extend([pair[0], middle]);
-        values.extend([
-            f32::from_bits(bits + 1),
-            f32::from_bits(bits.saturating_sub(1)),
-        ]);
+        values.extend([f32::from_bits(bits + 1), f32::from_bits(bits.saturating_sub(1))]);
     }
     let mut random = Random::new(7);
     for exponent in 0..=255u32 {
@@ -91,25 +68,16 @@ fn nearest(value: f32, decode: fn(u8) -> f32, largest: u8) -> u8 {
 
 #[test]
 fn f8_rounds_to_the_nearest_code_of_the_whole_table() {
-    let formats: [(Dtype, Decode<u8>, u8); 2] = [
-        (Dtype::F8E4M3, decode_e4m3, 0x7e),
-        (Dtype::F8E5M2, decode_e5m2, 0x7b),
-    ];
+    let formats: [(Dtype, Decode<u8>, u8); 2] =
+        [(Dtype::F8E4M3, decode_e4m3, 0x7e), (Dtype::F8E5M2, decode_e5m2, 0x7b)];
     for (dtype, decode, largest) in formats {
         let table: Vec<f32> = (0..=largest).map(decode).collect();
         let values = probes(&table);
-        let expected: Vec<u8> = values
-            .iter()
-            .map(|&value| nearest(value, decode, largest))
-            .collect();
+        let expected: Vec<u8> =
+            values.iter().map(|&value| nearest(value, decode, largest)).collect();
         for (isa, codes) in narrowed(dtype, &values) {
             for ((value, code), expected) in values.iter().zip(codes).zip(&expected) {
-                assert_eq!(
-                    code,
-                    *expected,
-                    "{dtype} of {value:e} ({:#x}), {isa}",
-                    value.to_bits()
-                );
+                assert_eq!(code, *expected, "{dtype} of {value:e} ({:#x}), {isa}", value.to_bits());
             }
         }
     }
@@ -117,16 +85,10 @@ fn f8_rounds_to_the_nearest_code_of_the_whole_table() {
 
 #[test]
 fn halves_round_as_the_half_crate_does_and_nans_become_canonical() {
-    let table: Vec<f32> = (0..0x7c00u16)
-        .map(|bits| f16::from_bits(bits).to_f32())
-        .collect();
+    let table: Vec<f32> = (0..0x7c00u16).map(|bits| f16::from_bits(bits).to_f32()).collect();
     let mut values = probes(&table);
-    values.extend([
-        65504.0, 65519.0, 65519.996, 65520.0, 65536.0, -65520.0, 1e-45, 1e-40,
-    ]);
-    let table: Vec<f32> = (0..0x7f80u16)
-        .map(|bits| bf16::from_bits(bits).to_f32())
-        .collect();
+    values.extend([65504.0, 65519.0, 65519.996, 65520.0, 65536.0, -65520.0, 1e-45, 1e-40]);
+    let table: Vec<f32> = (0..0x7f80u16).map(|bits| bf16::from_bits(bits).to_f32()).collect();
     values.extend(probes(&table));
     let to_f16 = |value: f32| match value {
         _ if value.is_nan() => 0x7e00,
@@ -142,11 +104,7 @@ fn halves_round_as_the_half_crate_does_and_nans_become_canonical() {
             for (value, code) in values.iter().zip(bytes.chunks_exact(2)) {
                 let code = u16::from_le_bytes([code[0], code[1]]);
                 let bits = value.to_bits();
-                assert_eq!(
-                    code,
-                    expected(*value),
-                    "{dtype} of {value:e} ({bits:#x}), {isa}"
-                );
+                assert_eq!(code, expected(*value), "{dtype} of {value:e} ({bits:#x}), {isa}");
             }
         }
     }
@@ -165,37 +123,15 @@ fn every_code_widens_exactly_and_comes_back() {
     let decoders: [(Dtype, Decode<u16>, u16); 4] = [
         (Dtype::F16, |code| f16::from_bits(code).to_f32(), 0x7e00),
         (Dtype::Bf16, |code| bf16::from_bits(code).to_f32(), 0x7fc0),
-        (
-            Dtype::F8E4M3,
-            |code| decode_e4m3(code.to_le_bytes()[0]),
-            0x7f,
-        ),
-        (
-            Dtype::F8E5M2,
-            |code| decode_e5m2(code.to_le_bytes()[0]),
-            0x7f,
-        ),
+        (Dtype::F8E4M3, |code| decode_e4m3(code.to_le_bytes()[0]), 0x7f),
+        (Dtype::F8E5M2, |code| decode_e5m2(code.to_le_bytes()[0]), 0x7f),
     ];
     for (dtype, decode, nan) in decoders {
         let codes = all_codes(dtype.bytes());
         let op = ReduceOp::Sum;
         for isa in Isa::available() {
-            let wide = convert(
-                isa,
-                dtype,
-                op,
-                (&codes, Form::Native),
-                Form::Wide,
-                Stage::Plain,
-            );
-            let back = convert(
-                isa,
-                dtype,
-                op,
-                (&wide, Form::Wide),
-                Form::Native,
-                Stage::Plain,
-            );
+            let wide = convert(isa, dtype, op, (&codes, Form::Native), Form::Wide, Stage::Plain);
+            let back = convert(isa, dtype, op, (&wide, Form::Wide), Form::Native, Stage::Plain);
             let numbers = codes.chunks_exact(dtype.bytes());
             for (index, (code, wide)) in numbers.zip(wide.chunks_exact(4)).enumerate() {
                 let mut number = [0; 2];
@@ -209,17 +145,10 @@ fn every_code_widens_exactly_and_comes_back() {
                 let expected = decode(number);
                 if expected.is_nan() {
                     assert!(wide.is_nan(), "{dtype} {number:#x} widens to a NaN, {isa}");
-                    assert_eq!(
-                        returned, nan,
-                        "{dtype} {number:#x} becomes canonical, {isa}"
-                    );
+                    assert_eq!(returned, nan, "{dtype} {number:#x} becomes canonical, {isa}");
                     continue;
                 }
-                assert_eq!(
-                    wide.to_bits(),
-                    expected.to_bits(),
-                    "{dtype} {number:#x}, {isa}"
-                );
+                assert_eq!(wide.to_bits(), expected.to_bits(), "{dtype} {number:#x}, {isa}");
                 let saturates = dtype == Dtype::F8E5M2 && expected.is_infinite();
                 let same = if saturates { number - 1 } else { number };
                 assert_eq!(returned, same, "{dtype} {number:#x} comes back, {isa}");

@@ -122,12 +122,7 @@ unsafe fn load_e4m3<S: Simd>(at: *const u8) -> S::F {
         let value = S::of_f(S::mul_f(S::load_e4m3(at), splat_f::<S>(256.0)));
         let magnitude = S::and(value, S::splat32(F32_MAGNITUDE));
         let nan = S::splat32(NAN_F32);
-        S::to_f(S::pick_gt32(
-            magnitude,
-            S::splat32(E4M3_LARGEST),
-            nan,
-            value,
-        ))
+        S::to_f(S::pick_gt32(magnitude, S::splat32(E4M3_LARGEST), nan, value))
     }
 }
 

@@ -55,10 +55,7 @@ impl Exprs {
     /// A leaf multiplied by its rank's factor.
     pub(super) fn prepare(&self, leaf: Expr) -> Result<Expr, String> {
         if leaf >= self.world * self.chunks {
-            return Err(format!(
-                "prepares {}, which is no fresh contribution",
-                self.text(leaf)
-            ));
+            return Err(format!("prepares {}, which is no fresh contribution", self.text(leaf)));
         }
         Ok(leaf + self.world * self.chunks)
     }
@@ -109,11 +106,7 @@ impl Exprs {
         }
         let number = Expr::try_from(self.nodes.len()).expect("expressions are few");
         self.table[at] = number;
-        self.nodes.push(Node {
-            ranks: x.ranks | y.ranks,
-            operands: (a, b),
-            ..x
-        });
+        self.nodes.push(Node { ranks: x.ranks | y.ranks, operands: (a, b), ..x });
         Ok(number)
     }
 

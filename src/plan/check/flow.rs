@@ -162,11 +162,7 @@ impl<'a> Flow<'a> {
     fn awaits(&self, g: usize, step: &Step) -> bool {
         let waited = g - g % self.lanes + usize::from(step.wait_lane);
         step.wait_step == NO_STEP
-            || self.passed(
-                waited,
-                u32::from(step.wait_step),
-                self.tile(self.cursors[g]),
-            )
+            || self.passed(waited, u32::from(step.wait_step), self.tile(self.cursors[g]))
     }
 
     fn incoming(&self, from: u32, g: usize) -> bool {
@@ -189,9 +185,7 @@ impl<'a> Flow<'a> {
 
     /// Whether a lane waits between two blocks for what it posted to leave.
     fn held(&self, g: usize) -> bool {
-        let Cursor {
-            block, step, tile, ..
-        } = self.cursors[g];
+        let Cursor { block, step, tile, .. } = self.cursors[g];
         let first = self.schedule.hold_blocks && block > 0 && step == 0 && tile == 0;
         first && self.backlog[g / self.lanes] > 0 && {
             let mut links =
@@ -259,15 +253,7 @@ impl<'a> Flow<'a> {
             next.block += 1;
             next.done = next.block * self.window >= self.tiles;
         }
-        watch.step(
-            Site {
-                rank: Rank::at(rank),
-                lane,
-                index,
-                tile,
-            },
-            step,
-        )
+        watch.step(Site { rank: Rank::at(rank), lane, index, tile }, step)
     }
 
     fn receive(&mut self, from: usize, to: usize, lane: usize) {
@@ -315,11 +301,7 @@ impl<'a> Flow<'a> {
             0 => {}
             more => text.push_str(&format!("; and {more} more lanes")),
         }
-        Flaw {
-            rank: first.map_or(Rank(0), |(site, _)| site.rank),
-            step: first,
-            what: text,
-        }
+        Flaw { rank: first.map_or(Rank(0), |(site, _)| site.rank), step: first, what: text }
     }
 
     fn reason(&self, g: usize, step: &Step) -> String {

@@ -36,13 +36,7 @@ struct Place {
 
 impl Place {
     fn holding(value: Value) -> Self {
-        Self {
-            value,
-            written: NEVER,
-            read: [0; LANES_MAX],
-            read_far: Vec::new(),
-            posts: END,
-        }
+        Self { value, written: NEVER, read: [0; LANES_MAX], read_far: Vec::new(), posts: END }
     }
 }
 
@@ -116,27 +110,14 @@ impl<'a> Memory<'a> {
         let input = number(self.places.len());
         let output = input + inputs * tiles;
         let work = output + outputs * tiles;
-        self.bases.push(Base {
-            input,
-            output,
-            work,
-            inputs,
-        });
+        self.bases.push(Base { input, output, work, inputs });
         for chunk in 0..inputs {
             let expr = exprs.leaf(plan.key.rank.0, chunk);
-            let filled = (0..tiles).map(|tile| Value {
-                expr,
-                tile,
-                finished: false,
-            });
+            let filled = (0..tiles).map(|tile| Value { expr, tile, finished: false });
             self.places.extend(filled.map(Place::holding));
         }
         let end = work + plan.work_chunks * window;
-        let empty = Value {
-            expr: NOTHING,
-            tile: 0,
-            finished: false,
-        };
+        let empty = Value { expr: NOTHING, tile: 0, finished: false };
         self.places.resize(end as usize, Place::holding(empty));
     }
 
@@ -229,10 +210,7 @@ impl<'a> Memory<'a> {
             return Err(format!("writes what {by} writes at the same time or later"));
         }
         let near = self.lanes(rank).zip(place.read);
-        let near = near.map(|(lane, tick)| Moment {
-            lane: number(lane),
-            tick,
-        });
+        let near = near.map(|(lane, tick)| Moment { lane: number(lane), tick });
         let mut reads = near.chain(place.read_far.iter().copied());
         if let Some(by) = reads.find(|&m| !clocks.knows(me, m)) {
             let by = self.who(by);
@@ -243,9 +221,7 @@ impl<'a> Memory<'a> {
             let post = self.posts[next as usize];
             if !self.left(clocks, me, rank, post) {
                 let by = self.who(post.posted);
-                return Err(format!(
-                    "overwrites what {by} posted and what may not have left"
-                ));
+                return Err(format!("overwrites what {by} posted and what may not have left"));
             }
             next = post.next;
         }
@@ -264,9 +240,7 @@ impl<'a> Memory<'a> {
         if own.contains(&me) || clocks.begun(me, own.start) {
             return Ok(());
         }
-        Err(format!(
-            "uses memory of rank {rank}, which may not have begun"
-        ))
+        Err(format!("uses memory of rank {rank}, which may not have begun"))
     }
 
     /// The next message leaves some time from now.
@@ -279,11 +253,7 @@ impl<'a> Memory<'a> {
     pub(super) fn post(&mut self, at: usize, message: u32, posted: Moment) {
         let head = number(self.posts.len());
         let next = std::mem::replace(&mut self.places[at].posts, head);
-        self.posts.push(Post {
-            message,
-            posted,
-            next,
-        });
+        self.posts.push(Post { message, posted, next });
     }
 
     /// `message` has left, as everyone knows who knows of `moment`.
@@ -297,10 +267,7 @@ impl<'a> Memory<'a> {
         for (tick, lane) in known.iter_mut().zip(self.lanes(rank.0)) {
             *tick = clocks.known(me, lane);
         }
-        self.settled[rank.index()].push(Settled {
-            moment: clocks.now(me),
-            known,
-        });
+        self.settled[rank.index()].push(Settled { moment: clocks.now(me), known });
     }
 
     /// Whether `me` can know that a post of `rank` has left.

@@ -65,18 +65,12 @@ impl Clocks {
     pub(super) fn tick(&mut self, lane: usize) -> Moment {
         let own = &mut self.rows[lane * self.lanes + lane];
         *own += 1;
-        Moment {
-            lane: number(lane),
-            tick: *own,
-        }
+        Moment { lane: number(lane), tick: *own }
     }
 
     /// The present moment of `lane`.
     pub(super) fn now(&self, lane: usize) -> Moment {
-        Moment {
-            lane: number(lane),
-            tick: self.row(lane)[lane],
-        }
+        Moment { lane: number(lane), tick: self.row(lane)[lane] }
     }
 
     /// The longest chain of messages that led to where `lane` is.
@@ -104,11 +98,7 @@ impl Clocks {
             copy
         });
         self.holders[copy as usize] += 1;
-        Stamp {
-            moment: self.now(lane),
-            copy,
-            hops: self.hops[lane],
-        }
+        Stamp { moment: self.now(lane), copy, hops: self.hops[lane] }
     }
 
     /// `lane` learns what `stamp` knew, `hops` messages later.

@@ -49,10 +49,7 @@ pub(super) fn world(plans: &[Plan]) -> Result<(), Flaw> {
             || first.key.world as usize != plans.len()
             || peer.0 >= expected.world
         {
-            return fail(format!(
-                "its key {:?} does not fit {:?}",
-                plan.key, first.key
-            ));
+            return fail(format!("its key {:?} does not fit {:?}", plan.key, first.key));
         }
         if plan.chunks != first.chunks || plan.direct != first.direct {
             return fail(format!(
@@ -62,10 +59,7 @@ pub(super) fn world(plans: &[Plan]) -> Result<(), Flaw> {
         }
     }
     if plans.len() > 128 {
-        return Err(Flaw::of_rank(
-            Rank(0),
-            "worlds over 128 ranks are beyond the checker".into(),
-        ));
+        return Err(Flaw::of_rank(Rank(0), "worlds over 128 ranks are beyond the checker".into()));
     }
     Ok(())
 }
@@ -84,9 +78,7 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
         return fail(format!("{} chunks", plan.chunks));
     }
     if plan.chunks > CHUNKS_MAX || plan.work_chunks > CHUNKS_MAX {
-        return fail(format!(
-            "more than {CHUNKS_MAX} chunks or chunks of scratch"
-        ));
+        return fail(format!("more than {CHUNKS_MAX} chunks or chunks of scratch"));
     }
     let starts = &plan.lane_starts;
     if starts.first() != Some(&0)
@@ -94,39 +86,25 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
         || starts.last().map(|&end| usize::from(end)) != Some(plan.steps.len())
         || plan.lanes() > LANES_MAX
     {
-        return fail(format!(
-            "lanes starting at {starts:?} for {} steps",
-            plan.steps.len()
-        ));
+        return fail(format!("lanes starting at {starts:?} for {} steps", plan.steps.len()));
     }
     for (number, group) in plan.groups.iter().enumerate() {
         let sorted = group.windows(2).all(|pair| pair[0] < pair[1]);
         let inside = group.iter().all(|r| r.0 < plan.key.world);
         if !sorted || !inside || !group.contains(&plan.key.rank) {
-            return fail(format!(
-                "group {number} is not an ascending list with the own rank"
-            ));
+            return fail(format!("group {number} is not an ascending list with the own rank"));
         }
     }
     let mut phase = None;
     for lane in 0..plan.lanes() {
         for (index, step) in plan.lane(lane).iter().enumerate() {
-            let site = Site {
-                rank: plan.key.rank,
-                lane,
-                index,
-                tile: 0,
-            };
+            let site = Site { rank: plan.key.rank, lane, index, tile: 0 };
             let flawed = |what: String| Flaw::at(site, step, what);
-            Shape::of(step)
-                .check(step, plan, lane, index)
-                .map_err(flawed)?;
+            Shape::of(step).check(step, plan, lane, index).map_err(flawed)?;
             if step.verb == Verb::Post {
                 let next = phase.map_or(1, |(_, p)| p + 1);
                 if phase.is_some_and(|(l, _)| l != lane) || step.source_chunk != next {
-                    return Err(flawed(
-                        "phases are posted by one lane, in order from 1".into(),
-                    ));
+                    return Err(flawed("phases are posted by one lane, in order from 1".into()));
                 }
                 phase = Some((lane, next));
             }
@@ -145,19 +123,9 @@ struct Shape {
 }
 
 const OWN: &[Region] = &[Region::Input, Region::Output, Region::Work];
-const OWN_OR_PEER: &[Region] = &[
-    Region::Input,
-    Region::Output,
-    Region::Work,
-    Region::PeerInput,
-    Region::PeerOutput,
-];
-const FOLDED: &[Region] = &[
-    Region::Input,
-    Region::Output,
-    Region::Work,
-    Region::PeerInput,
-];
+const OWN_OR_PEER: &[Region] =
+    &[Region::Input, Region::Output, Region::Work, Region::PeerInput, Region::PeerOutput];
+const FOLDED: &[Region] = &[Region::Input, Region::Output, Region::Work, Region::PeerInput];
 const WRITTEN: &[Region] = &[Region::Output, Region::Work];
 const WRITTEN_OR_PEER: &[Region] = &[Region::Output, Region::Work, Region::PeerOutput];
 const WRITTEN_OR_NONE: &[Region] = &[Region::Output, Region::Work, Region::None];
@@ -166,37 +134,21 @@ const COMBINED: u8 = flag::WIDE | flag::INCOMING_FIRST | flag::FINISH;
 
 impl Shape {
     fn of(step: &Step) -> Self {
-        let shape = |sources, targets, from, to, flags| Self {
-            sources,
-            targets,
-            from,
-            to,
-            flags,
-        };
+        let shape = |sources, targets, from, to, flags| Self { sources, targets, from, to, flags };
         match step.verb {
             Verb::Send => shape(OWN, NONE, false, true, flag::WIDE),
             Verb::Recv => shape(NONE, WRITTEN, true, false, flag::WIDE),
             Verb::Copy => {
                 let peer = is_peer(step.source) || is_peer(step.target);
-                shape(
-                    OWN_OR_PEER,
-                    WRITTEN_OR_PEER,
-                    peer,
-                    false,
-                    flag::FINISH | flag::PREPARE,
-                )
+                shape(OWN_OR_PEER, WRITTEN_OR_PEER, peer, false, flag::FINISH | flag::PREPARE)
             }
             Verb::Reduce => shape(OWN, WRITTEN, false, false, flag::FINISH),
             Verb::RecvReduce => shape(OWN, WRITTEN, true, false, COMBINED),
             Verb::RecvReduceSend => shape(OWN, WRITTEN_OR_NONE, true, true, COMBINED),
             Verb::RecvCopySend => shape(NONE, WRITTEN, true, true, flag::WIDE),
-            Verb::Fold => shape(
-                FOLDED,
-                WRITTEN,
-                true,
-                false,
-                flag::WIDE | flag::FINISH | flag::SPREAD,
-            ),
+            Verb::Fold => {
+                shape(FOLDED, WRITTEN, true, false, flag::WIDE | flag::FINISH | flag::SPREAD)
+            }
             Verb::Post => shape(NONE, NONE, false, false, 0),
             Verb::Await => shape(NONE, NONE, true, false, 0),
         }
@@ -204,10 +156,7 @@ impl Shape {
 
     fn check(&self, step: &Step, plan: &Plan, lane: usize, index: usize) -> Result<(), String> {
         if usize::from(step.lane) != lane || step.reserved != 0 {
-            return Err(format!(
-                "lane {} and reserved {} in its record",
-                step.lane, step.reserved
-            ));
+            return Err(format!("lane {} and reserved {} in its record", step.lane, step.reserved));
         }
         if !self.sources.contains(&step.source) || !self.targets.contains(&step.target) {
             return Err(format!(
@@ -226,10 +175,7 @@ impl Shape {
     fn flags(&self, step: &Step, plan: &Plan) -> Result<(), String> {
         let key = &plan.key;
         if step.flags & !(self.flags | flag::SETTLE) != 0 {
-            return Err(format!(
-                "flags {:#04x} mean nothing to a {}",
-                step.flags, step.verb
-            ));
+            return Err(format!("flags {:#04x} mean nothing to a {}", step.flags, step.verb));
         }
         let combines = matches!(
             step.verb,
@@ -267,10 +213,7 @@ impl Shape {
                 ));
             }
             if used && (value >= key.world || value == key.rank.0) {
-                return Err(format!(
-                    "`{name}` is {value}, not another rank of {}",
-                    key.world
-                ));
+                return Err(format!("`{name}` is {value}, not another rank of {}", key.world));
             }
             Ok(())
         };
@@ -307,9 +250,7 @@ fn waits(step: &Step, plan: &Plan, index: usize) -> Result<(), String> {
     }
     let (lane, wait) = (usize::from(step.wait_lane), usize::from(step.wait_step));
     if lane >= plan.lanes() || wait >= plan.lane(lane).len() {
-        return Err(format!(
-            "waits for lane {lane} step {wait}, which is not there"
-        ));
+        return Err(format!("waits for lane {lane} step {wait}, which is not there"));
     }
     if step.wait_lane == step.lane && wait >= index {
         return Err("waits for itself or a later step of its own lane".into());
@@ -318,11 +259,9 @@ fn waits(step: &Step, plan: &Plan, index: usize) -> Result<(), String> {
 }
 
 fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
-    if step.chunks == 0 || step.chunks > plan.range_max {
-        return Err(format!(
-            "a range of {} chunks, at most {}",
-            step.chunks, plan.range_max
-        ));
+    let message = step.sends() || step.receives() || step.verb == Verb::Fold;
+    if step.chunks == 0 || message && step.chunks > plan.range_max {
+        return Err(format!("a range of {} chunks, at most {}", step.chunks, plan.range_max));
     }
     let phase = matches!(step.verb, Verb::Post | Verb::Await);
     if phase && step.chunks != 1 {
@@ -339,19 +278,12 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
         };
         if u64::from(first) + u64::from(step.chunks) > u64::from(len) {
             let last = u64::from(first) + u64::from(step.chunks) - 1;
-            return Err(format!(
-                "{}[{last}], but rank {owner} has {len}",
-                region.name()
-            ));
+            return Err(format!("{}[{last}], but rank {owner} has {len}", region.name()));
         }
         Ok(())
     };
     let owner = |region| {
-        if is_peer(region) {
-            Rank(step.from)
-        } else {
-            plan.key.rank
-        }
+        if is_peer(region) { Rank(step.from) } else { plan.key.rank }
     };
     if step.verb == Verb::Fold && step.source == Region::PeerInput {
         for &member in &plan.groups[step.from as usize] {

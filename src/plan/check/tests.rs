@@ -15,11 +15,7 @@ fn world(n: u32, make: fn(u32, u32) -> Plan) -> Vec<Plan> {
 
 /// The flaw that `change` brings to a world.
 fn flaw(mut plans: Vec<Plan>, change: impl FnOnce(&mut [Plan])) -> String {
-    assert_eq!(
-        check(&plans, Options::default()).err(),
-        None,
-        "right before the change"
-    );
+    assert_eq!(check(&plans, Options::default()).err(), None, "right before the change");
     change(&mut plans);
     match check(&plans, Options::default()) {
         Ok(proof) => panic!("passed: {proof:?}\n{}", plans[1]),
@@ -52,14 +48,8 @@ fn right_plans_pass() {
 fn a_proof_counts() {
     for n in 2..=9 {
         let proof = check(&world(n, samples::ring), Options::default()).unwrap();
-        assert_eq!(
-            (proof.rounds, proof.messages),
-            (2 * (n - 1), 2 * (n - 1) * n)
-        );
-        assert_eq!(
-            (proof.sent_max, proof.steps_max),
-            (2 * (n - 1), 2 * n as usize)
-        );
+        assert_eq!((proof.rounds, proof.messages), (2 * (n - 1), 2 * (n - 1) * n));
+        assert_eq!((proof.sent_max, proof.steps_max), (2 * (n - 1), 2 * n as usize));
     }
     let proof = check(&world(8, samples::doubling), Options::default()).unwrap();
     assert_eq!((proof.rounds, proof.messages, proof.ordered), (3, 24, true));
@@ -92,10 +82,7 @@ fn swapped_steps_are_found() {
 #[test]
 fn a_wrong_peer_is_found() {
     let text = flaw(world(4, samples::ring), |plans| plans[1].steps[1].to = 3);
-    assert!(
-        text.contains("combines what does not belong together"),
-        "{text}"
-    );
+    assert!(text.contains("combines what does not belong together"), "{text}");
     let text = flaw(world(4, samples::ring), |plans| plans[1].steps[7].from = 3);
     assert!(text.contains("nobody can move"), "{text}");
     let text = flaw(world(4, samples::ring), |plans| plans[1].steps[0].to = 1);
@@ -127,26 +114,16 @@ fn counting_twice_is_found() {
             (plan.steps[2].to, plan.steps[3].from) = (peer, peer);
         }
     });
-    assert!(
-        text.contains("counts rank 0 twice: (0+1)[0] + (0+1)[0]"),
-        "{text}"
-    );
+    assert!(text.contains("counts rank 0 twice: (0+1)[0] + (0+1)[0]"), "{text}");
 }
 
 #[test]
 fn a_missing_settle_is_found() {
     let text = flaw(world(3, samples::exchange), |plans| {
-        let step = plans[1]
-            .steps
-            .iter_mut()
-            .find(|s| s.has(flag::SETTLE))
-            .unwrap();
+        let step = plans[1].steps.iter_mut().find(|s| s.has(flag::SETTLE)).unwrap();
         step.flags &= !flag::SETTLE;
     });
-    assert!(
-        text.contains("what lane 0 of rank 1 posted and what may not have left"),
-        "{text}"
-    );
+    assert!(text.contains("what lane 0 of rank 1 posted and what may not have left"), "{text}");
     assert!(text.ends_with("(in place)"), "{text}");
 }
 
@@ -165,11 +142,7 @@ fn lanes_that_cross_are_found() {
     let text = flaw(world(4, samples::relay), |plans| {
         // Rank 1 sends on lane 0 what rank 2 expects on lane 1.
         let recv = plans[1].lane(0)[0];
-        let send = Step {
-            lane: 0,
-            wait_step: NO_STEP,
-            ..plans[1].lane(1)[0]
-        };
+        let send = Step { lane: 0, wait_step: NO_STEP, ..plans[1].lane(1)[0] };
         let mut b = Builder::new(plans[1].key.clone(), 1);
         b.push(0, recv);
         b.push(0, send);
@@ -206,10 +179,7 @@ fn scratch_reused_under_another_lane_is_found() {
             b.push(0, Step::send(Rank(1), Region::Input, 0));
         } else {
             let here = b.push(0, Step::recv(Rank(0), Region::Work, 0));
-            b.push(
-                1,
-                Step::copy((Region::Work, 0), (Region::Output, 0)).after(here),
-            );
+            b.push(1, Step::copy((Region::Work, 0), (Region::Output, 0)).after(here));
         }
         b.finish()
     };
@@ -219,10 +189,7 @@ fn scratch_reused_under_another_lane_is_found() {
         text.contains("reads what lane 0 of rank 1 writes at the same time or later"),
         "{text}"
     );
-    let one_block = Options {
-        tiles: 2,
-        ..Options::default()
-    };
+    let one_block = Options { tiles: 2, ..Options::default() };
     assert_eq!(check(&plans, one_block).err(), None);
 }
 
@@ -234,25 +201,13 @@ fn forms_and_stages_are_found() {
         })
     };
     let text = with(1, |f| *f &= !flag::WIDE);
-    assert!(
-        text.ends_with("the message of rank 0 is wide, the step takes native"),
-        "{text}"
-    );
+    assert!(text.ends_with("the message of rank 0 is wide, the step takes native"), "{text}");
     let text = with(0, |f| *f &= !flag::WIDE);
-    assert!(
-        text.ends_with("the message of rank 1 is native, the step takes wide"),
-        "{text}"
-    );
+    assert!(text.ends_with("the message of rank 1 is native, the step takes wide"), "{text}");
     let text = with(3, |f| *f &= !flag::FINISH);
-    assert!(
-        text.contains("rounds the partial result (1+(0+(3+2)))[2]"),
-        "{text}"
-    );
+    assert!(text.contains("rounds the partial result (1+(0+(3+2)))[2]"), "{text}");
     let text = with(2, |f| *f |= flag::FINISH);
-    assert!(
-        text.ends_with("finishes (1+(0+3))[3], which lacks rank 2"),
-        "{text}"
-    );
+    assert!(text.ends_with("finishes (1+(0+3))[3], which lacks rank 2"), "{text}");
     let text = flaw(world(4, samples::ring), |plans| {
         set_steps(&mut plans[1], 0, |steps| {
             let step = Step::copy((Region::Output, 2), (Region::Output, 2)).with(flag::FINISH);
@@ -262,10 +217,7 @@ fn forms_and_stages_are_found() {
     assert!(text.ends_with("finishes (1+(0+(3+2)))[2] twice"), "{text}");
     let prepared = samples::all().swap_remove(2).1;
     let text = flaw(prepared, |plans| plans[1].steps[0].flags &= !flag::PREPARE);
-    assert!(
-        text.contains("combines what does not belong together"),
-        "{text}"
-    );
+    assert!(text.contains("combines what does not belong together"), "{text}");
     let text = flaw(world(3, samples::exchange), |plans| {
         plans[1].steps[0].flags |= flag::FINISH;
     });
@@ -287,10 +239,7 @@ fn direct_plans_wait_for_peers() {
         "{text}"
     );
     let text = without(5);
-    assert!(
-        text.contains("rank 1: may end while lane 0 of rank 0 still uses"),
-        "{text}"
-    );
+    assert!(text.contains("rank 1: may end while lane 0 of rank 0 still uses"), "{text}");
     let text = without(3);
     assert!(text.contains("waits for phase 1 of rank 1"), "{text}");
 }
@@ -302,10 +251,7 @@ fn a_barrier_hears_of_everyone() {
             set_steps(plan, 0, |steps| steps.truncate(2));
         }
     });
-    assert!(
-        text.ends_with("leaves the barrier before it knows that rank 1 came"),
-        "{text}"
-    );
+    assert!(text.ends_with("leaves the barrier before it knows that rank 1 came"), "{text}");
 }
 
 /// More than the slots of a link in one circle of blocking steps.
@@ -328,10 +274,7 @@ fn a_circle_without_room_is_found() {
     };
     let plans: Vec<Plan> = (0..2).map(make).collect();
     let text = check(&plans, Options::default()).unwrap_err().to_string();
-    assert!(
-        text.contains("nobody can move, with 3 slots a link: it waits for room"),
-        "{text}"
-    );
+    assert!(text.contains("nobody can move, with 3 slots a link: it waits for room"), "{text}");
 }
 
 /// A random change of one plan.
@@ -354,12 +297,7 @@ fn mutate(plans: &mut [Plan], seed: &mut u64) -> Option<Change> {
     let kind = pick(14);
     let mut number = |below: usize| u32::try_from(pick(below)).unwrap();
     let step = &mut plan.steps[at];
-    let own = [
-        Region::Input,
-        Region::Output,
-        Region::Work,
-        Region::PeerInput,
-    ];
+    let own = [Region::Input, Region::Output, Region::Work, Region::PeerInput];
     match kind {
         0 => step.verb = Verb::ALL[pick(Verb::ALL.len())],
         1 | 2 => step.flags ^= 1 << number(6),
@@ -370,13 +308,7 @@ fn mutate(plans: &mut [Plan], seed: &mut u64) -> Option<Change> {
         7 => step.source_chunk = number(world),
         8 => step.target_chunk = number(world),
         9 => step.chunks = 1 + number(2),
-        10 => {
-            step.wait_step = if step.wait_step == NO_STEP {
-                0
-            } else {
-                NO_STEP
-            }
-        }
+        10 => step.wait_step = if step.wait_step == NO_STEP { 0 } else { NO_STEP },
         11 => set_steps(plan, lane, |steps| {
             steps.remove(index);
         }),

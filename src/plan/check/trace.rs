@@ -81,9 +81,7 @@ pub(in crate::plan) fn trace(plans: &[Plan]) -> (Trace, Option<Flaw>) {
         phases: BTreeMap::new(),
         steps: BTreeMap::new(),
     };
-    let flaw = Flow::new(plans, (1, 1, u32::MAX / 2), order)
-        .run(&mut tracer)
-        .err();
+    let flaw = Flow::new(plans, (1, 1, u32::MAX / 2), order).run(&mut tracer).err();
     (tracer.trace, flaw)
 }
 
@@ -109,13 +107,7 @@ impl Tracer<'_> {
         }
         let Site { rank, lane, .. } = site;
         let column = before.map_or(0, |at| marks[at].column + 1);
-        marks.push(Mark {
-            rank,
-            lane,
-            column,
-            steps: vec![*step],
-            leads_on: false,
-        });
+        marks.push(Mark { rank, lane, column, steps: vec![*step], leads_on: false });
         self.last.insert((rank, lane), marks.len() - 1);
         marks.len() - 1
     }
@@ -139,17 +131,11 @@ impl Tracer<'_> {
 
 impl Watch for Tracer<'_> {
     fn step(&mut self, site: Site, step: &Step) -> Result<(), Flaw> {
-        let Site {
-            rank, lane, index, ..
-        } = site;
+        let Site { rank, lane, index, .. } = site;
         let mark = self.mark(site, step);
         self.steps.insert((rank, lane, index), mark);
         if step.wait_step != NO_STEP {
-            let waited = (
-                rank,
-                usize::from(step.wait_lane),
-                usize::from(step.wait_step),
-            );
+            let waited = (rank, usize::from(step.wait_lane), usize::from(step.wait_step));
             if let Some(&from) = self.steps.get(&waited).filter(|&&from| from != mark) {
                 self.lead(from, mark, Lead::Wait);
             }

@@ -65,16 +65,7 @@ impl<'a> Values<'a> {
     ) -> Self {
         let world = plans.len();
         let lanes = plans.iter().map(Plan::lanes).max().unwrap_or(0);
-        let memory = Memory::new(
-            plans,
-            Shape {
-                lanes,
-                tiles,
-                window,
-                in_place,
-            },
-            exprs,
-        );
+        let memory = Memory::new(plans, Shape { lanes, tiles, window, in_place }, exprs);
         let mut values = Self {
             plans,
             exprs,
@@ -92,10 +83,7 @@ impl<'a> Values<'a> {
             moved: Vec::new(),
             taken: Vec::new(),
             parts: Vec::new(),
-            cost: Cost {
-                sent: vec![0; world],
-                ..Cost::default()
-            },
+            cost: Cost { sent: vec![0; world], ..Cost::default() },
         };
         for plan in plans {
             values.note_waits(plan);
@@ -112,8 +100,7 @@ impl<'a> Values<'a> {
                 let at = usize::from(plan.lane_starts[lane]) + usize::from(step.wait_step);
                 if awaited[at] == END {
                     awaited[at] = number(self.stamps.len());
-                    self.stamps
-                        .resize(self.stamps.len() + self.tiles as usize, None);
+                    self.stamps.resize(self.stamps.len() + self.tiles as usize, None);
                 }
             }
         }
@@ -127,11 +114,7 @@ impl<'a> Values<'a> {
 
     fn store(&mut self, at: &At<'_>, chunk: u32, value: Value) -> Result<(), String> {
         let region = at.step.target;
-        let owner = if region == Region::PeerOutput {
-            at.step.from
-        } else {
-            at.site.rank.0
-        };
+        let owner = if region == Region::PeerOutput { at.step.from } else { at.site.rank.0 };
         self.store_at(at, (owner, region, at.step.target_chunk + chunk), value)
     }
 
@@ -143,13 +126,10 @@ impl<'a> Values<'a> {
     ) -> Result<(), String> {
         if !self.wide(region) && !value.finished && !self.exact(value.expr) {
             let (what, region) = (self.exprs.text(value.expr), region.name());
-            return Err(format!(
-                "rounds the partial result {what} by putting it into {region}"
-            ));
+            return Err(format!("rounds the partial result {what} by putting it into {region}"));
         }
         let place = self.memory.place(owner, region, chunk, at.site.tile);
-        self.memory
-            .write(&self.clocks, at.me, (owner, place), value)
+        self.memory.write(&self.clocks, at.me, (owner, place), value)
     }
 
     /// Whether a copy has nothing to do for a chunk: it would change neither place nor value.
@@ -186,9 +166,7 @@ impl<'a> Values<'a> {
             .map_err(|what| format!("{what}: {}[{chunk}]", region.name()))?;
         if value.tile != at.site.tile {
             let (tile, region) = (value.tile, region.name());
-            return Err(format!(
-                "reads {region}[{chunk}], which still holds tile {tile}"
-            ));
+            return Err(format!("reads {region}[{chunk}], which still holds tile {tile}"));
         }
         Ok(value)
     }
@@ -197,10 +175,7 @@ impl<'a> Values<'a> {
         if let Some(v) = [a, b].iter().find(|v| v.finished) {
             return Err(format!("combines the finished {}", self.exprs.text(v.expr)));
         }
-        Ok(Value {
-            expr: self.exprs.combine(a.expr, b.expr)?,
-            ..a
-        })
+        Ok(Value { expr: self.exprs.combine(a.expr, b.expr)?, ..a })
     }
 
     fn finish(&mut self, step: &Step, mut value: Value) -> Result<Value, String> {
@@ -228,16 +203,9 @@ impl<'a> Values<'a> {
     /// Posts `self.moved`; `source` is what it reads until it has left.
     fn send(&mut self, at: &At<'_>, source: Option<(Region, u32)>) -> Result<(), String> {
         let wide = at.step.sends_wide();
-        if !wide
-            && let Some(v) = self
-                .moved
-                .iter()
-                .find(|v| !v.finished && !self.exact(v.expr))
-        {
+        if !wide && let Some(v) = self.moved.iter().find(|v| !v.finished && !self.exact(v.expr)) {
             let what = self.exprs.text(v.expr);
-            return Err(format!(
-                "rounds the partial result {what} by sending it in native form"
-            ));
+            return Err(format!("rounds the partial result {what} by sending it in native form"));
         }
         let message = self.memory.message();
         self.messages.push(Message {
@@ -266,9 +234,7 @@ impl<'a> Values<'a> {
         };
         let posted = self.clocks.now(at.me);
         for chunk in first..first + at.step.chunks {
-            let place = self
-                .memory
-                .place(at.site.rank.0, region, chunk, at.site.tile);
+            let place = self.memory.place(at.site.rank.0, region, chunk, at.site.tile);
             self.memory.post(place, message, posted);
         }
         Ok(())
@@ -279,20 +245,14 @@ impl<'a> Values<'a> {
         let link = self.link(from, at.site.rank.0, at.site.lane);
         let (number, last) = self.links[link];
         let message = &mut self.messages[number as usize];
-        self.links[link] = if number == last {
-            (END, END)
-        } else {
-            (message.next, last)
-        };
+        self.links[link] = if number == last { (END, END) } else { (message.next, last) };
         self.clocks.join(at.me, &message.stamp, 1);
         self.clocks.release(&message.stamp);
         self.memory.receive(number, self.clocks.now(at.me));
         let form = |wide| if wide { "wide" } else { "native" };
         if message.wide != at.step.has(flag::WIDE) {
             let (is, takes) = (form(message.wide), form(!message.wide));
-            return Err(format!(
-                "the message of rank {from} is {is}, the step takes {takes}"
-            ));
+            return Err(format!("the message of rank {from} is {is}, the step takes {takes}"));
         }
         if message.count != at.step.chunks || message.tile != at.site.tile {
             return Err(format!(
@@ -325,24 +285,15 @@ impl<'a> Values<'a> {
                     self.payload[(self.taken[taken - 1] + chunk) as usize]
                 };
                 if value.finished {
-                    return Err(format!(
-                        "combines the finished {}",
-                        self.exprs.text(value.expr)
-                    ));
+                    return Err(format!("combines the finished {}", self.exprs.text(value.expr)));
                 }
                 self.parts.push(value.expr);
             }
             let expr = self.exprs.tree(&self.parts)?;
-            let value = Value {
-                expr,
-                tile: at.site.tile,
-                finished: false,
-            };
+            let value = Value { expr, tile: at.site.tile, finished: false };
             let value = self.finish(step, value)?;
             self.store(at, chunk, value)?;
-            let far = group
-                .iter()
-                .filter(|&&r| r != own && step.has(flag::SPREAD));
+            let far = group.iter().filter(|&&r| r != own && step.has(flag::SPREAD));
             for &member in far {
                 self.store_at(
                     at,
@@ -378,11 +329,7 @@ impl<'a> Values<'a> {
                 if step.sends() {
                     self.moved.resize(
                         step.chunks as usize,
-                        Value {
-                            expr: NOTHING,
-                            tile: at.site.tile,
-                            finished: false,
-                        },
+                        Value { expr: NOTHING, tile: at.site.tile, finished: false },
                     );
                     self.send(at, None)?;
                 }
@@ -410,8 +357,7 @@ impl<'a> Values<'a> {
         let phase = at.step.source_chunk as usize;
         let from = at.step.from as usize;
         if phase == 0 {
-            self.clocks
-                .join_start(at.me, from * self.lanes..(from + 1) * self.lanes);
+            self.clocks.join_start(at.me, from * self.lanes..(from + 1) * self.lanes);
         } else {
             let stamp = self.phases[from][phase - 1];
             self.clocks.join(at.me, &stamp, 1);
@@ -421,11 +367,7 @@ impl<'a> Values<'a> {
     /// `Send`, `Recv`, `Reduce` and the fused verbs.
     fn exchange(&mut self, at: &At<'_>) -> Result<(), String> {
         let step = at.step;
-        let first = if step.receives() {
-            self.receive(at, step.from)?
-        } else {
-            0
-        };
+        let first = if step.receives() { self.receive(at, step.from)? } else { 0 };
         for chunk in 0..step.chunks {
             let value = match step.verb {
                 Verb::Send => self.load(at, chunk)?,
@@ -436,10 +378,7 @@ impl<'a> Values<'a> {
                     self.combine(a, b)?
                 }
                 _ => {
-                    let (a, b) = (
-                        self.load(at, chunk)?,
-                        self.payload[(first + chunk) as usize],
-                    );
+                    let (a, b) = (self.load(at, chunk)?, self.payload[(first + chunk) as usize]);
                     if step.has(flag::INCOMING_FIRST) {
                         self.combine(b, a)?
                     } else {
@@ -467,9 +406,7 @@ impl<'a> Values<'a> {
         let mut ordered = true;
         for (index, plan) in self.plans.iter().enumerate() {
             let rank = Rank::at(index);
-            self.memory
-                .left_alone(&self.clocks, rank)
-                .map_err(|what| Flaw::of_rank(rank, what))?;
+            self.memory.left_alone(&self.clocks, rank).map_err(|what| Flaw::of_rank(rank, what))?;
             if plan.key.collective == Collective::Barrier {
                 self.heard(rank).map_err(|what| Flaw::of_rank(rank, what))?;
                 continue;
@@ -490,16 +427,9 @@ impl<'a> Values<'a> {
         let value = self.memory.holds(place);
         self.expected(key, chunk, value).map_err(|expected| {
             let holds = self.exprs.text(value.expr);
-            let form = if value.finished {
-                ""
-            } else {
-                " (not finished)"
-            };
+            let form = if value.finished { "" } else { " (not finished)" };
             let place = format!("output[{chunk}] of tile {tile}");
-            Flaw::of_rank(
-                key.rank,
-                format!("ends with {holds}{form} in {place}, not {expected}"),
-            )
+            Flaw::of_rank(key.rank, format!("ends with {holds}{form} in {place}, not {expected}"))
         })
     }
 
@@ -534,11 +464,7 @@ impl<'a> Values<'a> {
         let mut leaves = Vec::with_capacity(self.plans.len());
         for rank in 0..key.world {
             let leaf = self.exprs.leaf(rank, source);
-            leaves.push(if key.prepared {
-                self.exprs.prepare(leaf)?
-            } else {
-                leaf
-            });
+            leaves.push(if key.prepared { self.exprs.prepare(leaf)? } else { leaf });
         }
         Ok(value.expr == self.exprs.tree(&leaves)?)
     }
@@ -551,9 +477,9 @@ impl<'a> Values<'a> {
             *other != rank.index() && !lanes.clone().any(|lane| self.clocks.begun(lane, start))
         });
         match unheard {
-            Some(other) => Err(format!(
-                "leaves the barrier before it knows that rank {other} came"
-            )),
+            Some(other) => {
+                Err(format!("leaves the barrier before it knows that rank {other} came"))
+            }
             None => Ok(()),
         }
     }
@@ -582,8 +508,7 @@ impl Watch for Values<'_> {
             let waited = start(usize::from(step.wait_lane)) + usize::from(step.wait_step);
             let first = self.awaited[site.rank.index()][waited];
             let stamp = self.stamps[(first + site.tile) as usize];
-            self.clocks
-                .join(me, &stamp.expect("the step it waits for has run"), 0);
+            self.clocks.join(me, &stamp.expect("the step it waits for has run"), 0);
         }
         if step.has(flag::SETTLE) {
             self.memory.settle(&self.clocks, me, site.rank);

@@ -73,11 +73,7 @@ impl<'a> Chaos<'a> {
         };
         let scripts: Vec<Vec<_>> = plans
             .iter()
-            .map(|p| {
-                (0..p.lanes())
-                    .map(|lane| script(p.lane(lane).len()))
-                    .collect()
-            })
+            .map(|p| (0..p.lanes()).map(|lane| script(p.lane(lane).len())).collect())
             .collect();
         let n = plans.len();
         Self {
@@ -123,15 +119,8 @@ impl<'a> Chaos<'a> {
             let chosen = moves[self.random(moves.len())];
             self.perform(chosen)?;
         }
-        let left = self
-            .links
-            .values()
-            .any(|l| !l.outbox.is_empty() || !l.slots.is_empty());
-        if left {
-            Err("messages left over".into())
-        } else {
-            Ok(())
-        }
+        let left = self.links.values().any(|l| !l.outbox.is_empty() || !l.slots.is_empty());
+        if left { Err("messages left over".into()) } else { Ok(()) }
     }
 
     fn next(&self, rank: u32, lane: usize) -> Option<(&'a Step, u32)> {
@@ -141,9 +130,7 @@ impl<'a> Chaos<'a> {
     }
 
     fn outboxes_empty(&self, rank: u32) -> bool {
-        self.links
-            .iter()
-            .all(|(key, link)| key.0 != rank || link.outbox.is_empty())
+        self.links.iter().all(|(key, link)| key.0 != rank || link.outbox.is_empty())
     }
 
     fn moves(&self) -> Vec<Move> {
@@ -166,9 +153,7 @@ impl<'a> Chaos<'a> {
                 continue;
             }
             moves.extend(
-                (0..lanes)
-                    .filter(|&lane| self.able(rank, lane))
-                    .map(|lane| Move::Step(rank, lane)),
+                (0..lanes).filter(|&lane| self.able(rank, lane)).map(|lane| Move::Step(rank, lane)),
             );
         }
         moves
@@ -179,9 +164,7 @@ impl<'a> Chaos<'a> {
             return false;
         };
         let arrived = |from: u32| {
-            self.links
-                .get(&(from, rank, lane))
-                .is_some_and(|link| !link.slots.is_empty())
+            self.links.get(&(from, rank, lane)).is_some_and(|link| !link.slots.is_empty())
         };
         let room = || {
             self.links.get(&(rank, step.to, lane)).is_none_or(|link| {
@@ -191,9 +174,7 @@ impl<'a> Chaos<'a> {
         if step.wait_step != NO_STEP {
             let other = usize::from(step.wait_lane);
             let script = &self.scripts[rank as usize][other];
-            let at = script
-                .iter()
-                .position(|&s| s == (usize::from(step.wait_step), tile));
+            let at = script.iter().position(|&s| s == (usize::from(step.wait_step), tile));
             if at.is_none_or(|at| self.done[rank as usize][other] <= at) {
                 return false;
             }
@@ -206,10 +187,7 @@ impl<'a> Chaos<'a> {
             Verb::Await => self.phases[step.from as usize] >= step.source_chunk,
             Verb::Fold => {
                 step.source == Region::PeerInput
-                    || self
-                        .members(rank, step)
-                        .iter()
-                        .all(|&r| r == Rank(rank) || arrived(r.0))
+                    || self.members(rank, step).iter().all(|&r| r == Rank(rank) || arrived(r.0))
             }
             Verb::Recv | Verb::RecvReduce => arrived(step.from),
             Verb::RecvReduceSend | Verb::RecvCopySend => arrived(step.from) && room(),
@@ -277,11 +255,7 @@ impl<'a> Chaos<'a> {
             _ => 1,
         };
         for (chunk, tile) in (0..chunks).flat_map(|c| (0..self.tiles).map(move |t| (c, t))) {
-            let value = Value {
-                parts: vec![(rank, chunk, false)],
-                tile,
-                ..Value::default()
-            };
+            let value = Value { parts: vec![(rank, chunk, false)], tile, ..Value::default() };
             self.memory.insert((rank, 0, chunk, tile), value);
         }
         self.begun[rank as usize] = true;
@@ -307,19 +281,13 @@ impl<'a> Chaos<'a> {
                 let place = self.place(rank, Region::Output, chunk, tile);
                 let mut value = self.memory.get(&place).cloned().unwrap_or_default();
                 value.parts.sort_unstable();
-                let right = Value {
-                    parts: parts.clone(),
-                    finished,
-                    rounded: false,
-                    tile,
-                };
+                let right = Value { parts: parts.clone(), finished, rounded: false, tile };
                 if value != right {
                     return Err(format!("rank {rank} chunk {chunk} tile {tile}: {value:?}"));
                 }
             }
         }
-        self.memory
-            .retain(|place, _| place.0 != rank || place.1 == 2);
+        self.memory.retain(|place, _| place.0 != rank || place.1 == 2);
         self.ended[rank as usize] = true;
         Ok(())
     }
@@ -346,10 +314,7 @@ impl<'a> Chaos<'a> {
     }
 
     fn take(&mut self, from: u32, to: u32, lane: usize, step: &Step) -> Result<Vec<Value>, Fault> {
-        let link = self
-            .links
-            .get_mut(&(from, to, lane))
-            .ok_or("no such link")?;
+        let link = self.links.get_mut(&(from, to, lane)).ok_or("no such link")?;
         let (values, wide) = link.slots.pop_front().ok_or("nothing there")?;
         if wide != step.has(flag::WIDE) || values.len() != step.chunks as usize {
             return Err("a message of another form or length".into());
@@ -389,11 +354,8 @@ impl<'a> Chaos<'a> {
         if step.verb == Verb::Fold {
             return self.fold(rank, lane, step, tile);
         }
-        let message = if step.receives() {
-            self.take(step.from, rank, lane, step)?
-        } else {
-            vec![]
-        };
+        let message =
+            if step.receives() { self.take(step.from, rank, lane, step)? } else { vec![] };
         let mut results = Vec::new();
         for c in chunks.map(|c| c as usize) {
             let value = match step.verb {
@@ -428,10 +390,7 @@ impl<'a> Chaos<'a> {
         for member in members {
             if !direct && member.0 != rank {
                 let values = self.take(member.0, rank, lane, step)?;
-                columns
-                    .iter_mut()
-                    .zip(values)
-                    .for_each(|(column, value)| column.push(value));
+                columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
                 continue;
             }
             for (c, column) in (0u32..).zip(&mut columns) {
@@ -441,9 +400,7 @@ impl<'a> Chaos<'a> {
         }
         for (c, column) in (0u32..).zip(columns) {
             let value = staged(sum(&column), step);
-            let spread = members
-                .iter()
-                .filter(|m| m.0 == rank || step.has(flag::SPREAD));
+            let spread = members.iter().filter(|m| m.0 == rank || step.has(flag::SPREAD));
             for member in spread {
                 let place = self.place(member.0, step.target, step.target_chunk + c, tile);
                 self.store(place, value.clone())?;
@@ -468,10 +425,7 @@ fn staged(mut value: Value, step: &Step) -> Value {
     value.finished += u32::from(step.has(flag::FINISH));
     if step.has(flag::PREPARE) {
         // Prepared twice shows as a part that no result has.
-        value
-            .parts
-            .iter_mut()
-            .for_each(|p| *p = (p.0 + 1000 * u32::from(p.2), p.1, true));
+        value.parts.iter_mut().for_each(|p| *p = (p.0 + 1000 * u32::from(p.2), p.1, true));
     }
     value
 }
