@@ -11,6 +11,7 @@ use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use crate::call::HEAD_BYTES;
 use crate::engine::link::{Rx, Tx, Window};
 use crate::error::{Code, Error, Result};
 use crate::types::Rank;
@@ -89,7 +90,9 @@ impl Tx for TcpTx {
         if self.staging.is_empty() {
             self.staging = vec![0; STAGING_BYTES];
         }
-        if self.filled == STAGING_BYTES {
+        // Too little for a head or an element at the end is as good as nothing: what the socket has
+        // taken makes room at the front.
+        if STAGING_BYTES - self.filled < HEAD_BYTES {
             self.push(&[])?;
             self.staging.copy_within(self.sent..self.filled, 0);
             (self.sent, self.filled) = (0, self.filled - self.sent);
