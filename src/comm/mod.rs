@@ -16,6 +16,7 @@ pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
 pub(crate) mod form;
+mod fuse;
 mod group;
 mod request;
 mod safe;
@@ -259,16 +260,27 @@ impl Communicator {
             let text = "inside a group every call is part of the group's request";
             return Err(Error::new(Code::InvalidState, text));
         }
-        self.start_all(vec![call])
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.start_all(&[call]) }
     }
 
     /// Starts calls that share a request.
-    fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
-        let ticket = self.core.table.take()?;
+    ///
+    /// # Safety
+    /// As for [`Communicator::start`], for every call.
+    unsafe fn start_all(&self, mut calls: &[Call]) -> Result<Request> {
+        let table = &self.core.table;
+        let ticket = table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
-        self.core.table.begin(ticket, count, self.config.timeout);
-        for call in calls {
-            self.core.post(call, ticket);
+        table.begin(ticket, count, self.config.timeout);
+        while !calls.is_empty() {
+            let (run, rest) = calls.split_at(fuse::run_length(calls));
+            calls = rest;
+            match run {
+                [one] => self.core.post(one.clone(), ticket),
+                // SAFETY: the caller's promise is passed on.
+                many => unsafe { self.core.post_packed(many, ticket) },
+            }
         }
         if self.config.progress_thread {
             self.ensure_progress()?;
