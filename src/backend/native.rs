@@ -95,7 +95,13 @@ impl Backend for Native {
 
     #[inline]
     fn poll(&mut self) -> Progress {
+        if !self.health.begin() {
+            // Another thread has failed: hear what it was, which ends our calls.
+            self.watch();
+            return Progress::Idle;
+        }
         let progress = self.engine.poll();
+        self.health.end();
         if progress == Progress::Moved {
             self.stale = true;
             // An error the engine itself has found is news to the others.

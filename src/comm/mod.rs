@@ -40,7 +40,8 @@ use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
 use crate::call::Call;
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Scope};
+use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{affinity, limits};
 use crate::types::Rank;
@@ -133,8 +134,10 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
-        made.notes.insert(0, format!("rank and world from {}", launch.launcher));
-        made.notes.extend(launch.warning());
+        made.say(Level::Info, format!("rank and world from {}", launch.launcher));
+        if let Some(warning) = launch.warning() {
+            made.say(Level::Warn, warning);
+        }
         Ok(made)
     }
 
@@ -152,17 +155,31 @@ impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
         let Formed { backend, config, local, notes } = formed;
         let patience = Patience::new(local, affinity::count(), config.spin);
-        Self {
+        let mut made = Self {
             core: Arc::new(Core::new(Box::new(backend), patience)),
             seat,
             config,
-            notes,
+            notes: Vec::new(),
             inside: AtomicU32::new(0),
             group: Mutex::new(None),
             last_error: Mutex::new(None),
             progress: Mutex::new(None),
             stop: Arc::new(AtomicU32::new(0)),
-        }
+        };
+        notes.into_iter().for_each(|note| made.say(Level::Info, note));
+        made
+    }
+
+    /// Who speaks, in the log.
+    fn who(&self) -> String {
+        let name = &self.config.name;
+        let gap = if name.is_empty() { "" } else { " " };
+        format!("{name}{gap}rank {} of {}", self.seat.rank, self.seat.world)
+    }
+
+    fn say(&mut self, level: Level, note: String) {
+        line(self.config.log, level, &self.who(), &note);
+        self.notes.push(note);
     }
 
     /// This rank.
@@ -208,7 +225,12 @@ impl Communicator {
     /// Keeps `result`'s error as the last one.
     pub(crate) fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
-            *lock(&self.last_error) = Some(error.clone());
+            let mut last = lock(&self.last_error);
+            let fatal = |e: &Error| e.scope() >= Scope::Communicator;
+            if fatal(error) && !last.as_ref().is_some_and(fatal) {
+                line(self.config.log, Level::Error, &self.who(), &error.to_string());
+            }
+            *last = Some(error.clone());
         }
         result
     }
