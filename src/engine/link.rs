@@ -128,6 +128,8 @@ impl Place {
     pub const PRIVATE: u32 = u32::MAX;
     /// A buffer peers cannot map.
     pub const NOWHERE: Self = Self { segment: Self::PRIVATE, offset: 0 };
+    /// A buffer of no bytes: nobody needs to map it.
+    pub const EMPTY: Self = Self { segment: Self::PRIVATE - 1, offset: 0 };
 }
 
 /// What a rank tells its peers on memory links when a call starts.

@@ -357,11 +357,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             Some(board) if meets => {
                 self.turns += 1;
                 let (input, output) = buffers(&call, self.wires.me, self.wires.world);
-                let notice = Notice {
-                    head,
-                    input: board.place(call.send, input),
-                    output: board.place(call.recv, output),
+                let mut place = |at, bytes| match bytes {
+                    0 => Place::EMPTY,
+                    _ => board.place(at, bytes),
                 };
+                let (input, output) = (place(call.send, input), place(call.recv, output));
+                let notice = Notice { head, input, output };
                 board.publish(self.turns, &notice);
                 self.turns
             }
@@ -400,39 +401,28 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     fn try_meet(&mut self, run: &mut Run) -> Result<bool> {
         let (me, world) = (self.wires.me, self.wires.world);
-        let Some(board) = self.wires.fabric.board() else {
-            return Ok(false);
-        };
+        let Some(board) = self.wires.fabric.board() else { return Ok(false) };
+        // Judged by the notices alone, the same on every rank.
         let mut shared = true;
         self.peers.clear();
-        for peer in 0..world {
-            if peer == me {
-                let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
+        for rank in 0..world {
+            let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
+            if notice.head != run.head {
+                return Err(mismatch(me, &run.head, rank, &notice.head));
+            }
+            let private = [notice.input, notice.output].contains(&Place::NOWHERE);
+            shared &= !private;
+            let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
+            if rank == me || private {
                 self.peers.push(own);
-                let (input, output) = buffers(&run.call, me, world);
-                shared &= input == 0 || board.place(run.call.send, input) != Place::NOWHERE;
-                shared &= output == 0 || board.place(run.call.recv, output) != Place::NOWHERE;
                 continue;
             }
-            let Some(notice) = board.notice(peer, run.turn)? else {
-                return Ok(false);
+            let (input, output) = buffers(&run.call, rank, world);
+            let mut find = |place: Place, bytes: usize| match bytes {
+                0 => Ok(std::ptr::null_mut()),
+                _ => board.resolve(rank, place, bytes),
             };
-            if notice.head != run.head {
-                return Err(mismatch(me, &run.head, peer, &notice.head));
-            }
-            let (input, output) = buffers(&run.call, peer, world);
-            let mut find = |place: Place, bytes: usize| {
-                if bytes == 0 {
-                    return Ok(std::ptr::null_mut());
-                }
-                if place.segment == Place::PRIVATE {
-                    shared = false;
-                    return Ok(std::ptr::null_mut());
-                }
-                board.resolve(peer, place, bytes)
-            };
-            let input = find(notice.input, input)?;
-            let output = find(notice.output, output)?;
+            let (input, output) = (find(notice.input, input)?, find(notice.output, output)?);
             self.peers.push(PeerBuffers { input, output });
         }
         run.running = Some(self.bind(&run.call, &mut run.head, shared)?);
@@ -498,6 +488,9 @@ fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
         C::Scatter => (at_root(all), call.count),
         C::AllToAll => (all, all),
         C::AllGatherV => (of(&call.recv_blocks.counts), 0),
+        // Only the root knows the others' counts, and only it needs them.
+        C::GatherV if call.recv_blocks.counts.is_empty() => (call.count, 0),
+        C::GatherV => (of(&call.recv_blocks.counts), 0),
         C::ReduceScatterV => (total(&call.recv_blocks.counts), 0),
         _ => (0, 0),
     };
