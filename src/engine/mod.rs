@@ -418,9 +418,18 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                 continue;
             }
             let (input, output) = buffers(&run.call, rank, world);
+            // Others do not know the counts of gather_v; its root knows them all.
+            let exact = run.call.collective == Collective::GatherV && me == run.call.root.index();
             let mut find = |place: Place, bytes: usize| match bytes {
-                0 => Ok(std::ptr::null_mut()),
-                _ => board.resolve(rank, place, bytes),
+                0 if !exact || place.bytes == 0 => Ok(std::ptr::null_mut()),
+                _ if place.bytes == bytes as u64 => board.resolve(rank, place),
+                _ => {
+                    let given = place.bytes;
+                    let text = format!("rank {rank} has {given} bytes for rank {me}, not {bytes}");
+                    let error =
+                        Error::new(Code::Mismatch, format!("{}: {text}", run.head.describe()));
+                    Err(error.with_peer(Rank::at(rank)))
+                }
             };
             let (input, output) = (find(notice.input, input)?, find(notice.output, output)?);
             self.peers.push(PeerBuffers { input, output });
