@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::boot::missing::ranks_text;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::comm::fuse::{Pack, pack};
 use crate::comm::request::{BLOCKING, Table, lock};
 use crate::error::{Code, Error, Result};
@@ -20,6 +20,8 @@ use crate::sync::{AtomicU32, Ordering};
 
 /// The progress thread lets others at the backend this often.
 const SLICE: Duration = Duration::from_millis(20);
+/// Lists of counts kept for later calls.
+const SPARE_MAX: usize = 16;
 /// How long a waiter whose call another thread drives looks before it sleeps.
 const GLANCE: Duration = Duration::from_micros(20);
 
@@ -29,6 +31,8 @@ pub(crate) struct Core {
     backend: Mutex<Box<dyn Backend>>,
     pub(crate) table: Table,
     inbox: Mutex<VecDeque<(Call, u32)>>,
+    /// Lists of counts that ended calls no longer need.
+    pub(crate) spare: Mutex<Vec<Ragged>>,
     /// Packs under way, by the ticket of the call that reduces each.
     packs: Mutex<Vec<(u32, Pack)>>,
     /// Entries of `packs`, to look without locking.
@@ -53,6 +57,7 @@ impl Core {
             backend: Mutex::new(backend),
             table: Table::new(),
             inbox: Mutex::new(VecDeque::with_capacity(64)),
+            spare: Mutex::new(Vec::new()),
             packs: Mutex::new(Vec::new()),
             packed: AtomicU32::new(0),
             posted: AtomicU32::new(0),
@@ -288,6 +293,12 @@ impl Core {
     fn collect(&self, backend: &mut dyn Backend) {
         while let Some((ticket, result)) = backend.take_ended() {
             self.ended(ticket, result);
+        }
+        while let Some(blocks) = backend.take_spent() {
+            let mut spare = lock(&self.spare);
+            if spare.len() < SPARE_MAX {
+                spare.push(blocks);
+            }
         }
     }
 

@@ -38,7 +38,7 @@ use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::config::Config;
 use crate::error::{Code, Error, Result, Scope};
 use crate::obs::log::{Level, line};
@@ -204,6 +204,11 @@ impl Communicator {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Lists of counts that earlier calls have done with.
+    fn spare_blocks(&self) -> std::sync::MutexGuard<'_, Vec<Ragged>> {
+        lock(&self.core.spare)
     }
 
     pub(crate) fn seat(&self) -> &Seat {

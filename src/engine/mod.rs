@@ -23,7 +23,7 @@ pub mod wires;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::call::{Call, Head, head_flag};
+use crate::call::{Call, Head, Ragged, head_flag};
 use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Board, Fabric, Notice, Place};
@@ -108,6 +108,7 @@ pub struct Engine<F, P> {
     sources: Vec<Source>,
     targets: Vec<*mut u8>,
     ended: VecDeque<(u32, Result<()>)>,
+    spent: Vec<Ragged>,
     broken: Option<Error>,
 }
 
@@ -142,6 +143,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             sources: Vec::with_capacity(world),
             targets: Vec::with_capacity(world),
             ended: VecDeque::with_capacity(64),
+            spent: Vec::new(),
             broken: None,
         }
     }
@@ -193,6 +195,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// The next request that has ended, with its result.
     pub fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
         self.ended.pop_front()
+    }
+
+    /// A list of counts of an ended call, to be used again.
+    pub fn take_spent(&mut self) -> Option<Ragged> {
+        self.spent.pop()
     }
 
     /// Moves whatever can move. Errors end in [`Engine::take_ended`] and [`Engine::broken`].
@@ -344,6 +351,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             && self.wires.flushed()
             && let Some(run) = self.run.take()
         {
+            let lists = [run.call.send_blocks, run.call.recv_blocks];
+            self.spent.extend(lists.into_iter().filter(|blocks| blocks.counts.capacity() > 0));
             self.ended.push_back((run.ticket, Ok(())));
         }
     }
