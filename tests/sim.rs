@@ -13,7 +13,7 @@ use unisono::engine::Engine;
 use unisono::kernel::Scalar;
 use unisono::link::sim::{Kind, Options, SimFabric, Story, World, run};
 use unisono::plan::{Algorithm, Key};
-use unisono::tune::{Facts, Tuner};
+use unisono::tune::{Facts, Memory, Tuner};
 use unisono::types::{Collective, Dtype, Rank, ReduceOp};
 
 /// One simulated call of one world.
@@ -286,7 +286,7 @@ fn engine(case: &Case, world: &World, rank: usize, capacity: u64) -> Engine<SimF
         tile_bytes: case.tile_bytes,
         window: case.window,
         capacity,
-        memory: false,
+        memory: Memory::Apart,
     };
     let size = facts.world;
     let tuner = Tuner::new(facts);

@@ -338,7 +338,7 @@ impl Board for NoBoard {
         match *self {}
     }
 
-    fn resolve(&mut self, _peer: usize, _place: Place, _bytes: usize) -> Result<*mut u8> {
+    fn resolve(&mut self, _peer: usize, _place: Place) -> Result<*mut u8> {
         match *self {}
     }
 
