@@ -18,11 +18,11 @@ use unisono::types::{Rank, ReduceOp};
 use unisono::{Error, Result};
 
 /// Set in ranks.
-pub const ROLE: &str = "UNISONO_TEST_ROLE";
+pub(crate) const ROLE: &str = "UNISONO_TEST_ROLE";
 /// Begins what a rank says.
-pub const MARK: &str = "@@ ";
+pub(crate) const MARK: &str = "@@ ";
 /// Ends whatever hangs. Never a measure of speed.
-pub const WATCHDOG: Duration = Duration::from_secs(90);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(90);
 
 /// What a rank says of an error: code, culprit, text.
 fn say_error(error: &Error) -> String {
@@ -45,7 +45,7 @@ fn report(result: Result<()>) {
 }
 
 /// An all_reduce of `count` floats whose result is known.
-pub fn checked_all_reduce(comm: &Communicator, count: usize) -> Result<()> {
+pub(crate) fn checked_all_reduce(comm: &Communicator, count: usize) -> Result<()> {
     let (rank, world) = (comm.rank().0 as f32, comm.world_size() as f32);
     let send: Vec<f32> = (0..count).map(|i| (i % 13) as f32 + rank).collect();
     let mut recv = vec![0f32; count];
@@ -58,7 +58,7 @@ pub fn checked_all_reduce(comm: &Communicator, count: usize) -> Result<()> {
 }
 
 /// User and system time of this process, in milliseconds.
-pub fn cpu_ms() -> u64 {
+pub(crate) fn cpu_ms() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("stat");
     let after = stat.rsplit_once(") ").expect("name").1;
     let fields: Vec<&str> = after.split(' ').collect();
@@ -79,7 +79,7 @@ fn init() -> Result<Communicator> {
 }
 
 /// Does what it is told if this process is a rank; it then never returns.
-pub fn rank_program() {
+pub(crate) fn rank_program() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
@@ -163,23 +163,23 @@ fn obey(comm: Communicator) {
 }
 
 /// Resident memory of this process in KiB.
-pub fn rss_kb() -> u64 {
+pub(crate) fn rss_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
 }
 
 /// A rank in a process of its own. Killed when dropped.
-pub struct Proc {
-    pub child: Child,
-    pub name: String,
+pub(crate) struct Proc {
+    pub(crate) child: Child,
+    pub(crate) name: String,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
 impl Proc {
     /// Starts `command`, which must end up in [`rank_program`].
-    pub fn start(mut command: Command, name: &str) -> Self {
+    pub(crate) fn start(mut command: Command, name: &str) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let output = child.stdout.take().expect("piped");
@@ -196,18 +196,18 @@ impl Proc {
         Self { input: child.stdin.take(), child, name: name.to_owned(), lines }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Gives the rank a command.
-    pub fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         let input = self.input.as_mut().expect("open");
         writeln!(input, "{line}").and_then(|()| input.flush()).expect("a living rank");
     }
 
     /// What it says next, without the echoes of commands.
-    pub fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         loop {
             let line = self.hear_any();
             if !line.starts_with("begins ") {
@@ -217,7 +217,7 @@ impl Proc {
     }
 
     /// What it says next.
-    pub fn hear_any(&mut self) -> String {
+    pub(crate) fn hear_any(&mut self) -> String {
         match self.lines.recv_timeout(WATCHDOG) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => panic!("{} says nothing: it hangs", self.name),
@@ -226,7 +226,7 @@ impl Proc {
     }
 
     /// Whatever it still says until it ends.
-    pub fn rest(&mut self) -> Vec<String> {
+    pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut said = Vec::new();
         loop {
             match self.hear_any() {
@@ -236,14 +236,14 @@ impl Proc {
         }
     }
 
-    pub fn signal(&self, number: i32) {
+    pub(crate) fn signal(&self, number: i32) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         // SAFETY: a child of ours that has not been waited for, so the number is still its.
         assert_eq!(unsafe { libc::kill(pid, number) }, 0, "signal {number}");
     }
 
     /// Its exit status (`None`: by a signal), once it has ended.
-    pub fn ended(&mut self) -> Option<i32> {
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         self.input = None;
         let until = Instant::now() + WATCHDOG;
         loop {
@@ -265,7 +265,7 @@ impl Drop for Proc {
 }
 
 /// This test binary as a rank.
-pub fn myself(role: &str) -> Command {
+pub(crate) fn myself(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("an own name"));
     command.args(["--exact", "rank_program", "--nocapture", "--test-threads=1"]);
     command.env(ROLE, role);
@@ -273,7 +273,7 @@ pub fn myself(role: &str) -> Command {
 }
 
 /// Rank `rank` of the job of `id`.
-pub fn rank(id: &UniqueId, rank: usize, world: usize, settings: &[(&str, &str)]) -> Proc {
+pub(crate) fn rank(id: &UniqueId, rank: usize, world: usize, settings: &[(&str, &str)]) -> Proc {
     let mut command = myself("obey");
     command
         .env("UNISONO_TEST_ID", id.to_hex())
@@ -284,7 +284,7 @@ pub fn rank(id: &UniqueId, rank: usize, world: usize, settings: &[(&str, &str)])
 }
 
 /// A whole job, formed.
-pub fn job(world: usize, settings: &[(&str, &str)]) -> Vec<Proc> {
+pub(crate) fn job(world: usize, settings: &[(&str, &str)]) -> Vec<Proc> {
     let id = unisono::unique_id().expect("an id");
     let mut ranks: Vec<Proc> = (0..world).map(|r| rank(&id, r, world, settings)).collect();
     for proc in &mut ranks {
@@ -294,26 +294,26 @@ pub fn job(world: usize, settings: &[(&str, &str)]) -> Vec<Proc> {
 }
 
 /// Tells every rank the same.
-pub fn tell_all(ranks: &mut [Proc], line: &str) {
+pub(crate) fn tell_all(ranks: &mut [Proc], line: &str) {
     ranks.iter_mut().for_each(|r| r.tell(line));
 }
 
 /// Every rank says `wanted`.
-pub fn hear_all(ranks: &mut [Proc], wanted: &str) {
+pub(crate) fn hear_all(ranks: &mut [Proc], wanted: &str) {
     for proc in ranks {
         assert_eq!(proc.hear(), wanted, "{}", proc.name);
     }
 }
 
 /// Waits until every rank has begun the command `line`.
-pub fn begun(ranks: &mut [Proc], line: &str) {
+pub(crate) fn begun(ranks: &mut [Proc], line: &str) {
     for proc in ranks {
         assert_eq!(proc.hear_any(), format!("begins {line}"), "{}", proc.name);
     }
 }
 
 /// A skip that the summary counts.
-pub fn skip(what: &str, why: &str) {
+pub(crate) fn skip(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
     if let Ok(path) = std::env::var("UNISONO_TEST_SKIPS") {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
