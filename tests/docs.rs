@@ -2,8 +2,10 @@
 //!
 //! `UNISONO_UPDATE_DOCS=1 cargo test --test docs` writes the tables anew instead of comparing them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use unisono::config::KNOBS;
 use unisono::error::{Code, Scope};
@@ -17,8 +19,22 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// Every document of the project.
+fn documents() -> Vec<PathBuf> {
+    let docs = std::fs::read_dir(root().join("docs")).expect("docs");
+    let mut files: Vec<PathBuf> = docs.map(|entry| entry.expect("docs").path()).collect();
+    let names = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    files.extend(names.map(|name| root().join(name)));
+    files.retain(|file| file.extension().is_some_and(|e| e == "md"));
+    files
+}
+
+/// Tests run side by side, and two may write tables of one file.
+static WRITING: Mutex<()> = Mutex::new(());
+
 /// Compares what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` with `wanted`.
 fn compare(file: &str, name: &str, wanted: &str) {
+    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let path = root().join(file);
     let text = read(&path);
     let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
@@ -130,22 +146,23 @@ fn the_header_s_constants_are_the_code_s() {
 /// The functions of unisono.h all stand in docs/porting.md, and it names no others.
 #[test]
 fn the_porting_guide_knows_every_function() {
-    let names = |text: &str| -> std::collections::BTreeSet<String> {
-        let mut found = std::collections::BTreeSet::new();
+    let names = |text: &str, wanted: &dyn Fn(&str, &str) -> bool| -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
         for (at, _) in text.match_indices("unisono_") {
             let before = text[..at].chars().next_back();
             let rest = &text[at..];
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let end = rest.find(|c| !word(c)).unwrap_or(rest.len());
-            let called = rest[end..].starts_with('(');
-            if called && !before.is_some_and(word) {
+            if wanted(&rest[..end], &rest[end..]) && !before.is_some_and(word) {
                 found.insert(rest[..end].to_owned());
             }
         }
         found
     };
-    let header = names(&read(&root().join("ffi/include/unisono.h")));
-    let guide = names(&read(&root().join("docs/porting.md")));
+    let called = |_: &str, after: &str| after.starts_with('(');
+    let no_type = |name: &str, _: &str| !name.ends_with("_t");
+    let header = names(&read(&root().join("ffi/include/unisono.h")), &called);
+    let guide = names(&read(&root().join("docs/porting.md")), &no_type);
     let unsaid: Vec<_> = header.difference(&guide).collect();
     let unknown: Vec<_> = guide.difference(&header).collect();
     assert!(unsaid.is_empty(), "not in docs/porting.md: {unsaid:?}");
@@ -155,13 +172,8 @@ fn the_porting_guide_knows_every_function() {
 /// Links between the documents lead to files that exist.
 #[test]
 fn links_between_documents_lead_somewhere() {
-    let docs = std::fs::read_dir(root().join("docs")).expect("docs");
-    let mut files: Vec<PathBuf> = docs.map(|entry| entry.expect("docs").path()).collect();
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
-        files.push(root().join(name));
-    }
-    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
-        let text = read(file);
+    for file in documents() {
+        let text = read(&file);
         for (at, _) in text.match_indices("](") {
             let target = text[at + 2..].split([')', '#']).next().unwrap_or_default();
             if target.is_empty() || target.contains("://") {
@@ -176,16 +188,29 @@ fn links_between_documents_lead_somewhere() {
 /// Lines of prose end before column 100; tables, whose rows cannot be broken, may go on.
 #[test]
 fn documents_keep_to_100_columns() {
-    let docs = std::fs::read_dir(root().join("docs")).expect("docs");
-    let mut files: Vec<PathBuf> = docs.map(|entry| entry.expect("docs").path()).collect();
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
-        files.push(root().join(name));
-    }
-    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
-        for (number, line) in (1..).zip(read(file).lines()) {
+    for file in documents() {
+        for (number, line) in (1..).zip(read(&file).lines()) {
             let columns = line.chars().count();
             let fits = columns <= 100 || line.starts_with('|');
             assert!(fits, "{}:{number}: {columns} columns", file.display());
         }
+    }
+}
+
+/// The program in the README is the example, to the letter.
+#[test]
+fn the_readme_s_program_is_the_example() {
+    let program = format!("```c\n{}```\n", read(&root().join("ffi/examples/hello.c")));
+    assert!(read(&root().join("README.md")).contains(&program), "ffi/examples/hello.c has changed");
+}
+
+/// docs/tests.md knows every family of tests.
+#[test]
+fn every_test_file_is_in_the_list_of_families() {
+    let list = read(&root().join("docs/tests.md"));
+    for entry in std::fs::read_dir(root().join("tests")).expect("tests") {
+        let name = entry.expect("tests").file_name().to_string_lossy().into_owned();
+        let known = !name.ends_with(".rs") || list.contains(&format!("`tests/{name}`"));
+        assert!(known, "docs/tests.md does not name tests/{name}");
     }
 }
