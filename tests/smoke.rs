@@ -124,3 +124,21 @@ fn groups_fuse_and_requests_end() {
         }
     });
 }
+
+#[test]
+fn a_scope_waits_for_what_it_started() {
+    world(4, &Config::default(), |c| {
+        let (left, right) = (Rank((c.rank().0 + 3) % 4), Rank((c.rank().0 + 1) % 4));
+        let mine = vec![c.rank().0; 100_000];
+        let mut theirs = vec![0; 100_000];
+        let mut sums = vec![0; 100_000];
+        c.scope(|s| {
+            s.send(&mine, right)?;
+            s.all_reduce(&mine, &mut sums, ReduceOp::Sum)?;
+            s.recv(&mut theirs, left)
+        })
+        .expect("scope");
+        assert!(theirs.iter().all(|&x| x == left.0));
+        assert!(sums.iter().all(|&x| x == 6));
+    });
+}

@@ -20,6 +20,7 @@ mod fuse;
 mod group;
 mod request;
 mod safe;
+mod scope;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -32,6 +33,7 @@ use self::core::Core;
 use self::form::Formed;
 use self::request::lock;
 pub use self::safe::Element;
+pub use self::scope::Scope;
 use crate::backend::drive::Patience;
 use crate::boot::env::Launch;
 use crate::boot::id::UniqueId;
@@ -40,7 +42,7 @@ use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
 use crate::call::{Call, Ragged};
 use crate::config::Config;
-use crate::error::{Code, Error, Result, Scope};
+use crate::error::{self, Code, Error, Result};
 use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{affinity, limits};
@@ -231,7 +233,7 @@ impl Communicator {
     pub(crate) fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             let mut last = lock(&self.last_error);
-            let fatal = |e: &Error| e.scope() >= Scope::Communicator;
+            let fatal = |e: &Error| e.scope() >= error::Scope::Communicator;
             if fatal(error) && !last.as_ref().is_some_and(fatal) {
                 line(self.config.log, Level::Error, &self.who(), &error.to_string());
             }
