@@ -57,8 +57,12 @@ static FROM_ENVIRONMENT: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// `NO_ADDRESS` when there is no usable network address, `SYSTEM` when sockets or memory run out.
 pub fn unique_id() -> Result<UniqueId> {
-    let interface = Config::from_env()?.interface;
-    let choice = choose(interface.as_deref())?;
+    unique_id_on(Config::from_env()?.interface.as_deref())
+}
+
+/// As [`unique_id`], on the interface that `spec` names.
+fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
+    let choice = choose(spec)?;
     let addresses: Vec<_> =
         choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
@@ -128,7 +132,7 @@ impl Communicator {
     /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
     /// set; else as [`Communicator::init_rank`].
     pub fn init_env(config: &Config) -> Result<Self> {
-        let instance = FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
         let launch = Launch::from_env(instance)?;
         let deadline = Instant::now() + config.init_timeout;
         let (id, hosted) = launch.unique_id(deadline)?;
@@ -136,6 +140,8 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
+        // A failed attempt has used up no meeting place: this rank may try again where the others are.
+        FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
         made.say(Level::Info, format!("rank and world from {}", launch.launcher));
         if let Some(warning) = launch.warning() {
             made.say(Level::Warn, warning);
@@ -380,7 +386,7 @@ impl Drop for Communicator {
             // It has no panic to pass on: whatever it drove has ended with an error.
             let _ = thread.join();
         }
-        self.core.with_backend(|b| b.close());
+        self.core.close();
     }
 }
 

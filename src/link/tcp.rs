@@ -82,7 +82,9 @@ impl Tx for TcpTx {
         if self.staging.is_empty() {
             self.staging = vec![0; STAGING_BYTES];
         }
-        if self.filled == STAGING_BYTES {
+        // Room in front is room: what is promised to fit must fit, in whole elements.
+        if STAGING_BYTES - self.filled < PUSH_BYTES && self.sent > 0 || self.filled == STAGING_BYTES
+        {
             self.push(&[])?;
             self.staging.copy_within(self.sent..self.filled, 0);
             (self.sent, self.filled) = (0, self.filled - self.sent);
