@@ -48,7 +48,7 @@ impl Communicator {
         if calls.is_empty() {
             return Ok(None);
         }
-        self.start_all(calls).map(Some)
+        self.post_all(calls).map(Some)
     }
 }
 

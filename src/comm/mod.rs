@@ -29,7 +29,7 @@ pub use self::call::Operation;
 use self::call::Seat;
 use self::core::Core;
 use self::form::Formed;
-use self::request::lock;
+pub(crate) use self::request::lock;
 pub use self::safe::Element;
 use crate::backend::drive::Patience;
 use crate::boot::env::Launch;
@@ -254,16 +254,50 @@ impl Communicator {
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
     pub unsafe fn start(&self, call: Call) -> Result<Request> {
+        // SAFETY: the caller's promise.
+        unsafe { self.start_all(vec![call]) }
+    }
+
+    /// Makes calls that end together, and waits for them. Inside a group they are only collected.
+    ///
+    /// # Safety
+    /// As [`Communicator::run`], for each call.
+    ///
+    /// # Errors
+    /// Whatever ended the first call that failed.
+    pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
+        let _inside = self.enter()?;
+        if let Some(group) = &mut *lock(&self.group) {
+            group.extend(calls);
+            return Ok(());
+        }
+        if !calls.is_empty() {
+            self.post_all(calls)?.wait(None)?;
+        }
+        Ok(())
+    }
+
+    /// Starts calls that share a request.
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], for each call.
+    ///
+    /// # Errors
+    /// As [`Communicator::start`]; `INVALID_ARGUMENT` for no calls.
+    pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
         let _inside = self.enter()?;
         if lock(&self.group).is_some() {
             let text = "inside a group every call is part of the group's request";
             return Err(Error::new(Code::InvalidState, text));
         }
-        self.start_all(vec![call])
+        if calls.is_empty() {
+            return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
+        }
+        self.post_all(calls)
     }
 
-    /// Starts calls that share a request.
-    fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
+    /// Posts calls that share a request.
+    fn post_all(&self, calls: Vec<Call>) -> Result<Request> {
         let ticket = self.core.table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
         self.core.table.begin(ticket, count, self.config.timeout);
@@ -325,9 +359,14 @@ impl Communicator {
     /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything back.
     ///
     /// # Errors
-    /// What ended an outstanding call.
+    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
     pub fn destroy(self) -> Result<()> {
-        self.core.settle(self.config.timeout)
+        let settled = self.core.settle(self.config.timeout);
+        if settled.is_err() {
+            // Nobody may touch a buffer once this has returned.
+            self.core.abort();
+        }
+        settled
     }
 }
 
