@@ -52,6 +52,7 @@ pub mod algo;
 mod backend;
 pub mod boot;
 pub mod call;
+pub mod capi;
 pub mod comm;
 pub mod config;
 pub mod engine;

@@ -166,7 +166,8 @@ fn packed_calls_must_agree_one_by_one() {
         c.group_start().expect("start");
         for (count, out) in counts.into_iter().zip(&mut out) {
             let mut args = Args::new(Collective::AllReduce, Dtype::F32);
-            (args.send, args.recv, args.count) = (data.as_ptr().cast(), out.as_mut_ptr().cast(), count);
+            (args.send, args.recv, args.count) =
+                (data.as_ptr().cast(), out.as_mut_ptr().cast(), count);
             let call = c.prepare(&args).expect("call");
             unsafe { c.run(call).expect("collected") };
         }

@@ -183,10 +183,14 @@ impl Core {
     }
 
     fn nudge_abort(&self) {
-        if let Ok(mut backend) = self.backend.try_lock() {
-            self.heed_abort(&mut **backend);
-            self.collect(&mut **backend);
-        }
+        let mut backend = match self.backend.try_lock() {
+            Ok(backend) => backend,
+            // A driver panicked: all that is left to do is to end what is pending and tell the peers.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.heed_abort(&mut **backend);
+        self.collect(&mut **backend);
     }
 
     fn heed_abort(&self, backend: &mut dyn Backend) {

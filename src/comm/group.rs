@@ -58,7 +58,7 @@ impl Communicator {
             return Ok(None);
         }
         // SAFETY: whoever put a call into the group promised its buffers until the group has ended.
-        unsafe { self.start_all(&calls).map(Some) }
+        unsafe { self.post_all(&calls).map(Some) }
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::call::Operation;
 use self::call::Seat;
 use self::core::Core;
 use self::form::Formed;
-use self::request::lock;
+pub(crate) use self::request::lock;
 pub use self::safe::Element;
 pub use self::scope::Scope;
 use crate::backend::drive::Patience;
@@ -290,20 +290,57 @@ impl Communicator {
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
     pub unsafe fn start(&self, call: Call) -> Result<Request> {
+        // SAFETY: the caller's promise.
+        unsafe { self.start_all(vec![call]) }
+    }
+
+    /// Makes calls that end together, and waits for them. Inside a group they are only collected.
+    ///
+    /// # Safety
+    /// As [`Communicator::run`], for each call.
+    ///
+    /// # Errors
+    /// Whatever ended the first call that failed.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
+    pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
         let _inside = self.enter()?;
-        if lock(&self.group).is_some() {
-            let text = "inside a group every call is part of the group's request";
-            return Err(Error::new(Code::InvalidState, text));
+        if let Some(group) = &mut *lock(&self.group) {
+            group.extend(calls);
+            return Ok(());
         }
-        // SAFETY: the caller's promise is passed on.
-        unsafe { self.start_all(&[call]) }
+        if !calls.is_empty() {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.post_all(&calls)? }.wait(None)?;
+        }
+        Ok(())
     }
 
     /// Starts calls that share a request.
     ///
     /// # Safety
-    /// As for [`Communicator::start`], for every call.
-    unsafe fn start_all(&self, mut calls: &[Call]) -> Result<Request> {
+    /// As [`Communicator::start`], for each call.
+    ///
+    /// # Errors
+    /// As [`Communicator::start`]; `INVALID_ARGUMENT` for no calls.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `start`")]
+    pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
+        let _inside = self.enter()?;
+        if lock(&self.group).is_some() {
+            let text = "inside a group every call is part of the group's request";
+            return Err(Error::new(Code::InvalidState, text));
+        }
+        if calls.is_empty() {
+            return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.post_all(&calls) }
+    }
+
+    /// Posts calls that share a request.
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], for each call.
+    unsafe fn post_all(&self, mut calls: &[Call]) -> Result<Request> {
         let table = &self.core.table;
         let ticket = table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
@@ -372,9 +409,14 @@ impl Communicator {
     /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything back.
     ///
     /// # Errors
-    /// What ended an outstanding call.
+    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
     pub fn destroy(self) -> Result<()> {
-        self.core.settle(self.config.timeout)
+        let settled = self.core.settle(self.config.timeout);
+        if settled.is_err() {
+            // Nobody may touch a buffer once this has returned.
+            self.core.abort();
+        }
+        settled
     }
 }
 
