@@ -12,6 +12,7 @@ pub mod error;
 mod health;
 pub mod kernel;
 pub mod link;
+mod obs;
 pub mod plan;
 pub mod sync;
 mod sys;

@@ -98,3 +98,47 @@ fn processes_links() {
         }
     }
 }
+
+#[test]
+fn groups_fuse_and_requests_end() {
+    world(3, &Config::default(), |c| {
+        use unisono::comm::Args;
+        use unisono::types::{Collective, Dtype};
+        let n = 50usize;
+        let inputs: Vec<Vec<f32>> = (0..n).map(|i| vec![i as f32 + c.rank().0 as f32; i]).collect();
+        let mut outputs: Vec<Vec<f32>> = (0..n).map(|i| vec![0.0; i]).collect();
+        for _ in 0..20 {
+            c.group_start().expect("start");
+            for (i, o) in inputs.iter().zip(&mut outputs) {
+                let mut args = Args::new(Collective::AllReduce, Dtype::F32);
+                (args.send, args.recv, args.count) =
+                    (i.as_ptr().cast(), o.as_mut_ptr().cast(), i.len() as u64);
+                let call = c.prepare(&args).expect("call");
+                unsafe { c.run(call).expect("collected") };
+            }
+            c.group_end().expect("end");
+            for (i, o) in outputs.iter_mut().enumerate() {
+                assert!(o.iter().all(|&x| x == 3.0 * i as f32 + 3.0));
+                o.fill(0.0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_scope_waits_for_what_it_started() {
+    world(4, &Config::default(), |c| {
+        let (left, right) = (Rank((c.rank().0 + 3) % 4), Rank((c.rank().0 + 1) % 4));
+        let mine = vec![c.rank().0; 100_000];
+        let mut theirs = vec![0; 100_000];
+        let mut sums = vec![0; 100_000];
+        c.scope(|s| {
+            s.send(&mine, right)?;
+            s.all_reduce(&mine, &mut sums, ReduceOp::Sum)?;
+            s.recv(&mut theirs, left)
+        })
+        .expect("scope");
+        assert!(theirs.iter().all(|&x| x == left.0));
+        assert!(sums.iter().all(|&x| x == 6));
+    });
+}

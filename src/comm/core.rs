@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::boot::missing::ranks_text;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
+use crate::comm::fuse::{Pack, pack};
 use crate::comm::request::{BLOCKING, Table, lock};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Doze;
@@ -19,6 +20,8 @@ use crate::sync::{AtomicU32, Ordering};
 
 /// The progress thread lets others at the backend this often.
 const SLICE: Duration = Duration::from_millis(20);
+/// Lists of counts kept for later calls.
+const SPARE_MAX: usize = 16;
 /// How long a waiter whose call another thread drives looks before it sleeps.
 const GLANCE: Duration = Duration::from_micros(20);
 
@@ -28,6 +31,12 @@ pub(crate) struct Core {
     backend: Mutex<Box<dyn Backend>>,
     pub(crate) table: Table,
     inbox: Mutex<VecDeque<(Call, u32)>>,
+    /// Lists of counts that ended calls no longer need.
+    pub(crate) spare: Mutex<Vec<Ragged>>,
+    /// Packs under way, by the ticket of the call that reduces each.
+    packs: Mutex<Vec<(u32, Pack)>>,
+    /// Entries of `packs`, to look without locking.
+    packed: AtomicU32,
     /// Entries of the inbox, to look without locking.
     posted: AtomicU32,
     /// 1: abort was asked for.
@@ -48,6 +57,9 @@ impl Core {
             backend: Mutex::new(backend),
             table: Table::new(),
             inbox: Mutex::new(VecDeque::with_capacity(64)),
+            spare: Mutex::new(Vec::new()),
+            packs: Mutex::new(Vec::new()),
+            packed: AtomicU32::new(0),
             posted: AtomicU32::new(0),
             abort: AtomicU32::new(0),
             told: Condvar::new(),
@@ -102,6 +114,23 @@ impl Core {
         self.posted.fetch_add(1, Ordering::Release);
         self.bell.wake();
         self.tell();
+    }
+
+    /// Leaves `calls`, as one, to whoever drives; alone where there is no ticket for a pack.
+    ///
+    /// # Safety
+    /// The calls' buffers must be valid until the request has ended.
+    pub(crate) unsafe fn post_packed(&self, calls: &[Call], ticket: u32) {
+        let Ok(own) = self.table.take() else {
+            calls.iter().for_each(|call| self.post(call.clone(), ticket));
+            return;
+        };
+        self.table.begin(own, 1, None);
+        // SAFETY: the caller's promise is passed on.
+        let (pack, call) = unsafe { pack(calls, ticket) };
+        lock(&self.packs).push((own, pack));
+        self.packed.fetch_add(1, Ordering::Release);
+        self.post(call, own);
     }
 
     /// Waits for a request: until it ends (true), or until `limit` (false).
@@ -265,12 +294,36 @@ impl Core {
         while let Some((ticket, result)) = backend.take_ended() {
             self.ended(ticket, result);
         }
+        while let Some(blocks) = backend.take_spent() {
+            let mut spare = lock(&self.spare);
+            if spare.len() < SPARE_MAX {
+                spare.push(blocks);
+            }
+        }
     }
 
     fn ended(&self, ticket: u32, result: Result<()>) {
+        if self.packed.load(Ordering::Acquire) > 0
+            && let Some(pack) = self.take_pack(ticket)
+        {
+            if result.is_ok() {
+                pack.unpack();
+            }
+            self.table.detach(ticket);
+            for _ in 0..pack.len() {
+                self.ended(pack.parent, result.clone());
+            }
+        }
         if self.table.end(ticket, result) {
             self.tell();
         }
+    }
+
+    fn take_pack(&self, ticket: u32) -> Option<Pack> {
+        let mut packs = lock(&self.packs);
+        let index = packs.iter().position(|(own, _)| *own == ticket)?;
+        self.packed.fetch_sub(1, Ordering::Release);
+        Some(packs.swap_remove(index).1)
     }
 
     fn turn(&self, backend: &mut dyn Backend, ticket: u32, until: Option<Instant>) {

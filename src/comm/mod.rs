@@ -16,9 +16,11 @@ pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
 pub(crate) mod form;
+mod fuse;
 mod group;
 mod request;
 mod safe;
+mod scope;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -31,15 +33,17 @@ use self::core::Core;
 use self::form::Formed;
 use self::request::lock;
 pub use self::safe::Element;
+pub use self::scope::Scope;
 use crate::backend::drive::Patience;
 use crate::boot::env::Launch;
 use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{self, Code, Error, Result};
+use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{affinity, limits};
 use crate::types::Rank;
@@ -132,8 +136,10 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
-        made.notes.insert(0, format!("rank and world from {}", launch.launcher));
-        made.notes.extend(launch.warning());
+        made.say(Level::Info, format!("rank and world from {}", launch.launcher));
+        if let Some(warning) = launch.warning() {
+            made.say(Level::Warn, warning);
+        }
         Ok(made)
     }
 
@@ -151,17 +157,31 @@ impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
         let Formed { backend, config, local, notes } = formed;
         let patience = Patience::new(local, affinity::count(), config.spin);
-        Self {
+        let mut made = Self {
             core: Arc::new(Core::new(Box::new(backend), patience)),
             seat,
             config,
-            notes,
+            notes: Vec::new(),
             inside: AtomicU32::new(0),
             group: Mutex::new(None),
             last_error: Mutex::new(None),
             progress: Mutex::new(None),
             stop: Arc::new(AtomicU32::new(0)),
-        }
+        };
+        notes.into_iter().for_each(|note| made.say(Level::Info, note));
+        made
+    }
+
+    /// Who speaks, in the log.
+    fn who(&self) -> String {
+        let name = &self.config.name;
+        let gap = if name.is_empty() { "" } else { " " };
+        format!("{name}{gap}rank {} of {}", self.seat.rank, self.seat.world)
+    }
+
+    fn say(&mut self, level: Level, note: String) {
+        line(self.config.log, level, &self.who(), &note);
+        self.notes.push(note);
     }
 
     /// This rank.
@@ -188,6 +208,11 @@ impl Communicator {
         &self.notes
     }
 
+    /// Lists of counts that earlier calls have done with.
+    fn spare_blocks(&self) -> std::sync::MutexGuard<'_, Vec<Ragged>> {
+        lock(&self.core.spare)
+    }
+
     pub(crate) fn seat(&self) -> &Seat {
         &self.seat
     }
@@ -207,7 +232,12 @@ impl Communicator {
     /// Keeps `result`'s error as the last one.
     pub(crate) fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
-            *lock(&self.last_error) = Some(error.clone());
+            let mut last = lock(&self.last_error);
+            let fatal = |e: &Error| e.scope() >= error::Scope::Communicator;
+            if fatal(error) && !last.as_ref().is_some_and(fatal) {
+                line(self.config.log, Level::Error, &self.who(), &error.to_string());
+            }
+            *last = Some(error.clone());
         }
         result
     }
@@ -259,16 +289,27 @@ impl Communicator {
             let text = "inside a group every call is part of the group's request";
             return Err(Error::new(Code::InvalidState, text));
         }
-        self.start_all(vec![call])
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.start_all(&[call]) }
     }
 
     /// Starts calls that share a request.
-    fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
-        let ticket = self.core.table.take()?;
+    ///
+    /// # Safety
+    /// As for [`Communicator::start`], for every call.
+    unsafe fn start_all(&self, mut calls: &[Call]) -> Result<Request> {
+        let table = &self.core.table;
+        let ticket = table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
-        self.core.table.begin(ticket, count, self.config.timeout);
-        for call in calls {
-            self.core.post(call, ticket);
+        table.begin(ticket, count, self.config.timeout);
+        while !calls.is_empty() {
+            let (run, rest) = calls.split_at(fuse::run_length(calls));
+            calls = rest;
+            match run {
+                [one] => self.core.post(one.clone(), ticket),
+                // SAFETY: the caller's promise is passed on.
+                many => unsafe { self.core.post_packed(many, ticket) },
+            }
         }
         if self.config.progress_thread {
             self.ensure_progress()?;

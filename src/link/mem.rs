@@ -89,8 +89,8 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
 pub(crate) struct ProcessBoard(Rows);
 
 impl Board for ProcessBoard {
-    fn place(&mut self, at: *const u8, _bytes: usize) -> Place {
-        Place { segment: 0, offset: at as u64 }
+    fn place(&mut self, at: *const u8, bytes: usize) -> Place {
+        Place { segment: 0, offset: at as u64, bytes: bytes as u64 }
     }
 
     fn publish(&mut self, turn: u64, notice: &Notice) {
@@ -101,7 +101,7 @@ impl Board for ProcessBoard {
         self.0.notice(peer, turn)
     }
 
-    fn resolve(&mut self, _peer: usize, place: Place, _bytes: usize) -> Result<*mut u8> {
+    fn resolve(&mut self, _peer: usize, place: Place) -> Result<*mut u8> {
         // The peer is a thread of this process, and its call was validated there.
         Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(place.offset).unwrap_or(0)))
     }

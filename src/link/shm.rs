@@ -249,7 +249,12 @@ fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
 impl Board for HostBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         let found = |(number, segment): &(u32, Segment)| {
-            inside(segment, at, bytes).map(|offset| Place { segment: *number, offset })
+            let bytes_there = bytes as u64;
+            inside(segment, at, bytes).map(|offset| Place {
+                segment: *number,
+                offset,
+                bytes: bytes_there,
+            })
         };
         self.own.iter().find_map(found).unwrap_or(Place::NOWHERE)
     }
@@ -262,7 +267,7 @@ impl Board for HostBoard {
         self.rows.notice(peer, turn)
     }
 
-    fn resolve(&mut self, peer: usize, place: Place, bytes: usize) -> Result<*mut u8> {
+    fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {
         let key = (peer, place.segment);
         if !self.foreign.contains_key(&key) {
             self.take_gifts(peer)?;
@@ -272,7 +277,8 @@ impl Board for HostBoard {
             .foreign
             .get(&key)
             .ok_or_else(|| bad(format!("rank {peer} names segment {} it never gave", key.1)))?;
-        let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
+        let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let (offset, bytes) = (number(place.offset), number(place.bytes));
         if offset.checked_add(bytes).is_none_or(|end| end > segment.len()) {
             let text = format!("rank {peer} names {bytes} bytes at {offset} of {}", segment.len());
             return Err(bad(text));
