@@ -57,9 +57,9 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         variable: "UNISONO_LINKS",
         default: "shm,tcp",
-        range: "shm, tcp, in order of preference",
+        range: "shm, tcp, or both with a comma",
         agreed: true,
-        text: "which links may be used",
+        text: "which links may be used; shared memory is preferred",
     },
     Knob {
         variable: "UNISONO_INTERFACE",

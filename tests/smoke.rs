@@ -142,3 +142,35 @@ fn a_scope_waits_for_what_it_started() {
         assert!(sums.iter().all(|&x| x == 6));
     });
 }
+
+#[test]
+fn slices_are_refused_inside_groups() {
+    world(1, &Config::default(), |c| {
+        c.group_start().expect("start");
+        let mut out = [0u8; 2];
+        let error = c.all_reduce(&[1, 2], &mut out, ReduceOp::Sum).expect_err("refused");
+        assert_eq!(error.code, unisono::Code::InvalidState);
+        c.group_end().expect("end");
+        c.all_reduce(&[1, 2], &mut out, ReduceOp::Sum).expect("works again");
+    });
+}
+
+#[test]
+fn packed_calls_must_agree_one_by_one() {
+    world(2, &Config::default(), |c| {
+        use unisono::comm::Args;
+        use unisono::types::{Collective, Dtype};
+        let counts = if c.rank() == Rank(0) { [5, 3] } else { [3, 5] };
+        let data = [1f32; 8];
+        let mut out = [[0f32; 8]; 2];
+        c.group_start().expect("start");
+        for (count, out) in counts.into_iter().zip(&mut out) {
+            let mut args = Args::new(Collective::AllReduce, Dtype::F32);
+            (args.send, args.recv, args.count) =
+                (data.as_ptr().cast(), out.as_mut_ptr().cast(), count);
+            let call = c.prepare(&args).expect("call");
+            unsafe { c.run(call).expect("collected") };
+        }
+        assert_eq!(c.group_end().expect_err("mismatch").code, unisono::Code::Mismatch);
+    });
+}

@@ -14,7 +14,7 @@ use crate::boot::missing::ranks_text;
 use crate::call::{Call, Ragged};
 use crate::comm::fuse::{Pack, pack};
 use crate::comm::request::{BLOCKING, Table, lock};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering};
 
@@ -39,6 +39,8 @@ pub(crate) struct Core {
     packed: AtomicU32,
     /// Entries of the inbox, to look without locking.
     posted: AtomicU32,
+    /// The error that broke the backend, as last seen by whoever drove it.
+    first: Mutex<Option<Error>>,
     /// 1: abort was asked for.
     abort: AtomicU32,
     /// Told whenever a request ends or the progress thread has work.
@@ -61,6 +63,7 @@ impl Core {
             packs: Mutex::new(Vec::new()),
             packed: AtomicU32::new(0),
             posted: AtomicU32::new(0),
+            first: Mutex::new(None),
             abort: AtomicU32::new(0),
             told: Condvar::new(),
             ear: Mutex::new(()),
@@ -180,10 +183,14 @@ impl Core {
     }
 
     fn nudge_abort(&self) {
-        if let Ok(mut backend) = self.backend.try_lock() {
-            self.heed_abort(&mut **backend);
-            self.collect(&mut **backend);
-        }
+        let mut backend = match self.backend.try_lock() {
+            Ok(backend) => backend,
+            // A driver panicked: all that is left to do is to end what is pending and tell the peers.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.heed_abort(&mut **backend);
+        self.collect(&mut **backend);
     }
 
     fn heed_abort(&self, backend: &mut dyn Backend) {
@@ -192,12 +199,26 @@ impl Core {
         }
     }
 
-    /// The error that broke the communicator.
+    /// The error that broke the communicator: the first, whatever came after.
     pub(crate) fn broken(&self) -> Option<Error> {
-        if self.abort.load(Ordering::Acquire) != 0 {
-            return Some(Error::new(Code::Aborted, "aborted on this rank"));
+        if let Ok(backend) = self.backend.try_lock() {
+            *lock(&self.first) = backend.broken().cloned();
         }
-        self.backend.try_lock().ok().and_then(|b| b.broken().cloned())
+        let first = lock(&self.first).clone();
+        let aborted = || self.abort.load(Ordering::Acquire) != 0;
+        first.or_else(|| aborted().then(|| Error::new(Code::Aborted, "aborted on this rank")))
+    }
+
+    /// Says goodbye. Whatever is still pending ends, here and on every rank.
+    pub(crate) fn close(&self) {
+        self.with_backend(|backend| {
+            if self.table.pending() > 0 {
+                let text = "the communicator was dropped with calls outstanding";
+                backend.fail(Error::new(Code::Aborted, text));
+            }
+            self.collect(backend);
+            backend.close();
+        });
     }
 
     /// Runs `what` on the backend, once nobody else drives it.
@@ -303,6 +324,11 @@ impl Core {
     }
 
     fn ended(&self, ticket: u32, result: Result<()>) {
+        if let Err(error) = &result
+            && error.scope() >= Scope::Communicator
+        {
+            lock(&self.first).get_or_insert_with(|| error.clone());
+        }
         if self.packed.load(Ordering::Acquire) > 0
             && let Some(pack) = self.take_pack(ticket)
         {

@@ -31,7 +31,7 @@ pub use self::call::Operation;
 use self::call::Seat;
 use self::core::Core;
 use self::form::Formed;
-use self::request::lock;
+pub(crate) use self::request::lock;
 pub use self::safe::Element;
 pub use self::scope::Scope;
 use crate::backend::drive::Patience;
@@ -57,8 +57,12 @@ static FROM_ENVIRONMENT: StaticU32 = StaticU32::new(0);
 /// # Errors
 /// `NO_ADDRESS` when there is no usable network address, `SYSTEM` when sockets or memory run out.
 pub fn unique_id() -> Result<UniqueId> {
-    let interface = Config::from_env()?.interface;
-    let choice = choose(interface.as_deref())?;
+    unique_id_on(Config::from_env()?.interface.as_deref())
+}
+
+/// As [`unique_id`], on the interface that `spec` names.
+fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
+    let choice = choose(spec)?;
     let addresses: Vec<_> =
         choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
@@ -128,7 +132,7 @@ impl Communicator {
     /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
     /// set; else as [`Communicator::init_rank`].
     pub fn init_env(config: &Config) -> Result<Self> {
-        let instance = FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
         let launch = Launch::from_env(instance)?;
         let deadline = Instant::now() + config.init_timeout;
         let (id, hosted) = launch.unique_id(deadline)?;
@@ -136,6 +140,8 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
+        // A failed attempt has used up no meeting place: this rank may try again where the others are.
+        FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
         made.say(Level::Info, format!("rank and world from {}", launch.launcher));
         if let Some(warning) = launch.warning() {
             made.say(Level::Warn, warning);
@@ -284,20 +290,57 @@ impl Communicator {
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
     pub unsafe fn start(&self, call: Call) -> Result<Request> {
+        // SAFETY: the caller's promise.
+        unsafe { self.start_all(vec![call]) }
+    }
+
+    /// Makes calls that end together, and waits for them. Inside a group they are only collected.
+    ///
+    /// # Safety
+    /// As [`Communicator::run`], for each call.
+    ///
+    /// # Errors
+    /// Whatever ended the first call that failed.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
+    pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
         let _inside = self.enter()?;
-        if lock(&self.group).is_some() {
-            let text = "inside a group every call is part of the group's request";
-            return Err(Error::new(Code::InvalidState, text));
+        if let Some(group) = &mut *lock(&self.group) {
+            group.extend(calls);
+            return Ok(());
         }
-        // SAFETY: the caller's promise is passed on.
-        unsafe { self.start_all(&[call]) }
+        if !calls.is_empty() {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.post_all(&calls)? }.wait(None)?;
+        }
+        Ok(())
     }
 
     /// Starts calls that share a request.
     ///
     /// # Safety
-    /// As for [`Communicator::start`], for every call.
-    unsafe fn start_all(&self, mut calls: &[Call]) -> Result<Request> {
+    /// As [`Communicator::start`], for each call.
+    ///
+    /// # Errors
+    /// As [`Communicator::start`]; `INVALID_ARGUMENT` for no calls.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `start`")]
+    pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
+        let _inside = self.enter()?;
+        if lock(&self.group).is_some() {
+            let text = "inside a group every call is part of the group's request";
+            return Err(Error::new(Code::InvalidState, text));
+        }
+        if calls.is_empty() {
+            return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.post_all(&calls) }
+    }
+
+    /// Posts calls that share a request.
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], for each call.
+    unsafe fn post_all(&self, mut calls: &[Call]) -> Result<Request> {
         let table = &self.core.table;
         let ticket = table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
@@ -366,9 +409,14 @@ impl Communicator {
     /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything back.
     ///
     /// # Errors
-    /// What ended an outstanding call.
+    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
     pub fn destroy(self) -> Result<()> {
-        self.core.settle(self.config.timeout)
+        let settled = self.core.settle(self.config.timeout);
+        if settled.is_err() {
+            // Nobody may touch a buffer once this has returned.
+            self.core.abort();
+        }
+        settled
     }
 }
 
@@ -380,7 +428,7 @@ impl Drop for Communicator {
             // It has no panic to pass on: whatever it drove has ended with an error.
             let _ = thread.join();
         }
-        self.core.with_backend(|b| b.close());
+        self.core.close();
     }
 }
 

@@ -17,10 +17,9 @@ pub(crate) const REQUESTS_MAX: usize = 3;
 
 const FREE: u32 = 0;
 const PENDING: u32 = 1;
-const DONE: u32 = 2;
-const FAILED: u32 = 3;
-/// Pending, and nobody will ask: who ends it gives the cell back.
-const ABANDONED: u32 = 4;
+const ENDED: u32 = 2;
+/// Nobody will ask: the cell is given back when the request ends.
+const DETACHED: u32 = 3;
 
 /// One request.
 #[derive(Debug)]
@@ -96,10 +95,11 @@ impl Table {
             return false;
         }
         self.pending.fetch_sub(1, Ordering::Relaxed);
-        let state = if lock(&cell.error).is_some() { FAILED } else { DONE };
-        // ORDERING: release pairs with the acquire in `is_pending`. Of this and `detach`, the later
-        // gives the cell back: one word decides, so that both cannot.
-        if cell.state.swap(state, Ordering::AcqRel) == ABANDONED {
+        // ORDERING: release pairs with the acquire in `is_pending`; of this and `detach`, the second
+        // to come gives the cell back.
+        let ended =
+            cell.state.compare_exchange(PENDING, ENDED, Ordering::AcqRel, Ordering::Acquire);
+        if ended.is_err() {
             self.give_back(ticket);
         }
         true
@@ -108,7 +108,8 @@ impl Table {
     /// Whether the request has not ended.
     pub(crate) fn is_pending(&self, ticket: u32) -> bool {
         // ORDERING: acquire pairs with the release in `end`: the result and its data are there.
-        matches!(self.cell(ticket).state.load(Ordering::Acquire), PENDING | ABANDONED)
+        let state = self.cell(ticket).state.load(Ordering::Acquire);
+        state == PENDING || state == DETACHED
     }
 
     /// The result of a request that has ended; gives the ticket back.
@@ -130,9 +131,8 @@ impl Table {
     /// Nobody will ask for the request's end any more.
     pub(crate) fn detach(&self, ticket: u32) {
         let state = &self.cell(ticket).state;
-        // ORDERING: acquire pairs with the release in `end`, which is over if this fails.
-        let went = state.compare_exchange(PENDING, ABANDONED, Ordering::AcqRel, Ordering::Acquire);
-        if went.is_err() {
+        // ORDERING: see `end`.
+        if state.compare_exchange(PENDING, DETACHED, Ordering::AcqRel, Ordering::Acquire).is_err() {
             self.give_back(ticket);
         }
     }

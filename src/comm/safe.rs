@@ -56,9 +56,11 @@ pub(super) fn same(have: usize, need: usize, what: &str) -> Result<()> {
 impl Communicator {
     /// Runs a call whose buffers are borrowed for as long as this takes.
     fn run_borrowed(&self, call: Result<Call>) -> Result<()> {
-        // SAFETY: the callers below borrow the slices the call was made of until this returns; groups
-        // are not reachable from safe code.
-        self.note(call.and_then(|call| unsafe { self.run(call) }))
+        self.note(self.outside_group().and(call).and_then(|call| {
+            // SAFETY: the callers below borrow the slices the call was made of until this returns, and
+            // outside a group the call has ended by then.
+            unsafe { self.run(call) }
+        }))
     }
 
     /// `recv` = the reduction of every rank's `send`, on every rank.

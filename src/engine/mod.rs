@@ -299,6 +299,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             flags |= head_flag::DETERMINISTIC;
         }
         let all_to_all = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
+        if call.packed.is_some() {
+            flags |= head_flag::PACKED;
+        }
         if all_to_all && std::ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }

@@ -151,6 +151,7 @@ pub(crate) struct HostBoard {
 impl HostBoard {
     /// Zeroed memory that every rank of the world can map.
     pub(crate) fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {
+        self.take_all_gifts()?;
         let segment = Segment::create("unisono-memory", bytes)?;
         let gift =
             Gift { magic: GIFT_MAGIC, kind: 1, number: u64::from(self.next), bytes: bytes as u64 };
@@ -168,6 +169,7 @@ impl HostBoard {
         let Some(index) = self.own.iter().position(|(_, s)| s.as_ptr() == at) else {
             return Ok(false);
         };
+        self.take_all_gifts()?;
         let (number, segment) = self.own.swap_remove(index);
         let gift = Gift {
             magic: GIFT_MAGIC,
@@ -179,6 +181,11 @@ impl HostBoard {
             give(socket, &gift, None)?;
         }
         Ok(true)
+    }
+
+    /// Takes in what peers have sent, so that their sockets do not fill up.
+    fn take_all_gifts(&mut self) -> Result<()> {
+        (0..self.sockets.len()).try_for_each(|peer| self.take_gifts(peer))
     }
 
     /// Takes in what `peer` has sent over its local socket.

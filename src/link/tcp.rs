@@ -11,7 +11,6 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use crate::call::HEAD_BYTES;
 use crate::engine::link::{Rx, Tx, Window};
 use crate::error::{Code, Error, Result};
 use crate::sys::socket::{send, send_two};
@@ -83,9 +82,9 @@ impl Tx for TcpTx {
         if self.staging.is_empty() {
             self.staging = vec![0; STAGING_BYTES];
         }
-        // Too little for a head or an element at the end is as good as nothing: what the socket has
-        // taken makes room at the front.
-        if STAGING_BYTES - self.filled < HEAD_BYTES {
+        // Room in front is room: what is promised to fit must fit, in whole elements.
+        if STAGING_BYTES - self.filled < PUSH_BYTES && self.sent > 0 || self.filled == STAGING_BYTES
+        {
             self.push(&[])?;
             self.staging.copy_within(self.sent..self.filled, 0);
             (self.sent, self.filled) = (0, self.filled - self.sent);
