@@ -307,7 +307,7 @@ fn half_set_environments() {
             &["INVALID_ENVIRONMENT", "MASTER_PORT"],
         ),
         (&[("UNISONO_ID", "abc")], &["UNISONO_RANK"]),
-        (&[], &["launcher"]),
+        (&[], &["NO_LAUNCHER", "torchrun", "WORLD_SIZE"]),
     ];
     for (variables, words) in cases {
         let mut command = myself("launched");

@@ -1,4 +1,4 @@
-//! Strangers on loopback, while a job forms and while it runs: port scans, noise, half-open
+//! Strangers on this machine, while a job forms and while it runs: port scans, noise, half-open
 //! connections, bytes that begin well and end badly, bytes that trickle. The job neither notices nor
 //! grows.
 #![allow(missing_docs)]
@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,8 +19,29 @@ fn rank_program() {
     program();
 }
 
-/// Ports at which `pid` listens, IPv4 and IPv6.
-fn listening(pid: u32) -> BTreeSet<u16> {
+/// An address in the kernel's tables: words of 32 bits in the machine's order, and a port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.rsplit_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let bytes: Vec<u8> = (0..ip.len() / 8)
+        .filter_map(|i| u32::from_str_radix(&ip[8 * i..8 * i + 8], 16).ok())
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let ip = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+        _ => return None,
+    };
+    let local = match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    };
+    Some(SocketAddr::new(local, port))
+}
+
+/// Addresses at which `pid` listens, IPv4 and IPv6.
+fn listening(pid: u32) -> BTreeSet<SocketAddr> {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return BTreeSet::new();
     };
@@ -31,19 +52,18 @@ fn listening(pid: u32) -> BTreeSet<u16> {
             Some(text.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
         })
         .collect();
-    let mut ports = BTreeSet::new();
+    let mut doors = BTreeSet::new();
     for table in ["tcp", "tcp6"] {
         let text = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
             // Local address, state (0A: listening), inode.
             if fields.len() > 9 && fields[3] == "0A" && sockets.contains(fields[9]) {
-                let port = fields[1].rsplit_once(':').expect("a port").1;
-                ports.insert(u16::from_str_radix(port, 16).expect("hexadecimal"));
+                doors.extend(address(fields[1]));
             }
         }
     }
-    ports
+    doors
 }
 
 /// Noise that follows from its number.
@@ -55,17 +75,14 @@ fn noise(number: usize, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn knock(port: u16) -> Option<TcpStream> {
-    let four = SocketAddr::from(([127, 0, 0, 1], port));
-    let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port));
-    let limit = Duration::from_millis(200);
-    [four, six].iter().find_map(|a| TcpStream::connect_timeout(a, limit).ok())
+fn knock(door: SocketAddr) -> Option<TcpStream> {
+    TcpStream::connect_timeout(&door, Duration::from_millis(200)).ok()
 }
 
 /// What the other side says first, as far as it says anything: a prefix that is surely valid.
-fn greeting(port: u16) -> Vec<u8> {
+fn greeting(door: SocketAddr) -> Vec<u8> {
     let mut bytes = vec![0; 256];
-    let Some(mut stream) = knock(port) else { return Vec::new() };
+    let Some(mut stream) = knock(door) else { return Vec::new() };
     stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     let count = stream.read(&mut bytes).unwrap_or(0);
     bytes.truncate(count);
@@ -99,8 +116,8 @@ fn pester(pids: &[u32], stop: &AtomicBool, made: &AtomicUsize) {
     let mut dripping: Vec<(TcpStream, usize)> = Vec::new();
     let mut turn = 0;
     while !stop.load(Ordering::Relaxed) {
-        for port in pids.iter().flat_map(|&p| listening(p)) {
-            let Some(mut stream) = knock(port) else { continue };
+        for door in pids.iter().flat_map(|&p| listening(p)) {
+            let Some(mut stream) = knock(door) else { continue };
             made.fetch_add(1, Ordering::Relaxed);
             turn += 1;
             // Writes may fail at any point: being thrown out is what a stranger expects.
@@ -108,7 +125,7 @@ fn pester(pids: &[u32], stop: &AtomicBool, made: &AtomicUsize) {
                 0 => drop(stream),
                 1 => drop(stream.write_all(&noise(turn, 1 + turn * 37 % 5000))),
                 2 => {
-                    let mut bytes = greeting(port);
+                    let mut bytes = greeting(door);
                     bytes.extend(noise(turn, 300));
                     drop(stream.write_all(&bytes));
                 }

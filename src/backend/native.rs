@@ -20,6 +20,11 @@ use crate::types::Rank;
 /// A peer that left may have data under way to us: so long it may take to arrive.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// A call that has waited so long says so to the ranks it waits for, and at last to all.
+const ANNOUNCE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// Calls after which a rank that never waits listens all the same.
+const LISTEN_EVERY: u32 = 256;
+
 /// One rank's engine, and what it waits on.
 #[derive(Debug)]
 pub(crate) struct Native {
@@ -33,6 +38,12 @@ pub(crate) struct Native {
     /// When something last moved.
     moved: Instant,
     stale: bool,
+    /// The call that was last announced, and how often.
+    announced: (u64, usize),
+    /// Calls since this rank last listened.
+    unheard: u32,
+    /// Where ranks that are waited for are listed.
+    awaited: Vec<Rank>,
     /// Memory given out that no peer can map.
     private: HashMap<usize, Segment>,
 }
@@ -41,15 +52,21 @@ impl Native {
     /// A backend over `engine`; `poller` must know everything that may wake it.
     pub(crate) fn new(mut engine: Engine<Links, Tuner>, health: Health, poller: Poller) -> Self {
         let bell = engine.fabric().doze().clone();
+        let world = engine.peers().count() + 1;
+        // Room for what is only heard in bad times, so that good times need none.
+        let news = News { calls: Vec::with_capacity(world), ..News::default() };
         Self {
             engine,
             health,
-            news: News::default(),
+            news,
             poller,
             events: Vec::new(),
             bell,
             moved: Instant::now(),
             stale: false,
+            announced: (0, 0),
+            unheard: 0,
+            awaited: Vec::with_capacity(world),
             private: HashMap::new(),
         }
     }
@@ -71,13 +88,41 @@ impl Native {
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
             return;
         }
+        self.compare();
         if !self.news.left.is_empty() && self.moved.elapsed() >= FAREWELL {
-            let awaited = self.engine.awaited();
+            self.engine.awaited(&mut self.awaited);
+            let awaited = &self.awaited;
             if let Some(&rank) = self.news.left.iter().find(|r| awaited.contains(r)) {
                 let text =
                     format!("rank {rank} has ended its communicator, and a call waits for it");
                 self.fail(Error::new(Code::PeerLost, text).with_peer(rank));
             }
+        }
+    }
+
+    /// Tells who waits for whom, and finds calls that differ from this rank's.
+    fn compare(&mut self) {
+        let Some(own) = self.engine.current() else {
+            return;
+        };
+        let engine = &self.engine;
+        let found = self.news.calls.iter().find_map(|(r, head)| engine.contradiction(*r, head));
+        if let Some(error) = found {
+            self.fail(error);
+            return;
+        }
+        if self.announced.0 != own.seq {
+            self.announced = (own.seq, 0);
+        }
+        let Some(wait) = ANNOUNCE.get(self.announced.1) else {
+            return;
+        };
+        if self.moved.elapsed() >= *wait {
+            self.engine.awaited(&mut self.awaited);
+            let awaited = &self.awaited;
+            let all = self.announced.1 > 0;
+            self.health.announce(&own, |rank| all || awaited.contains(&rank));
+            self.announced.1 += 1;
         }
     }
 }
@@ -89,6 +134,11 @@ impl Backend for Native {
         {
             let text = format!("rank {rank} is gone: {why}");
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
+        }
+        self.unheard += 1;
+        if self.unheard >= LISTEN_EVERY {
+            self.unheard = 0;
+            self.watch();
         }
         self.engine.submit(call, ticket)
     }
@@ -151,7 +201,22 @@ impl Backend for Native {
     }
 
     fn awaited(&mut self) -> Vec<Rank> {
-        self.engine.awaited()
+        let mut awaited = Vec::new();
+        self.engine.awaited(&mut awaited);
+        let Some(own) = self.engine.current() else {
+            return awaited;
+        };
+        // Who waits in the same call is not to blame, if somebody else is left.
+        let waits = |rank: Rank| {
+            let mut calls = self.news.calls.iter();
+            calls.any(|(r, head)| *r == rank && head.seq >= own.seq)
+        };
+        let silent: Vec<Rank> = awaited.iter().copied().filter(|r| !waits(*r)).collect();
+        if !silent.is_empty() {
+            return silent;
+        }
+        let others: Vec<Rank> = self.engine.peers().filter(|r| !waits(*r)).collect();
+        if others.is_empty() { awaited } else { others }
     }
 
     fn standing(&self) -> String {

@@ -290,8 +290,21 @@ impl Communicator {
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
     pub unsafe fn start(&self, call: Call) -> Result<Request> {
-        // SAFETY: the caller's promise.
-        unsafe { self.start_all(vec![call]) }
+        let _inside = self.enter()?;
+        self.no_group()?;
+        let ticket = self.core.table.take()?;
+        self.core.table.begin(ticket, 1, self.config.timeout);
+        self.core.post(call, ticket);
+        self.posted(ticket)
+    }
+
+    /// Calls that start a request of their own are refused inside a group.
+    fn no_group(&self) -> Result<()> {
+        if lock(&self.group).is_none() {
+            return Ok(());
+        }
+        let text = "inside a group every call is part of the group's request";
+        Err(Error::new(Code::InvalidState, text))
     }
 
     /// Makes calls that end together, and waits for them. Inside a group they are only collected.
@@ -325,10 +338,7 @@ impl Communicator {
     #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `start`")]
     pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
         let _inside = self.enter()?;
-        if lock(&self.group).is_some() {
-            let text = "inside a group every call is part of the group's request";
-            return Err(Error::new(Code::InvalidState, text));
-        }
+        self.no_group()?;
         if calls.is_empty() {
             return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
         }
@@ -354,6 +364,11 @@ impl Communicator {
                 many => unsafe { self.core.post_packed(many, ticket) },
             }
         }
+        self.posted(ticket)
+    }
+
+    /// The request whose calls have just been posted.
+    fn posted(&self, ticket: u32) -> Result<Request> {
         if self.config.progress_thread {
             self.ensure_progress()?;
         }

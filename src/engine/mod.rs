@@ -242,10 +242,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.broken = Some(error);
     }
 
-    /// Ranks that something pending waits for, ascending, each once.
-    #[must_use]
-    pub fn awaited(&mut self) -> Vec<Rank> {
-        let mut ranks = Vec::new();
+    /// Puts the ranks that something pending waits for into `ranks`, ascending, each once.
+    pub fn awaited(&mut self, ranks: &mut Vec<Rank>) {
+        ranks.clear();
         if let Some(run) = &self.run {
             match &run.running {
                 None => {
@@ -257,14 +256,37 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                         }
                     }
                 }
-                Some(running) => awaited_by_lanes(running, self.wires.me, &mut ranks),
+                Some(running) => awaited_by_lanes(running, &mut self.wires, ranks),
             }
         }
-        self.p2p.awaited(&mut ranks);
-        self.wires.slow_peers(&mut ranks);
+        self.p2p.awaited(ranks);
+        // Who does not take what was posted may itself be waiting for one of those above.
+        if ranks.is_empty() {
+            self.wires.slow_peers(ranks);
+        }
         ranks.sort_unstable();
         ranks.dedup();
-        ranks
+    }
+
+    /// Every other rank.
+    pub fn peers(&self) -> impl Iterator<Item = Rank> + use<F, P> {
+        let me = self.wires.me;
+        (0..self.wires.world).filter(move |&r| r != me).map(Rank::at)
+    }
+
+    /// The collective under way, in the words that ranks compare; its plan is left out.
+    #[must_use]
+    pub fn current(&self) -> Option<Head> {
+        self.run.as_ref().map(|run| Head { plan: 0, ..run.head })
+    }
+
+    /// The error that it is when `peer` makes the call `theirs` while this rank makes another one of
+    /// the same number.
+    #[must_use]
+    pub fn contradiction(&self, peer: Rank, theirs: &Head) -> Option<Error> {
+        let own = self.current()?;
+        let differs = own.seq == theirs.seq && own != (Head { plan: 0, ..*theirs });
+        differs.then(|| mismatch(self.wires.me, &own, peer.index(), theirs))
     }
 
     /// Where everything in flight stands, for the report of a call that did not end.
@@ -521,7 +543,7 @@ fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
     (bytes(input), bytes(output))
 }
 
-fn awaited_by_lanes(running: &Running, me: usize, ranks: &mut Vec<Rank>) {
+fn awaited_by_lanes<F: Fabric>(running: &Running, wires: &mut Wires<F>, ranks: &mut Vec<Rank>) {
     for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
         if cursor.done {
             continue;
@@ -530,7 +552,8 @@ fn awaited_by_lanes(running: &Running, me: usize, ranks: &mut Vec<Rank>) {
         match step.verb {
             Verb::Fold => {
                 let group = &running.plan.groups[step.from as usize];
-                ranks.extend(group.iter().filter(|r| r.index() != me));
+                let silent = |r: &&Rank| r.index() != wires.me && !wires.heard(r.index(), lane);
+                ranks.extend(group.iter().filter(silent));
             }
             Verb::Await => ranks.push(Rank(step.from)),
             _ if step.receives() => ranks.push(Rank(step.from)),

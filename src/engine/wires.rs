@@ -16,6 +16,8 @@ use crate::types::Rank;
 
 /// Lanes of a fabric: those of plans, then one for point-to-point messages.
 pub const FABRIC_LANES: usize = crate::plan::LANES_MAX + 1;
+/// Messages that may wait in front of a link before its outbox grows.
+const POSTS: usize = 16;
 /// The lane of point-to-point messages.
 pub(crate) const P2P_LANE: usize = crate::plan::LANES_MAX;
 
@@ -144,6 +146,11 @@ impl<F: Fabric> Wires<F> {
         ranks.extend(self.busy.iter().flatten().map(|p| Rank::at(p / FABRIC_LANES)));
     }
 
+    /// Whether bytes of rank `from` wait to be read.
+    pub(crate) fn heard(&mut self, from: usize, lane: usize) -> bool {
+        self.fabric.rx(from, lane).peek(1).is_ok_and(|window| window.bytes > 0)
+    }
+
     fn mark(&mut self, port: usize) {
         if !self.ports[port].listed {
             self.ports[port].listed = true;
@@ -190,6 +197,12 @@ impl<F: Fabric> Wires<F> {
         let port = to * FABRIC_LANES + lane;
         self.ports[port].dirty = true;
         self.mark(port);
+        // Room from the first use on: whether a message must wait is chance, and a later call that
+        // finds it must should not be the one that allocates.
+        let waiting = &mut self.ports[port].waiting;
+        if waiting.capacity() == 0 {
+            waiting.reserve(POSTS);
+        }
         if self.ports[port].waiting.is_empty()
             && transmit(self.fabric.tx(to, lane), &mut out, bound, false)?
         {

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
 
+use crate::call::{HEAD_BYTES, Head};
 use crate::error::{Code, Error};
 use crate::health::{News, retold};
 use crate::sys::process::Process;
@@ -23,6 +24,8 @@ use crate::types::Rank;
 const MAGIC: u32 = 0x554e_4343;
 const FAULT: u16 = 1;
 const GOODBYE: u16 = 2;
+/// The text is the head of the call that the sender waits in.
+const CALL: u16 = 3;
 const NO_PEER: u32 = u32::MAX;
 /// The longest text of a fault.
 const TEXT_MAX: usize = 1024;
@@ -47,6 +50,8 @@ pub(crate) struct Control {
     process: Option<Process>,
     /// Bytes of a frame that has not fully arrived.
     partial: Vec<u8>,
+    /// The rest of a frame that the socket has not taken.
+    unsent: Vec<u8>,
     /// Nothing more is to be heard: the peer has left or died.
     closed: bool,
 }
@@ -54,7 +59,14 @@ pub(crate) struct Control {
 impl Control {
     /// A non-blocking, authenticated connection to `rank`, and its process if it runs on this host.
     pub(crate) fn new(rank: Rank, stream: TcpStream, process: Option<Process>) -> Self {
-        Self { rank, stream, process, partial: Vec::new(), closed: false }
+        Self {
+            rank,
+            stream,
+            process,
+            partial: Vec::with_capacity(4096),
+            unsent: Vec::with_capacity(2 * (FRAME_BYTES + HEAD_BYTES)),
+            closed: false,
+        }
     }
 
     /// What to wait on.
@@ -113,9 +125,13 @@ impl Control {
             let Some(text) = self.partial.get(from..from + text_bytes) else {
                 break;
             };
-            let text = String::from_utf8_lossy(text).into_owned();
             at = from + text_bytes;
             match frame.kind {
+                CALL => {
+                    if let Ok(bytes) = <[u8; HEAD_BYTES]>::try_from(text) {
+                        news.heard(self.rank, pod_read_unaligned(&bytes));
+                    }
+                }
                 GOODBYE => {
                     self.closed = true;
                     news.left.push(self.rank);
@@ -123,6 +139,7 @@ impl Control {
                 FAULT if news.fault.is_none() => {
                     let code = Code::from_number(frame.code).unwrap_or(Code::Broken);
                     let peer = (frame.peer != NO_PEER).then_some(Rank(frame.peer));
+                    let text = String::from_utf8_lossy(text).into_owned();
                     news.fault = Some(retold(self.rank, code, peer, &text));
                 }
                 // A later version may say more than this one understands.
@@ -137,10 +154,15 @@ impl Control {
         if self.closed {
             return;
         }
-        let mut bytes = bytes_of(frame).to_vec();
-        bytes.extend_from_slice(text);
-        // Frames are far smaller than any socket buffer: whole or not at all.
-        let _ = send(&self.stream, &bytes);
+        // A peer that does not listen for long fills its socket: frames stay whole all the same.
+        let busy = !self.unsent.is_empty();
+        if !busy || frame.kind != CALL {
+            self.unsent.extend_from_slice(bytes_of(frame));
+            self.unsent.extend_from_slice(text);
+        }
+        if let Ok(sent) = send(&self.stream, &self.unsent) {
+            self.unsent.drain(..sent);
+        }
     }
 }
 
@@ -168,6 +190,20 @@ impl Controls {
         };
         let text = &error.detail.as_bytes()[..end];
         self.0.iter_mut().for_each(|c| c.send(&frame, text));
+    }
+
+    pub(crate) fn announce(&mut self, head: &Head, to: impl Fn(Rank) -> bool) {
+        let frame = Frame {
+            magic: MAGIC,
+            kind: CALL,
+            text_bytes: u16::try_from(HEAD_BYTES).unwrap_or(0),
+            code: 0,
+            peer: NO_PEER,
+            seq: head.seq,
+        };
+        for control in self.0.iter_mut().filter(|c| to(c.rank)) {
+            control.send(&frame, bytes_of(head));
+        }
     }
 
     pub(crate) fn leave(&mut self) {

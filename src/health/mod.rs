@@ -5,6 +5,10 @@
 //! without a goodbye is a death. Data a rank sent before it died may still be under way, so a death
 //! ends calls only once nothing has moved for [`GRACE`].
 //!
+//! A rank that waits long in a call says which call it is in: first to those it waits for, later to
+//! all. So ranks whose different calls exchange no message still learn that they differ, and a rank
+//! that gives up knows who never came.
+//!
 //! Not here: what to do about it (the backend), and heartbeats.
 
 pub(crate) mod control;
@@ -12,6 +16,7 @@ pub(crate) mod threads;
 
 use std::time::{Duration, Instant};
 
+use crate::call::Head;
 use crate::error::{Code, Error};
 use crate::types::Rank;
 
@@ -36,6 +41,17 @@ pub(crate) struct News {
     pub(crate) dead: Option<(Rank, String, Instant)>,
     /// Ranks that have ended their communicator.
     pub(crate) left: Vec<Rank>,
+    /// The last call each rank was heard to wait in.
+    pub(crate) calls: Vec<(Rank, Head)>,
+}
+
+impl News {
+    fn heard(&mut self, rank: Rank, head: Head) {
+        match self.calls.iter_mut().find(|(r, _)| *r == rank) {
+            Some(entry) => entry.1 = head,
+            None => self.calls.push((rank, head)),
+        }
+    }
 }
 
 impl Health {
@@ -69,6 +85,14 @@ impl Health {
         match self {
             Self::Processes(controls) => controls.tell(error),
             Self::Threads(thread) => thread.tell(error),
+        }
+    }
+
+    /// Tells the ranks that `to` picks that this one waits in the call `head`.
+    pub(crate) fn announce(&mut self, head: &Head, to: impl Fn(Rank) -> bool) {
+        match self {
+            Self::Processes(controls) => controls.announce(head, to),
+            Self::Threads(thread) => thread.announce(head),
         }
     }
 

@@ -6,10 +6,11 @@
 //! sees a fault. The marks are plain stores; the one that fails pays for the order, with a barrier
 //! that the kernel runs on every thread (membarrier(2)).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
+use crate::call::Head;
 use crate::error::Error;
 use crate::health::{News, retold};
 use crate::link::doze::Doze;
@@ -28,6 +29,10 @@ pub(crate) struct Slate {
     left: Box<[AtomicU32]>,
     /// 1 while a rank's engine is at work.
     working: Box<[CachePadded<AtomicU32>]>,
+    /// The call each rank was last seen to wait in.
+    calls: Mutex<Vec<(Rank, Head)>>,
+    /// Entries ever made there, to look without locking.
+    announced: AtomicU32,
     dozes: Box<[Arc<Doze>]>,
 }
 
@@ -36,6 +41,8 @@ pub(crate) struct Slate {
 pub(crate) struct Thread {
     slate: Arc<Slate>,
     me: Rank,
+    /// `Slate::announced` as last seen.
+    heard: u32,
     /// Whether the kernel orders the others' marks for us; else every mark is a full fence.
     asymmetric: bool,
 }
@@ -49,10 +56,12 @@ impl Thread {
             faulty: AtomicU32::new(0),
             left: (0..world).map(|_| AtomicU32::new(0)).collect(),
             working: (0..world).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
+            calls: Mutex::new(Vec::with_capacity(world)),
+            announced: AtomicU32::new(0),
             dozes: dozes.into(),
         });
         let asymmetric = barrier::register();
-        let view = |r| Self { slate: slate.clone(), me: Rank::at(r), asymmetric };
+        let view = |r| Self { slate: slate.clone(), me: Rank::at(r), heard: 0, asymmetric };
         (0..world).map(view).collect()
     }
 
@@ -103,12 +112,33 @@ impl Thread {
             self.quiesce();
             news.fault = Some(retold(*teller, error.code, error.peer, &error.detail));
         }
+        let announced = self.slate.announced.load(Ordering::Acquire);
+        if announced != self.heard {
+            self.heard = announced;
+            let calls = self.slate.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            calls
+                .iter()
+                .filter(|c| c.0 != self.me)
+                .for_each(|&(rank, head)| news.heard(rank, head));
+        }
         for (rank, left) in self.slate.left.iter().enumerate() {
             // ORDERING: acquire pairs with `leave`: what the rank wrote before leaving is seen.
             if left.load(Ordering::Acquire) == 1 && !news.left.contains(&Rank::at(rank)) {
                 news.left.push(Rank::at(rank));
             }
         }
+    }
+
+    pub(crate) fn announce(&mut self, head: &Head) {
+        let mut calls = self.slate.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        match calls.iter_mut().find(|(rank, _)| *rank == self.me) {
+            Some(entry) => entry.1 = *head,
+            None => calls.push((self.me, *head)),
+        }
+        drop(calls);
+        // ORDERING: a hint; the calls themselves are read under their lock.
+        self.slate.announced.fetch_add(1, Ordering::Release);
+        self.wake_all();
     }
 
     pub(crate) fn tell(&mut self, error: &Error) {

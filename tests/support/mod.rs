@@ -93,7 +93,8 @@ pub(crate) fn rank_program() {
     if role == "launched" {
         let done = checked_all_reduce(&comm, 100_003).and_then(|()| comm.barrier());
         let place = format!("rank {} of {}", comm.rank(), comm.world_size());
-        let note = comm.notes().first().cloned().unwrap_or_default();
+        let mut notes = comm.notes().iter();
+        let note = notes.find(|n| n.starts_with("rank and world")).cloned().unwrap_or_default();
         match done.and_then(|()| comm.destroy()) {
             Ok(()) => say(&format!("{place} fine, {note}")),
             Err(error) => say(&format!("{place} {}", say_error(&error))),
