@@ -13,7 +13,7 @@ use crate::health::{GRACE, Health, News};
 use crate::link::doze::Doze;
 use crate::link::{AnyBoard, Links};
 use crate::sys::memory::Segment;
-use crate::sys::poll::{Event, Poller};
+use crate::sys::poll::{EVENTS_MAX, Event, Poller};
 use crate::tune::Tuner;
 use crate::types::Rank;
 
@@ -60,7 +60,7 @@ impl Native {
             health,
             news,
             poller,
-            events: Vec::new(),
+            events: Vec::with_capacity(EVENTS_MAX),
             bell,
             moved: Instant::now(),
             stale: false,

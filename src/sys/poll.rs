@@ -54,7 +54,7 @@ pub(crate) struct Event {
 }
 
 /// How many events one wait returns at most; the rest come with the next.
-const EVENTS_MAX: usize = 256;
+pub(crate) const EVENTS_MAX: usize = 256;
 
 /// A set of descriptors to wait for. A descriptor must be removed before it is closed when copies
 /// of it live on elsewhere.
