@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// In the order in which a reader meets them.
 const SOURCES: &[&str] = &[
-    "version", "error", "dtype", "op", "handle", "config", "comm", "mem", "coll", "icoll", "request",
-    "group",
+    "version", "error", "dtype", "op", "handle", "config", "comm", "mem", "coll", "icoll",
+    "request", "group",
 ];
 
 fn generated(root: &Path) -> String {
