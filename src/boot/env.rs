@@ -384,7 +384,9 @@ impl Job<'_> {
                 // Below the range from which the system takes ports for outgoing connections.
                 20_000 + u32::from(number % 12_000)
             };
-            return Ok(Some((host, self.checked_port(port_set.unwrap_or_else(derived))?)));
+            // A derived port differs by instance already.
+            let given = port_set.map(|port| port.saturating_add(self.instance));
+            return Ok(Some((host, self.checked_port(given.unwrap_or_else(derived))?)));
         } else {
             return Ok(None);
         };

@@ -63,7 +63,7 @@ struct Block {
     inner: UnsafeCell<Option<Inner>>,
     cells: Cells,
     /// The tombstone laid before this one.
-    before: AtomicPtr<Block>,
+    before: AtomicPtr<Self>,
 }
 
 // SAFETY: `inner` changes hands by `state`: shared while LIVE, its taker's alone afterwards; the rest

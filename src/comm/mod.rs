@@ -16,9 +16,11 @@ pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
 pub(crate) mod form;
+mod fuse;
 mod group;
 mod request;
 mod safe;
+mod scope;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -31,15 +33,17 @@ use self::core::Core;
 use self::form::Formed;
 pub(crate) use self::request::lock;
 pub use self::safe::Element;
+pub use self::scope::Scope;
 use crate::backend::drive::Patience;
 use crate::boot::env::Launch;
 use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{self, Code, Error, Result};
+use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{affinity, limits};
 use crate::types::Rank;
@@ -53,8 +57,12 @@ static FROM_ENVIRONMENT: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// `NO_ADDRESS` when there is no usable network address, `SYSTEM` when sockets or memory run out.
 pub fn unique_id() -> Result<UniqueId> {
-    let interface = Config::from_env()?.interface;
-    let choice = choose(interface.as_deref())?;
+    unique_id_on(Config::from_env()?.interface.as_deref())
+}
+
+/// As [`unique_id`], on the interface that `spec` names.
+fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
+    let choice = choose(spec)?;
     let addresses: Vec<_> =
         choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
@@ -124,7 +132,7 @@ impl Communicator {
     /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
     /// set; else as [`Communicator::init_rank`].
     pub fn init_env(config: &Config) -> Result<Self> {
-        let instance = FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
         let launch = Launch::from_env(instance)?;
         let deadline = Instant::now() + config.init_timeout;
         let (id, hosted) = launch.unique_id(deadline)?;
@@ -132,8 +140,12 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
-        made.notes.insert(0, format!("rank and world from {}", launch.launcher));
-        made.notes.extend(launch.warning());
+        // A failed attempt has used up no meeting place: this rank may try again where the others are.
+        FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        made.say(Level::Info, format!("rank and world from {}", launch.launcher));
+        if let Some(warning) = launch.warning() {
+            made.say(Level::Warn, warning);
+        }
         Ok(made)
     }
 
@@ -151,17 +163,31 @@ impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
         let Formed { backend, config, local, notes } = formed;
         let patience = Patience::new(local, affinity::count(), config.spin);
-        Self {
+        let mut made = Self {
             core: Arc::new(Core::new(Box::new(backend), patience)),
             seat,
             config,
-            notes,
+            notes: Vec::new(),
             inside: AtomicU32::new(0),
             group: Mutex::new(None),
             last_error: Mutex::new(None),
             progress: Mutex::new(None),
             stop: Arc::new(AtomicU32::new(0)),
-        }
+        };
+        notes.into_iter().for_each(|note| made.say(Level::Info, note));
+        made
+    }
+
+    /// Who speaks, in the log.
+    fn who(&self) -> String {
+        let name = &self.config.name;
+        let gap = if name.is_empty() { "" } else { " " };
+        format!("{name}{gap}rank {} of {}", self.seat.rank, self.seat.world)
+    }
+
+    fn say(&mut self, level: Level, note: String) {
+        line(self.config.log, level, &self.who(), &note);
+        self.notes.push(note);
     }
 
     /// This rank.
@@ -188,6 +214,11 @@ impl Communicator {
         &self.notes
     }
 
+    /// Lists of counts that earlier calls have done with.
+    fn spare_blocks(&self) -> std::sync::MutexGuard<'_, Vec<Ragged>> {
+        lock(&self.core.spare)
+    }
+
     pub(crate) fn seat(&self) -> &Seat {
         &self.seat
     }
@@ -207,7 +238,12 @@ impl Communicator {
     /// Keeps `result`'s error as the last one.
     pub(crate) fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
-            *lock(&self.last_error) = Some(error.clone());
+            let mut last = lock(&self.last_error);
+            let fatal = |e: &Error| e.scope() >= error::Scope::Communicator;
+            if fatal(error) && !last.as_ref().is_some_and(fatal) {
+                line(self.config.log, Level::Error, &self.who(), &error.to_string());
+            }
+            *last = Some(error.clone());
         }
         result
     }
@@ -265,6 +301,7 @@ impl Communicator {
     ///
     /// # Errors
     /// Whatever ended the first call that failed.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
     pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
         let _inside = self.enter()?;
         if let Some(group) = &mut *lock(&self.group) {
@@ -272,7 +309,8 @@ impl Communicator {
             return Ok(());
         }
         if !calls.is_empty() {
-            self.post_all(calls)?.wait(None)?;
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.post_all(&calls)? }.wait(None)?;
         }
         Ok(())
     }
@@ -284,6 +322,7 @@ impl Communicator {
     ///
     /// # Errors
     /// As [`Communicator::start`]; `INVALID_ARGUMENT` for no calls.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `start`")]
     pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
         let _inside = self.enter()?;
         if lock(&self.group).is_some() {
@@ -293,16 +332,27 @@ impl Communicator {
         if calls.is_empty() {
             return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
         }
-        self.post_all(calls)
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.post_all(&calls) }
     }
 
     /// Posts calls that share a request.
-    fn post_all(&self, calls: Vec<Call>) -> Result<Request> {
-        let ticket = self.core.table.take()?;
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], for each call.
+    unsafe fn post_all(&self, mut calls: &[Call]) -> Result<Request> {
+        let table = &self.core.table;
+        let ticket = table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
-        self.core.table.begin(ticket, count, self.config.timeout);
-        for call in calls {
-            self.core.post(call, ticket);
+        table.begin(ticket, count, self.config.timeout);
+        while !calls.is_empty() {
+            let (run, rest) = calls.split_at(fuse::run_length(calls));
+            calls = rest;
+            match run {
+                [one] => self.core.post(one.clone(), ticket),
+                // SAFETY: the caller's promise is passed on.
+                many => unsafe { self.core.post_packed(many, ticket) },
+            }
         }
         if self.config.progress_thread {
             self.ensure_progress()?;
@@ -378,7 +428,7 @@ impl Drop for Communicator {
             // It has no panic to pass on: whatever it drove has ended with an error.
             let _ = thread.join();
         }
-        self.core.with_backend(|b| b.close());
+        self.core.close();
     }
 }
 

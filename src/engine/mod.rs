@@ -23,7 +23,7 @@ pub mod wires;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::call::{Call, Head, head_flag};
+use crate::call::{Call, Head, Ragged, head_flag};
 use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Board, Fabric, Notice, Place};
@@ -108,6 +108,7 @@ pub struct Engine<F, P> {
     sources: Vec<Source>,
     targets: Vec<*mut u8>,
     ended: VecDeque<(u32, Result<()>)>,
+    spent: Vec<Ragged>,
     broken: Option<Error>,
 }
 
@@ -142,6 +143,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             sources: Vec::with_capacity(world),
             targets: Vec::with_capacity(world),
             ended: VecDeque::with_capacity(64),
+            spent: Vec::new(),
             broken: None,
         }
     }
@@ -193,6 +195,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// The next request that has ended, with its result.
     pub fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
         self.ended.pop_front()
+    }
+
+    /// A list of counts of an ended call, to be used again.
+    pub fn take_spent(&mut self) -> Option<Ragged> {
+        self.spent.pop()
     }
 
     /// Moves whatever can move. Errors end in [`Engine::take_ended`] and [`Engine::broken`].
@@ -292,6 +299,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             flags |= head_flag::DETERMINISTIC;
         }
         let all_to_all = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
+        if call.packed.is_some() {
+            flags |= head_flag::PACKED;
+        }
         if all_to_all && std::ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }
@@ -344,6 +354,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             && self.wires.flushed()
             && let Some(run) = self.run.take()
         {
+            let lists = [run.call.send_blocks, run.call.recv_blocks];
+            self.spent.extend(lists.into_iter().filter(|blocks| blocks.counts.capacity() > 0));
             self.ended.push_back((run.ticket, Ok(())));
         }
     }
@@ -357,11 +369,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             Some(board) if meets => {
                 self.turns += 1;
                 let (input, output) = buffers(&call, self.wires.me, self.wires.world);
-                let notice = Notice {
-                    head,
-                    input: board.place(call.send, input),
-                    output: board.place(call.recv, output),
+                let mut place = |at, bytes| match bytes {
+                    0 => Place::EMPTY,
+                    _ => board.place(at, bytes),
                 };
+                let (input, output) = (place(call.send, input), place(call.recv, output));
+                let notice = Notice { head, input, output };
                 board.publish(self.turns, &notice);
                 self.turns
             }
@@ -400,39 +413,37 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     fn try_meet(&mut self, run: &mut Run) -> Result<bool> {
         let (me, world) = (self.wires.me, self.wires.world);
-        let Some(board) = self.wires.fabric.board() else {
-            return Ok(false);
-        };
+        let Some(board) = self.wires.fabric.board() else { return Ok(false) };
+        // Judged by the notices alone, the same on every rank.
         let mut shared = true;
         self.peers.clear();
-        for peer in 0..world {
-            if peer == me {
-                let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
+        for rank in 0..world {
+            let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
+            if notice.head != run.head {
+                return Err(mismatch(me, &run.head, rank, &notice.head));
+            }
+            let private = [notice.input, notice.output].contains(&Place::NOWHERE);
+            shared &= !private;
+            let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
+            if rank == me || private {
                 self.peers.push(own);
-                let (input, output) = buffers(&run.call, me, world);
-                shared &= input == 0 || board.place(run.call.send, input) != Place::NOWHERE;
-                shared &= output == 0 || board.place(run.call.recv, output) != Place::NOWHERE;
                 continue;
             }
-            let Some(notice) = board.notice(peer, run.turn)? else {
-                return Ok(false);
-            };
-            if notice.head != run.head {
-                return Err(mismatch(me, &run.head, peer, &notice.head));
-            }
-            let (input, output) = buffers(&run.call, peer, world);
-            let mut find = |place: Place, bytes: usize| {
-                if bytes == 0 {
-                    return Ok(std::ptr::null_mut());
+            let (input, output) = buffers(&run.call, rank, world);
+            // Others do not know the counts of gather_v; its root knows them all.
+            let exact = run.call.collective == Collective::GatherV && me == run.call.root.index();
+            let mut find = |place: Place, bytes: usize| match bytes {
+                0 if !exact || place.bytes == 0 => Ok(std::ptr::null_mut()),
+                _ if place.bytes == bytes as u64 => board.resolve(rank, place),
+                _ => {
+                    let given = place.bytes;
+                    let text = format!("rank {rank} has {given} bytes for rank {me}, not {bytes}");
+                    let error =
+                        Error::new(Code::Mismatch, format!("{}: {text}", run.head.describe()));
+                    Err(error.with_peer(Rank::at(rank)))
                 }
-                if place.segment == Place::PRIVATE {
-                    shared = false;
-                    return Ok(std::ptr::null_mut());
-                }
-                board.resolve(peer, place, bytes)
             };
-            let input = find(notice.input, input)?;
-            let output = find(notice.output, output)?;
+            let (input, output) = (find(notice.input, input)?, find(notice.output, output)?);
             self.peers.push(PeerBuffers { input, output });
         }
         run.running = Some(self.bind(&run.call, &mut run.head, shared)?);
@@ -498,6 +509,9 @@ fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
         C::Scatter => (at_root(all), call.count),
         C::AllToAll => (all, all),
         C::AllGatherV => (of(&call.recv_blocks.counts), 0),
+        // Only the root knows the others' counts, and only it needs them.
+        C::GatherV if call.recv_blocks.counts.is_empty() => (call.count, 0),
+        C::GatherV => (of(&call.recv_blocks.counts), 0),
         C::ReduceScatterV => (total(&call.recv_blocks.counts), 0),
         _ => (0, 0),
     };
