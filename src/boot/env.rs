@@ -138,7 +138,8 @@ impl Launch {
     /// other, from 0, so that they do not meet each other's.
     ///
     /// # Errors
-    /// `InvalidEnvironment` names the variable that is missing or wrong and its launcher.
+    /// `NoLauncher` when nothing is set; `InvalidEnvironment` names the variable that is missing or
+    /// wrong and its launcher.
     pub fn from_env(instance: u32) -> Result<Self> {
         // Variables that are not text cannot be ours.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
@@ -268,7 +269,7 @@ fn find(vars: &Vars) -> Result<&'static Launcher> {
         "no launcher's variables are set; looked for {}",
         pairs.collect::<Vec<_>>().join(", ")
     );
-    Err(Error::new(Code::InvalidEnvironment, text))
+    Err(Error::new(Code::NoLauncher, text))
 }
 
 /// Whether other variables than the launcher's say that there is one host only.

@@ -130,7 +130,7 @@ fn half_set_variables_name_the_missing_one_and_the_launcher() {
 #[test]
 fn an_empty_environment_lists_what_was_looked_for() {
     let error = read(&[]).expect_err("empty");
-    assert_eq!(error.code, Code::InvalidEnvironment);
+    assert_eq!(error.code, Code::NoLauncher);
     for name in ["UNISONO_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "SLURM_PROCID"] {
         assert!(error.detail.contains(name), "{error}");
     }

@@ -4,10 +4,12 @@
 //! of the first rank that failed. Errors are one line on stderr that begins with "unisono: ".
 
 mod check;
+mod data;
 mod demo;
 mod info;
 mod perf;
 mod plan;
+mod ranks;
 mod run;
 
 use std::process::ExitCode;
