@@ -55,7 +55,6 @@ pub(crate) fn fail(what: impl std::fmt::Display) -> ExitCode {
 }
 
 /// Reports a usage error in one line; the exit status for it.
-#[expect(dead_code, reason = "used by the subcommands to come")]
 pub(crate) fn usage(what: impl std::fmt::Display) -> ExitCode {
     eprintln!("unisono: {what}");
     ExitCode::from(2)

@@ -273,8 +273,9 @@ pub(crate) fn main(options: &Options) -> ExitCode {
         };
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match ranks::spawn(world, &arguments, None) {
-        Ok(statuses) => {
+    match ranks::Ranks::start(world, &arguments, false) {
+        Ok(mut ranks) => {
+            let statuses = ranks.wait(None);
             let code = |status: &std::process::ExitStatus| status.code().unwrap_or(1);
             let failed = statuses.iter().flatten().map(code).find(|&code| code != 0);
             u8::try_from(failed.unwrap_or(0)).unwrap_or(1).into()

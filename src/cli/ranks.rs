@@ -5,7 +5,7 @@
 //! none outlives the process that started it, however that one ends.
 
 use std::io::Read;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use unisono::boot::env::Launch;
@@ -40,17 +40,17 @@ impl Link {
     }
 }
 
-/// Whether a launcher (or [`spawn`]) has made this process a rank.
+/// Whether a launcher (or [`Ranks::start`]) has made this process a rank.
 pub(crate) fn is_rank() -> bool {
     Launch::from_env(0).is_ok()
 }
 
-/// Whether [`spawn`] has made this process a rank.
+/// Whether [`Ranks::start`] has made this process a rank.
 pub(crate) fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// Marks a process that [`spawn`] has started.
+/// Marks a process that [`Ranks::start`] has started.
 const CHILD: &str = "UNISONO_CLI_CHILD";
 
 /// Ends this process when the one that started it has gone; nothing for other processes.
@@ -69,70 +69,87 @@ pub(crate) fn follow_parent() {
 /// Once a rank has failed the others have this long to say what they saw.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs `world` copies of this program with `arguments`, as ranks; their statuses in rank order.
-///
-/// # Errors
-/// No id could be served, or a process could not start.
-pub(crate) fn spawn(
-    world: usize,
-    arguments: &[String],
-    limit: Option<Duration>,
-) -> Result<Vec<Option<ExitStatus>>> {
-    let id = unisono::unique_id()?;
-    let program =
-        std::env::current_exe().map_err(|e| unisono::Error::os(&e, "finding this program"))?;
-    let mut children = Vec::new();
-    for rank in 0..world {
-        let child = Command::new(&program)
-            .args(arguments)
-            .env(CHILD, "1")
-            .env("UNISONO_ID", id.to_hex())
-            .env("UNISONO_RANK", rank.to_string())
-            .env("UNISONO_WORLD", world.to_string())
-            .env("UNISONO_LOCAL_RANK", rank.to_string())
-            .env("UNISONO_LOCAL_WORLD", world.to_string())
-            .stdin(Stdio::piped())
-            .spawn();
-        match child {
-            Ok(child) => children.push(child),
-            Err(error) => {
-                children.iter_mut().for_each(end);
-                return Err(unisono::Error::os(&error, format!("starting rank {rank}")));
-            }
-        }
-    }
-    Ok(wait(&mut children, limit))
+/// Copies of this program that are ranks. Dropping it ends them.
+#[derive(Debug)]
+pub(crate) struct Ranks {
+    children: Vec<Child>,
 }
 
-fn end(child: &mut Child) {
-    // It may have ended already; then there is nothing to end.
-    let _ = child.kill();
-    let _ = child.wait();
+impl Ranks {
+    /// Starts `world` copies of this program with `arguments`; `piped`: their output is to be read.
+    ///
+    /// # Errors
+    /// No id could be served, or a process could not start.
+    pub(crate) fn start(world: usize, arguments: &[String], piped: bool) -> Result<Self> {
+        let id = unisono::unique_id()?.to_hex();
+        let program =
+            std::env::current_exe().map_err(|e| unisono::Error::os(&e, "finding this program"))?;
+        let mut ranks = Self { children: Vec::new() };
+        for rank in 0..world {
+            let child = Command::new(&program)
+                .args(arguments)
+                .env(CHILD, "1")
+                .env("UNISONO_ID", &id)
+                .env("UNISONO_RANK", rank.to_string())
+                .env("UNISONO_WORLD", world.to_string())
+                .env("UNISONO_LOCAL_RANK", rank.to_string())
+                .env("UNISONO_LOCAL_WORLD", world.to_string())
+                .stdin(Stdio::piped())
+                .stdout(if piped { Stdio::piped() } else { Stdio::inherit() })
+                .spawn()
+                .map_err(|e| unisono::Error::os(&e, format!("starting rank {rank}")))?;
+            ranks.children.push(child);
+        }
+        Ok(ranks)
+    }
+
+    /// What the ranks print, in rank order; once.
+    pub(crate) fn outputs(&mut self) -> Vec<ChildStdout> {
+        self.children.iter_mut().filter_map(|child| child.stdout.take()).collect()
+    }
+
+    /// Ends all that run.
+    pub(crate) fn end(&mut self) {
+        for child in &mut self.children {
+            // It may have ended already; then there is nothing to end.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits until all have ended, at most `limit`; their statuses in rank order.
+    pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Vec<Option<ExitStatus>> {
+        let mut until = limit.map(|limit| Instant::now() + limit);
+        let mut ended: Vec<Option<ExitStatus>> = vec![None; self.children.len()];
+        let mut pause = Duration::from_millis(1);
+        let mut failed = false;
+        // BOUND: `until`, and after the first failure the time of grace.
+        while ended.iter().any(Option::is_none) {
+            for (child, status) in self.children.iter_mut().zip(&mut ended) {
+                if status.is_none() {
+                    *status = child.try_wait().unwrap_or(None);
+                }
+            }
+            if !failed && ended.iter().flatten().any(|status| !status.success()) {
+                failed = true;
+                let late = Instant::now() + GRACE;
+                until = Some(until.map_or(late, |until| until.min(late)));
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        self.end();
+        ended
+    }
 }
 
-fn wait(children: &mut [Child], limit: Option<Duration>) -> Vec<Option<ExitStatus>> {
-    let mut until = limit.map(|limit| Instant::now() + limit);
-    let mut ended: Vec<Option<ExitStatus>> = vec![None; children.len()];
-    let mut pause = Duration::from_millis(1);
-    // BOUND: `until`, and after the first failure the time of grace.
-    while ended.iter().any(Option::is_none) {
-        for (child, status) in children.iter_mut().zip(&mut ended) {
-            if status.is_none() {
-                *status = child.try_wait().unwrap_or(None);
-            }
-        }
-        if ended.iter().flatten().any(|status| !status.success()) {
-            let late = Instant::now() + GRACE;
-            until = Some(until.map_or(late, |until| until.min(late)));
-        }
-        if until.is_some_and(|until| Instant::now() >= until) {
-            children.iter_mut().for_each(end);
-            return ended;
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        self.end();
     }
-    ended
 }
 
 /// Runs `body` for each of `world` ranks that are threads of this process; results in rank order.
