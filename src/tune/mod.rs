@@ -93,7 +93,7 @@ impl Tuner {
             || algo::ordered(algorithm, call.collective, facts.world, Some(&facts.hosts));
         algo::offers(algorithm, call.collective)
             && (!call.collective.reduces() || !facts.deterministic || tree_order())
-            && (algorithm != Algorithm::Direct || call.op != ReduceOp::PreMulSum)
+            && (algorithm != Algorithm::Direct || direct_knows(call))
             && (!in_place_all_to_all(call) || algo::in_place(algorithm, call.collective))
     }
 
@@ -137,6 +137,14 @@ impl Planner for Tuner {
         let hash = (number << 56 ^ window << 48 ^ tile).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u32;
         Ok(Choice { plan, tile, window, hash })
     }
+}
+
+/// Whether ranks know enough of each other's buffers to load from them. In `gather_v` and `scatter_v`
+/// only the root knows the lengths, and a notice carries none to compare them with; `pre_mul_sum`'s
+/// contributions are in nobody's input.
+fn direct_knows(call: &Call) -> bool {
+    call.op != ReduceOp::PreMulSum
+        && !matches!(call.collective, Collective::GatherV | Collective::ScatterV)
 }
 
 fn in_place_all_to_all(call: &Call) -> bool {
