@@ -21,6 +21,7 @@ pub(crate) mod tile;
 pub mod wires;
 
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::Arc;
 
 use crate::call::{Call, Head, head_flag};
@@ -32,7 +33,7 @@ use crate::engine::tile::Layout;
 use crate::engine::wires::{Wires, mismatch};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Source;
-use crate::plan::{LANES_MAX, Plan, Verb};
+use crate::plan::{LANES_MAX, Plan, Region, Verb, flag};
 use crate::types::{Collective, Rank};
 
 /// How a call is to be carried out.
@@ -292,7 +293,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             flags |= head_flag::DETERMINISTIC;
         }
         let all_to_all = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
-        if all_to_all && std::ptr::eq(call.send, call.recv) {
+        if all_to_all && ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }
         Head {
@@ -404,12 +405,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             return Ok(false);
         };
         let mut shared = true;
-        self.peers.clear();
         for peer in 0..world {
+            let (input, output) = buffers(&run.call, peer, world);
             if peer == me {
-                let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
-                self.peers.push(own);
-                let (input, output) = buffers(&run.call, me, world);
                 shared &= input == 0 || board.place(run.call.send, input) != Place::NOWHERE;
                 shared &= output == 0 || board.place(run.call.recv, output) != Place::NOWHERE;
                 continue;
@@ -420,23 +418,49 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             if notice.head != run.head {
                 return Err(mismatch(me, &run.head, peer, &notice.head));
             }
-            let (input, output) = buffers(&run.call, peer, world);
-            let mut find = |place: Place, bytes: usize| {
-                if bytes == 0 {
-                    return Ok(std::ptr::null_mut());
-                }
-                if place.segment == Place::PRIVATE {
-                    shared = false;
-                    return Ok(std::ptr::null_mut());
-                }
-                board.resolve(peer, place, bytes)
-            };
-            let input = find(notice.input, input)?;
-            let output = find(notice.output, output)?;
-            self.peers.push(PeerBuffers { input, output });
+            shared &= input == 0 || notice.input.segment != Place::PRIVATE;
+            shared &= output == 0 || notice.output.segment != Place::PRIVATE;
         }
-        run.running = Some(self.bind(&run.call, &mut run.head, shared)?);
+        let running = self.bind(&run.call, &mut run.head, shared)?;
+        self.resolve(&running.plan, &run.call, run.turn)?;
+        run.running = Some(running);
         Ok(true)
+    }
+
+    /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
+    /// touches may be through with the call already, and have given its memory back.
+    fn resolve(&mut self, plan: &Plan, call: &Call, turn: u64) -> Result<()> {
+        let (me, world) = (self.wires.me, self.wires.world);
+        self.peers.clear();
+        self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
+        self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
+        let Some(board) = self.wires.fabric.board().filter(|_| plan.direct) else {
+            return Ok(());
+        };
+        for step in &plan.steps {
+            let loads = step.source == Region::PeerInput;
+            let stores = step.target == Region::PeerOutput || step.has(flag::SPREAD);
+            let one = [Rank(step.from)];
+            let touched: &[Rank] = match step.verb {
+                Verb::Fold => &plan.groups[step.from as usize],
+                _ if loads || stores => &one,
+                _ => &[],
+            };
+            for peer in touched.iter().map(|r| r.index()).filter(|&p| p != me) {
+                let (input, output) = buffers(call, peer, world);
+                let Some(notice) = board.notice(peer, turn)? else {
+                    return Err(Error::new(Code::Internal, "a notice went after it was read"));
+                };
+                let known = &mut self.peers[peer];
+                if loads && input > 0 && known.input.is_null() {
+                    known.input = board.resolve(peer, notice.input, input)?;
+                }
+                if stores && output > 0 && known.output.is_null() {
+                    known.output = board.resolve(peer, notice.output, output)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn poll_run(&mut self) -> Result<bool> {

@@ -119,44 +119,66 @@ pub(super) fn group_state(bench: &mut Bench<'_>) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Rank 0 blocks in a receive; its second thread sends until that is noticed.
+/// Rank 0 blocks in a receive; a second thread sends until one of them is refused.
 pub(super) fn busy(bench: &mut Bench<'_>) -> Result<Verdict> {
     let comm = bench.home.fresh(&Config::default())?;
     let control = bench.home.control;
     let mut sent = [0u64];
-    let mut verdict = Verdict::Passed;
+    let mut outcome = Ok(Verdict::Passed);
     if bench.me() == 0 {
-        std::thread::scope(|scope| -> Result<()> {
-            let receiver = scope.spawn(|| comm.recv(&mut [0u32], Rank(1)));
-            let refused = loop {
-                match comm.send(&[5u32], Rank(1)) {
-                    // The other thread was not yet inside.
-                    Ok(()) if sent[0] < 100_000 => sent[0] += 1,
-                    Ok(()) => break Ok(()),
-                    Err(error) => break Err(error),
-                }
-                std::thread::yield_now();
-            };
-            verdict = expect(refused, Code::Busy, &["rank 0"]);
-            control.broadcast(&mut sent, Rank(0))?;
-            match receiver.join().unwrap_or_else(|_| Err(Error::new(Code::Panic, "receiver"))) {
-                // The receiver was the second to come.
-                Err(error) if error.code == Code::Busy => comm.recv(&mut [0u32], Rank(1)),
-                outcome => outcome,
-            }
-        })?;
-    } else {
+        outcome = second_thread(&comm, &mut sent[0], || control.broadcast(&mut [0u8], Rank(0)));
         control.broadcast(&mut sent, Rank(0))?;
+    } else {
+        control.broadcast(&mut [0u8], Rank(0))?;
         if bench.me() == 1 {
-            for _ in 0..sent[0] {
-                comm.recv(&mut [0u32], Rank(0))?;
-            }
             comm.send(&[9u32], Rank(0))?;
+        }
+        control.broadcast(&mut sent, Rank(0))?;
+        for _ in 0..if bench.me() == 1 { sent[0] } else { 0 } {
+            comm.recv(&mut [0u32], Rank(0))?;
         }
     }
     comm.barrier()?;
     comm.destroy()?;
-    Ok(verdict)
+    outcome
+}
+
+/// Receives in one thread and sends in another until one is refused, calls `answer`, which makes
+/// rank 1 send, and receives that.
+fn second_thread(
+    comm: &Communicator,
+    sent: &mut u64,
+    answer: impl FnOnce() -> Result<()>,
+) -> Result<Verdict> {
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| comm.recv(&mut [0u32], Rank(1)));
+        // BOUND: messages wait in buffers of the link; far fewer than these fit.
+        let refused = loop {
+            if receiver.is_finished() || *sent == 1000 {
+                break Ok(());
+            }
+            match comm.send(&[5u32], Rank(1)) {
+                Ok(()) => *sent += 1,
+                Err(error) => break Err(error),
+            }
+            // The receiver needs a turn to get inside.
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        answer()?;
+        let received = receiver.join();
+        let received = received.unwrap_or_else(|_| Err(Error::new(Code::Panic, "receiver")));
+        match (refused, received) {
+            // The receiver was the second to come.
+            (Ok(()), Err(error)) => {
+                let verdict = expect(Err(error), Code::Busy, &["rank 0"]);
+                comm.recv(&mut [0u32], Rank(1)).map(|()| verdict)
+            }
+            (refused, received) => {
+                received?;
+                Ok(expect(refused, Code::Busy, &["rank 0"]))
+            }
+        }
+    })
 }
 
 /// Rank 1 makes another call than the others; all must hear of both.
