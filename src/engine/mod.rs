@@ -21,6 +21,7 @@ pub(crate) mod tile;
 pub mod wires;
 
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::Arc;
 
 use crate::call::{Call, Head, Ragged, head_flag};
@@ -32,7 +33,7 @@ use crate::engine::tile::Layout;
 use crate::engine::wires::{Wires, mismatch};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Source;
-use crate::plan::{LANES_MAX, Plan, Verb};
+use crate::plan::{LANES_MAX, Plan, Region, Verb, flag};
 use crate::types::{Collective, Rank};
 
 /// How a call is to be carried out.
@@ -302,7 +303,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if call.packed.is_some() {
             flags |= head_flag::PACKED;
         }
-        if all_to_all && std::ptr::eq(call.send, call.recv) {
+        if all_to_all && ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }
         Head {
@@ -416,38 +417,53 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let Some(board) = self.wires.fabric.board() else { return Ok(false) };
         // Judged by the notices alone, the same on every rank.
         let mut shared = true;
-        self.peers.clear();
         for rank in 0..world {
             let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
             if notice.head != run.head {
                 return Err(mismatch(me, &run.head, rank, &notice.head));
             }
-            let private = [notice.input, notice.output].contains(&Place::NOWHERE);
-            shared &= !private;
-            let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
-            if rank == me || private {
-                self.peers.push(own);
-                continue;
-            }
-            let (input, output) = buffers(&run.call, rank, world);
-            // Others do not know the counts of gather_v; its root knows them all.
-            let exact = run.call.collective == Collective::GatherV && me == run.call.root.index();
-            let mut find = |place: Place, bytes: usize| match bytes {
-                0 if !exact || place.bytes == 0 => Ok(std::ptr::null_mut()),
-                _ if place.bytes == bytes as u64 => board.resolve(rank, place),
-                _ => {
-                    let given = place.bytes;
-                    let text = format!("rank {rank} has {given} bytes for rank {me}, not {bytes}");
-                    let error =
-                        Error::new(Code::Mismatch, format!("{}: {text}", run.head.describe()));
-                    Err(error.with_peer(Rank::at(rank)))
-                }
-            };
-            let (input, output) = (find(notice.input, input)?, find(notice.output, output)?);
-            self.peers.push(PeerBuffers { input, output });
+            shared &= ![notice.input, notice.output].contains(&Place::NOWHERE);
         }
-        run.running = Some(self.bind(&run.call, &mut run.head, shared)?);
+        let running = self.bind(&run.call, &mut run.head, shared)?;
+        self.resolve(&running.plan, &run.call, run.turn)?;
+        run.running = Some(running);
         Ok(true)
+    }
+
+    /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
+    /// touches may be through with the call already, and have given its memory back.
+    fn resolve(&mut self, plan: &Plan, call: &Call, turn: u64) -> Result<()> {
+        let (me, world) = (self.wires.me, self.wires.world);
+        self.peers.clear();
+        self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
+        self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
+        let Some(board) = self.wires.fabric.board().filter(|_| plan.direct) else {
+            return Ok(());
+        };
+        for step in &plan.steps {
+            let loads = step.source == Region::PeerInput;
+            let stores = step.target == Region::PeerOutput || step.has(flag::SPREAD);
+            let one = [Rank(step.from)];
+            let touched: &[Rank] = match step.verb {
+                Verb::Fold => &plan.groups[step.from as usize],
+                _ if loads || stores => &one,
+                _ => &[],
+            };
+            for peer in touched.iter().map(|r| r.index()).filter(|&p| p != me) {
+                let (input, output) = buffers(call, peer, world);
+                let Some(notice) = board.notice(peer, turn)? else {
+                    return Err(Error::new(Code::Internal, "a notice went after it was read"));
+                };
+                let known = &mut self.peers[peer];
+                if loads && known.input.is_null() {
+                    known.input = find(board, call, (me, peer), notice.input, input)?;
+                }
+                if stores && known.output.is_null() {
+                    known.output = find(board, call, (me, peer), notice.output, output)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn poll_run(&mut self) -> Result<bool> {
@@ -489,6 +505,25 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         Ok(moved)
     }
+}
+
+/// Where this process finds a peer's buffer, which must have the bytes this rank expects.
+fn find<B: Board>(
+    board: &mut B,
+    call: &Call,
+    (me, peer): (usize, usize),
+    place: Place,
+    bytes: usize,
+) -> Result<*mut u8> {
+    if place.bytes != bytes as u64 {
+        let kind = call.collective;
+        let text = format!(
+            "{kind}: rank {peer} has {} bytes where rank {me} expects {bytes}",
+            place.bytes
+        );
+        return Err(Error::new(Code::Mismatch, text).with_peer(Rank::at(peer)));
+    }
+    if bytes == 0 { Ok(ptr::null_mut()) } else { board.resolve(peer, place) }
 }
 
 /// Bytes of `rank`'s input and output in `call` (as far as another rank can know them).

@@ -146,7 +146,7 @@ fn start(
             members.push(Member { child, pipes: [None, None], ended: None });
             let member = members.last_mut().expect("just pushed");
             guard.watch(member.child.id())?;
-            keyboard = member.take_pipes()?.or(keyboard.take());
+            keyboard = member.take_pipes()?.or_else(|| keyboard.take());
             Ok(())
         });
         if let Err(error) = started {
