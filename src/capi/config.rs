@@ -43,7 +43,7 @@ const _: () = assert!(size_of::<ConfigStruct>() % 8 == 0 && align_of::<ConfigStr
 
 impl ConfigStruct {
     /// As UNISONO_CONFIG_INIT.
-    const INIT: Self = Self {
+    pub(super) const INIT: Self = Self {
         size: size_of::<Self>(),
         timeout_ms: 0,
         init_timeout_ms: 0,
