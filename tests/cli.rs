@@ -297,6 +297,20 @@ fn what_ranks_leave_behind_ends_with_the_job() {
 }
 
 #[test]
+fn bound_ranks_share_out_the_processors() {
+    let list = "grep Cpus_allowed: /proc/self/status";
+    let (_, free, _) = ranks(1, &["--no-label"], list);
+    let (status, bound, err) = ranks(1, &["--no-label", "--bind-to", "core"], list);
+    assert_eq!((status, &bound), (Some(0), &free), "{err}");
+    let count = |text: &str| text.chars().filter_map(|c| c.to_digit(16)).map(u32::count_ones).sum();
+    let all: u32 = count(free.split_once(':').expect("a list").1);
+    let (_, both, _) = ranks(2, &["--no-label", "--bind-to", "core"], list);
+    let each: Vec<u32> =
+        both.lines().map(|line| count(line.split_once(':').expect("a list").1)).collect();
+    assert_eq!(each.iter().sum::<u32>(), all.max(2), "{both}");
+}
+
+#[test]
 fn a_job_ends_when_its_time_is_over() {
     let (status, _, err) = ranks(2, &["--timeout", "0.3"], "exec sleep 600");
     assert_eq!(status, Some(124));
