@@ -11,8 +11,8 @@
 //! ```
 //!
 //! `count` is what all ranks must agree on: elements for equal counts, a hash of all counts for
-//! all_gather_v and reduce_scatter_v, 0 for the forms where counts are between two ranks (they
-//! are compared message by message). `plan` is a hash of algorithm, tile and window.
+//! all_gather_v, reduce_scatter_v and the calls of a group that travel as one; for gather_v,
+//! scatter_v and all_to_all_v, where counts are between two ranks, that of the pair. `plan` is a hash of algorithm, tile and window.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -65,6 +65,8 @@ pub struct Call {
     pub recv: *mut u8,
     /// Elements: of the buffer (buffer-wide collectives), of one block (the others), of the message.
     pub count: u64,
+    /// Stands for the counts of the calls that were packed into this one; `None` for a call of its own.
+    pub packed: Option<u64>,
     /// Blocks of the send buffer, for scatter_v and all_to_all_v.
     pub send_blocks: Ragged,
     /// Blocks of the receive buffer (for reduce_scatter_v: of the input).
@@ -87,6 +89,7 @@ impl Call {
             send: std::ptr::null(),
             recv: std::ptr::null_mut(),
             count: 0,
+            packed: None,
             send_blocks: Ragged::default(),
             recv_blocks: Ragged::default(),
         }
@@ -96,6 +99,9 @@ impl Call {
     #[must_use]
     pub fn agreed_count(&self) -> u64 {
         use Collective as C;
+        if let Some(counts) = self.packed {
+            return counts;
+        }
         match self.collective {
             C::AllGatherV | C::ReduceScatterV => hash_counts(&self.recv_blocks.counts),
             C::GatherV | C::ScatterV | C::AllToAllV => 0,
@@ -105,9 +111,9 @@ impl Call {
 }
 
 /// FNV-1a over the counts, never 0 so that it cannot pass for "not compared".
-fn hash_counts(counts: &[u64]) -> u64 {
+pub(crate) fn hash_counts<'a>(counts: impl IntoIterator<Item = &'a u64>) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in counts.iter().flat_map(|c| c.to_le_bytes()) {
+    for byte in counts.into_iter().flat_map(|c| c.to_le_bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     hash.max(1)
@@ -119,6 +125,8 @@ pub mod head_flag {
     pub const DETERMINISTIC: u8 = 1;
     /// all_to_all works in place (all ranks or none).
     pub const IN_PLACE: u8 = 2;
+    /// Several calls of a group travel as one; `count` is a hash of their counts.
+    pub const PACKED: u8 = 4;
 }
 
 /// What ranks compare before they believe a message.
@@ -175,6 +183,9 @@ impl Head {
             | Collective::AllToAllV => {}
             Collective::AllGatherV | Collective::ReduceScatterV => {
                 text += &format!(" counts {:08x}", self.count & 0xffff_ffff);
+            }
+            _ if self.flags & head_flag::PACKED != 0 => {
+                text += &format!(" of a group, counts {:08x}", self.count & 0xffff_ffff);
             }
             _ => text += &format!(" count {}", self.count),
         }

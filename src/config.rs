@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
+pub use crate::obs::log::Level;
 use crate::plan::Algorithm;
 
 /// One row of the table.
@@ -56,9 +57,9 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         variable: "UNISONO_LINKS",
         default: "shm,tcp",
-        range: "shm, tcp, in order of preference",
+        range: "shm, tcp, or both with a comma",
         agreed: true,
-        text: "which links may be used",
+        text: "which links may be used; shared memory is preferred",
     },
     Knob {
         variable: "UNISONO_INTERFACE",
@@ -95,6 +96,13 @@ pub const KNOBS: &[Knob] = &[
         agreed: false,
         text: "how long a waiting rank spins before it yields and sleeps, in microseconds",
     },
+    Knob {
+        variable: "UNISONO_LOG",
+        default: "warn",
+        range: "off, error, warn, info",
+        agreed: false,
+        text: "what is written to standard error",
+    },
 ];
 
 /// Settings of one communicator.
@@ -122,6 +130,8 @@ pub struct Config {
     pub window: u32,
     /// How long to spin; `None`: by cores and ranks.
     pub spin: Option<Duration>,
+    /// What is written to standard error.
+    pub log: Level,
     /// In logs and errors.
     pub name: String,
 }
@@ -140,6 +150,7 @@ impl Default for Config {
             tile_bytes: 64 << 10,
             window: 2,
             spin: None,
+            log: Level::Warn,
             name: String::new(),
         }
     }
@@ -197,6 +208,7 @@ impl Config {
             "UNISONO_TILE_BYTES" => self.tile_bytes = u32::try_from(number(64, 1 << 20)?).ok()?,
             "UNISONO_WINDOW" => self.window = u32::try_from(number(1, 16)?).ok()?,
             "UNISONO_SPIN_US" => self.spin = Some(Duration::from_micros(number(0, 1_000_000)?)),
+            "UNISONO_LOG" => self.log = Level::from_name(value)?,
             _ => return None,
         }
         Some(())

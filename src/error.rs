@@ -5,6 +5,7 @@
 //! communicator; 500 a foreign backend (its own code is kept in [`Error::native`]); 900 our bug.
 //! A number is never reused.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::panic::Location;
 
@@ -19,6 +20,13 @@ pub enum Scope {
     Communicator,
     /// Nothing in this process can be relied on.
     Process,
+}
+
+const fn terminated(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(text) => text,
+        Err(_) => panic!("a text of the table holds a NUL"),
+    }
 }
 
 macro_rules! codes {
@@ -50,6 +58,16 @@ macro_rules! codes {
             /// What the error breaks.
             #[must_use]
             pub const fn scope(self) -> Scope { match self { $(Self::$name => Scope::$scope,)+ } }
+
+            /// [`Code::name`] as C wants it.
+            pub(crate) const fn c_name(self) -> &'static CStr {
+                match self { $(Self::$name => terminated(concat!($c, "\0")),)+ }
+            }
+
+            /// [`Code::text`] as C wants it.
+            pub(crate) const fn c_text(self) -> &'static CStr {
+                match self { $(Self::$name => terminated(concat!($text, "\0")),)+ }
+            }
         }
     };
 }

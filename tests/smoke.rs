@@ -98,3 +98,79 @@ fn processes_links() {
         }
     }
 }
+
+#[test]
+fn groups_fuse_and_requests_end() {
+    world(3, &Config::default(), |c| {
+        use unisono::comm::Args;
+        use unisono::types::{Collective, Dtype};
+        let n = 50usize;
+        let inputs: Vec<Vec<f32>> = (0..n).map(|i| vec![i as f32 + c.rank().0 as f32; i]).collect();
+        let mut outputs: Vec<Vec<f32>> = (0..n).map(|i| vec![0.0; i]).collect();
+        for _ in 0..20 {
+            c.group_start().expect("start");
+            for (i, o) in inputs.iter().zip(&mut outputs) {
+                let mut args = Args::new(Collective::AllReduce, Dtype::F32);
+                (args.send, args.recv, args.count) =
+                    (i.as_ptr().cast(), o.as_mut_ptr().cast(), i.len() as u64);
+                let call = c.prepare(&args).expect("call");
+                unsafe { c.run(call).expect("collected") };
+            }
+            c.group_end().expect("end");
+            for (i, o) in outputs.iter_mut().enumerate() {
+                assert!(o.iter().all(|&x| x == 3.0 * i as f32 + 3.0));
+                o.fill(0.0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_scope_waits_for_what_it_started() {
+    world(4, &Config::default(), |c| {
+        let (left, right) = (Rank((c.rank().0 + 3) % 4), Rank((c.rank().0 + 1) % 4));
+        let mine = vec![c.rank().0; 100_000];
+        let mut theirs = vec![0; 100_000];
+        let mut sums = vec![0; 100_000];
+        c.scope(|s| {
+            s.send(&mine, right)?;
+            s.all_reduce(&mine, &mut sums, ReduceOp::Sum)?;
+            s.recv(&mut theirs, left)
+        })
+        .expect("scope");
+        assert!(theirs.iter().all(|&x| x == left.0));
+        assert!(sums.iter().all(|&x| x == 6));
+    });
+}
+
+#[test]
+fn slices_are_refused_inside_groups() {
+    world(1, &Config::default(), |c| {
+        c.group_start().expect("start");
+        let mut out = [0u8; 2];
+        let error = c.all_reduce(&[1, 2], &mut out, ReduceOp::Sum).expect_err("refused");
+        assert_eq!(error.code, unisono::Code::InvalidState);
+        c.group_end().expect("end");
+        c.all_reduce(&[1, 2], &mut out, ReduceOp::Sum).expect("works again");
+    });
+}
+
+#[test]
+fn packed_calls_must_agree_one_by_one() {
+    world(2, &Config::default(), |c| {
+        use unisono::comm::Args;
+        use unisono::types::{Collective, Dtype};
+        let counts = if c.rank() == Rank(0) { [5, 3] } else { [3, 5] };
+        let data = [1f32; 8];
+        let mut out = [[0f32; 8]; 2];
+        c.group_start().expect("start");
+        for (count, out) in counts.into_iter().zip(&mut out) {
+            let mut args = Args::new(Collective::AllReduce, Dtype::F32);
+            (args.send, args.recv, args.count) =
+                (data.as_ptr().cast(), out.as_mut_ptr().cast(), count);
+            let call = c.prepare(&args).expect("call");
+            unsafe { c.run(call).expect("collected") };
+        }
+        assert_eq!(c.group_end().expect_err("mismatch").code, unisono::Code::Mismatch);
+    });
+}

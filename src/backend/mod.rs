@@ -8,7 +8,7 @@ pub(crate) mod native;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::engine::Progress;
 use crate::error::{Error, Result};
 use crate::link::doze::Doze;
@@ -24,6 +24,9 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
 
     /// The next request that has ended, with its result.
     fn take_ended(&mut self) -> Option<(u32, Result<()>)>;
+
+    /// A list of counts of an ended call, to be used again.
+    fn take_spent(&mut self) -> Option<Ragged>;
 
     /// Looks after the peers: who has died, aborted or failed. Called now and then while waiting.
     fn watch(&mut self);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
 use crate::engine::{Engine, Progress};
 use crate::error::{Code, Error, Result};
@@ -95,7 +95,13 @@ impl Backend for Native {
 
     #[inline]
     fn poll(&mut self) -> Progress {
+        if !self.health.begin() {
+            // Another thread has failed: hear what it was, which ends our calls.
+            self.watch();
+            return Progress::Idle;
+        }
         let progress = self.engine.poll();
+        self.health.end();
         if progress == Progress::Moved {
             self.stale = true;
             // An error the engine itself has found is news to the others.
@@ -108,6 +114,10 @@ impl Backend for Native {
 
     fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
         self.engine.take_ended()
+    }
+
+    fn take_spent(&mut self) -> Option<Ragged> {
+        self.engine.take_spent()
     }
 
     fn watch(&mut self) {

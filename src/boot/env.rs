@@ -138,8 +138,8 @@ impl Launch {
     /// other, from 0, so that they do not meet each other's.
     ///
     /// # Errors
-    /// `NoLauncher` when nothing is set; `InvalidEnvironment` names the variable that is missing or
-    /// wrong and its launcher.
+    /// `NoLauncher` when no launcher's variables are set; `InvalidEnvironment` names the variable that
+    /// is missing or wrong and its launcher.
     pub fn from_env(instance: u32) -> Result<Self> {
         // Variables that are not text cannot be ours.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
@@ -265,10 +265,7 @@ fn find(vars: &Vars) -> Result<&'static Launcher> {
         let worlds = one.world.join(" or ");
         format!("{} and {worlds} ({})", one.rank, one.name)
     });
-    let text = format!(
-        "no launcher's variables are set; looked for {}",
-        pairs.collect::<Vec<_>>().join(", ")
-    );
+    let text = format!("looked for {}", pairs.collect::<Vec<_>>().join(", "));
     Err(Error::new(Code::NoLauncher, text))
 }
 
@@ -387,7 +384,9 @@ impl Job<'_> {
                 // Below the range from which the system takes ports for outgoing connections.
                 20_000 + u32::from(number % 12_000)
             };
-            return Ok(Some((host, self.checked_port(port_set.unwrap_or_else(derived))?)));
+            // A derived port differs by instance already.
+            let given = port_set.map(|port| port.saturating_add(self.instance));
+            return Ok(Some((host, self.checked_port(given.unwrap_or_else(derived))?)));
         } else {
             return Ok(None);
         };

@@ -25,3 +25,4 @@ pub(crate) mod nodelist;
 pub(crate) mod porch;
 pub(crate) mod rendezvous;
 pub(crate) mod server;
+pub mod survey;

@@ -7,14 +7,19 @@ mod check;
 mod data;
 mod demo;
 mod info;
+mod launch;
 mod perf;
 mod plan;
 mod ranks;
 mod run;
+mod sys;
+mod table;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 /// The subcommands, in the order in which `--help` shows them.
 #[derive(clap::Subcommand, Debug)]
@@ -29,7 +34,7 @@ enum Command {
 
 /// Collective communication for training and serving large language models.
 #[derive(Parser, Debug)]
-#[command(name = "unisono", version, disable_help_subcommand = true)]
+#[command(name = "unisono", version, disable_help_subcommand = true, max_term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Program {
     #[command(subcommand)]
@@ -38,7 +43,11 @@ struct Program {
 
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    match Program::parse().command {
+    let program = match Program::try_parse() {
+        Ok(program) => program,
+        Err(error) => return refuse(&error),
+    };
+    match program.command {
         Command::Run(options) => run::main(&options),
         Command::Perf(options) => perf::main(&options),
         Command::Check(options) => check::main(&options),
@@ -46,6 +55,31 @@ pub(crate) fn main() -> ExitCode {
         Command::Plan(options) => plan::main(&options),
         Command::Demo(options) => demo::main(&options),
     }
+}
+
+/// Help and version as they come; whatever is wrong in one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use ErrorKind as E;
+    match error.kind() {
+        E::DisplayHelp | E::DisplayVersion => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        E::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+        _ => {}
+    }
+    let text = error.to_string();
+    // The message comes first, then a blank line, then advice.
+    let message: Vec<&str> =
+        text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let tip = tip.map_or_else(String::new, |tip| format!("; {tip}"));
+    usage(format_args!("{message}{tip}; --help explains"))
 }
 
 /// Reports a failure in one line; the exit status for it.
@@ -58,4 +92,15 @@ pub(crate) fn fail(what: impl std::fmt::Display) -> ExitCode {
 pub(crate) fn usage(what: impl std::fmt::Display) -> ExitCode {
     eprintln!("unisono: {what}");
     ExitCode::from(2)
+}
+
+/// Prints to stdout. A reader that has gone away (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            fail(format_args!("writing to stdout: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }

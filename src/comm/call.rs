@@ -135,13 +135,14 @@ impl Seat {
     /// all_gather_v: `counts` and `displacements` describe every rank's block of the output.
     pub(crate) fn all_gather_v(
         &self,
+        spare: &mut Vec<Ragged>,
         buffers: Buffers,
         counts: &[u64],
         displacements: Option<&[u64]>,
     ) -> Result<Call> {
         let sum = ReduceOp::Sum.into();
         let mut call = self.start(Collective::AllGatherV, buffers, sum, Rank(0))?;
-        call.recv_blocks = self.ragged(&call, counts, displacements, "receive")?;
+        call.recv_blocks = self.ragged(spare, &call, counts, displacements, "receive")?;
         let own = counts[self.rank.index()];
         let send = self.input(&call, own)?;
         let recv = self.output(&call, extent(&call.recv_blocks))?;
@@ -155,12 +156,13 @@ impl Seat {
     /// reduce_scatter_v: `counts` are every rank's block of the input, end to end.
     pub(crate) fn reduce_scatter_v(
         &self,
+        spare: &mut Vec<Ragged>,
         buffers: Buffers,
         counts: &[u64],
         operation: Operation,
     ) -> Result<Call> {
         let mut call = self.start(Collective::ReduceScatterV, buffers, operation, Rank(0))?;
-        call.recv_blocks = self.ragged(&call, counts, None, "receive")?;
+        call.recv_blocks = self.ragged(spare, &call, counts, None, "receive")?;
         let own = counts[self.rank.index()];
         let send = self.input(&call, extent(&call.recv_blocks))?;
         let recv = self.output(&call, own)?;
@@ -174,6 +176,7 @@ impl Seat {
     /// gather_v: the root's `counts` and `displacements` describe its output; others give none.
     pub(crate) fn gather_v(
         &self,
+        spare: &mut Vec<Ragged>,
         buffers: Buffers,
         count: u64,
         counts: &[u64],
@@ -185,7 +188,7 @@ impl Seat {
         call.count = count;
         let send = self.input(&call, count)?;
         if self.is(root) {
-            call.recv_blocks = self.ragged(&call, counts, displacements, "receive")?;
+            call.recv_blocks = self.ragged(spare, &call, counts, displacements, "receive")?;
             own_count(counts[self.rank.index()], count, "send_count")?;
             let recv = self.output(&call, extent(&call.recv_blocks))?;
             let place = call.recv_blocks.displacements[self.rank.index()];
@@ -198,6 +201,7 @@ impl Seat {
     /// scatter_v: the root's `counts` and `displacements` describe its input; others give none.
     pub(crate) fn scatter_v(
         &self,
+        spare: &mut Vec<Ragged>,
         buffers: Buffers,
         count: u64,
         counts: &[u64],
@@ -209,7 +213,7 @@ impl Seat {
         call.count = count;
         let recv = self.output(&call, count)?;
         if self.is(root) {
-            call.send_blocks = self.ragged(&call, counts, displacements, "send")?;
+            call.send_blocks = self.ragged(spare, &call, counts, displacements, "send")?;
             own_count(counts[self.rank.index()], count, "recv_count")?;
             let send = self.input(&call, extent(&call.send_blocks))?;
             let place = call.send_blocks.displacements[self.rank.index()];
@@ -222,14 +226,15 @@ impl Seat {
     /// all_to_all_v: counts and displacements of both sides.
     pub(crate) fn all_to_all_v(
         &self,
+        spare: &mut Vec<Ragged>,
         buffers: Buffers,
         (send_counts, send_displacements): (&[u64], Option<&[u64]>),
         (recv_counts, recv_displacements): (&[u64], Option<&[u64]>),
     ) -> Result<Call> {
         let sum = ReduceOp::Sum.into();
         let mut call = self.start(Collective::AllToAllV, buffers, sum, Rank(0))?;
-        call.send_blocks = self.ragged(&call, send_counts, send_displacements, "send")?;
-        call.recv_blocks = self.ragged(&call, recv_counts, recv_displacements, "receive")?;
+        call.send_blocks = self.ragged(spare, &call, send_counts, send_displacements, "send")?;
+        call.recv_blocks = self.ragged(spare, &call, recv_counts, recv_displacements, "receive")?;
         let me = self.rank.index();
         own_count(send_counts[me], recv_counts[me], "the own block's receive count")?;
         let send = self.input(&call, extent(&call.send_blocks))?;
@@ -333,6 +338,7 @@ impl Seat {
 
     fn ragged(
         &self,
+        spare: &mut Vec<Ragged>,
         call: &Call,
         counts: &[u64],
         displacements: Option<&[u64]>,
@@ -344,22 +350,37 @@ impl Seat {
             let text = format!("{given} {which} counts or displacements in a world of {world}");
             return Err(Error::new(Code::InvalidArgument, text));
         }
-        let mut blocks = Ragged::default();
+        let mut blocks = spare.pop().unwrap_or_default();
         blocks.set(counts, displacements);
-        let mut places: Vec<(u64, u64)> = Vec::with_capacity(world);
         for (&count, &from) in blocks.counts.iter().zip(&blocks.displacements) {
             let end = from.checked_add(count).ok_or_else(|| self.too_many(call))?;
             self.bytes(call, end)?;
-            if count > 0 {
-                places.push((from, end));
-            }
         }
-        places.sort_unstable();
-        if which == "receive" && places.windows(2).any(|w| w[0].1 > w[1].0) {
+        if which == "receive" && blocks_overlap(&blocks) {
             return Err(Error::new(Code::Overlap, "two receive blocks overlap"));
         }
         Ok(blocks)
     }
+}
+
+/// Whether two blocks share an element. Blocks in order, the usual case, need no memory to tell.
+fn blocks_overlap(blocks: &Ragged) -> bool {
+    let all = || {
+        let pairs = blocks.displacements.iter().zip(&blocks.counts).filter(|(_, c)| **c > 0);
+        pairs.map(|(&from, &count)| (from, from + count))
+    };
+    let mut end = 0;
+    let in_order = all().all(|(from, to)| {
+        let after = from >= end;
+        end = to;
+        after
+    });
+    if in_order {
+        return false;
+    }
+    let mut sorted: Vec<(u64, u64)> = all().collect();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|w| w[0].1 > w[1].0)
 }
 
 /// One past the last element of any block.

@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::boot::missing::ranks_text;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
+use crate::comm::fuse::{Pack, pack};
 use crate::comm::request::{BLOCKING, Table, lock};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering};
 
 /// The progress thread lets others at the backend this often.
 const SLICE: Duration = Duration::from_millis(20);
+/// Lists of counts kept for later calls.
+const SPARE_MAX: usize = 16;
 /// How long a waiter whose call another thread drives looks before it sleeps.
 const GLANCE: Duration = Duration::from_micros(20);
 
@@ -28,8 +31,16 @@ pub(crate) struct Core {
     backend: Mutex<Box<dyn Backend>>,
     pub(crate) table: Table,
     inbox: Mutex<VecDeque<(Call, u32)>>,
+    /// Lists of counts that ended calls no longer need.
+    pub(crate) spare: Mutex<Vec<Ragged>>,
+    /// Packs under way, by the ticket of the call that reduces each.
+    packs: Mutex<Vec<(u32, Pack)>>,
+    /// Entries of `packs`, to look without locking.
+    packed: AtomicU32,
     /// Entries of the inbox, to look without locking.
     posted: AtomicU32,
+    /// The error that broke the backend, as last seen by whoever drove it.
+    first: Mutex<Option<Error>>,
     /// 1: abort was asked for.
     abort: AtomicU32,
     /// Told whenever a request ends or the progress thread has work.
@@ -48,7 +59,11 @@ impl Core {
             backend: Mutex::new(backend),
             table: Table::new(),
             inbox: Mutex::new(VecDeque::with_capacity(64)),
+            spare: Mutex::new(Vec::new()),
+            packs: Mutex::new(Vec::new()),
+            packed: AtomicU32::new(0),
             posted: AtomicU32::new(0),
+            first: Mutex::new(None),
             abort: AtomicU32::new(0),
             told: Condvar::new(),
             ear: Mutex::new(()),
@@ -104,6 +119,23 @@ impl Core {
         self.tell();
     }
 
+    /// Leaves `calls`, as one, to whoever drives; alone where there is no ticket for a pack.
+    ///
+    /// # Safety
+    /// The calls' buffers must be valid until the request has ended.
+    pub(crate) unsafe fn post_packed(&self, calls: &[Call], ticket: u32) {
+        let Ok(own) = self.table.take() else {
+            calls.iter().for_each(|call| self.post(call.clone(), ticket));
+            return;
+        };
+        self.table.begin(own, 1, None);
+        // SAFETY: the caller's promise is passed on.
+        let (pack, call) = unsafe { pack(calls, ticket) };
+        lock(&self.packs).push((own, pack));
+        self.packed.fetch_add(1, Ordering::Release);
+        self.post(call, own);
+    }
+
     /// Waits for a request: until it ends (true), or until `limit` (false).
     pub(crate) fn wait(&self, ticket: u32, limit: Option<Instant>) -> Result<bool> {
         let started = Instant::now();
@@ -151,10 +183,14 @@ impl Core {
     }
 
     fn nudge_abort(&self) {
-        if let Ok(mut backend) = self.backend.try_lock() {
-            self.heed_abort(&mut **backend);
-            self.collect(&mut **backend);
-        }
+        let mut backend = match self.backend.try_lock() {
+            Ok(backend) => backend,
+            // A driver panicked: all that is left to do is to end what is pending and tell the peers.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.heed_abort(&mut **backend);
+        self.collect(&mut **backend);
     }
 
     fn heed_abort(&self, backend: &mut dyn Backend) {
@@ -163,12 +199,26 @@ impl Core {
         }
     }
 
-    /// The error that broke the communicator.
+    /// The error that broke the communicator: the first, whatever came after.
     pub(crate) fn broken(&self) -> Option<Error> {
-        if self.abort.load(Ordering::Acquire) != 0 {
-            return Some(Error::new(Code::Aborted, "aborted on this rank"));
+        if let Ok(backend) = self.backend.try_lock() {
+            *lock(&self.first) = backend.broken().cloned();
         }
-        self.backend.try_lock().ok().and_then(|b| b.broken().cloned())
+        let first = lock(&self.first).clone();
+        let aborted = || self.abort.load(Ordering::Acquire) != 0;
+        first.or_else(|| aborted().then(|| Error::new(Code::Aborted, "aborted on this rank")))
+    }
+
+    /// Says goodbye. Whatever is still pending ends, here and on every rank.
+    pub(crate) fn close(&self) {
+        self.with_backend(|backend| {
+            if self.table.pending() > 0 {
+                let text = "the communicator was dropped with calls outstanding";
+                backend.fail(Error::new(Code::Aborted, text));
+            }
+            self.collect(backend);
+            backend.close();
+        });
     }
 
     /// Runs `what` on the backend, once nobody else drives it.
@@ -265,12 +315,41 @@ impl Core {
         while let Some((ticket, result)) = backend.take_ended() {
             self.ended(ticket, result);
         }
+        while let Some(blocks) = backend.take_spent() {
+            let mut spare = lock(&self.spare);
+            if spare.len() < SPARE_MAX {
+                spare.push(blocks);
+            }
+        }
     }
 
     fn ended(&self, ticket: u32, result: Result<()>) {
+        if let Err(error) = &result
+            && error.scope() >= Scope::Communicator
+        {
+            lock(&self.first).get_or_insert_with(|| error.clone());
+        }
+        if self.packed.load(Ordering::Acquire) > 0
+            && let Some(pack) = self.take_pack(ticket)
+        {
+            if result.is_ok() {
+                pack.unpack();
+            }
+            self.table.detach(ticket);
+            for _ in 0..pack.len() {
+                self.ended(pack.parent, result.clone());
+            }
+        }
         if self.table.end(ticket, result) {
             self.tell();
         }
+    }
+
+    fn take_pack(&self, ticket: u32) -> Option<Pack> {
+        let mut packs = lock(&self.packs);
+        let index = packs.iter().position(|(own, _)| *own == ticket)?;
+        self.packed.fetch_sub(1, Ordering::Release);
+        Some(packs.swap_remove(index).1)
     }
 
     fn turn(&self, backend: &mut dyn Backend, ticket: u32, until: Option<Instant>) {

@@ -32,7 +32,7 @@ use crate::sys::bell::Bell;
 use crate::sys::memory::Segment;
 use crate::sys::poll::{Interest, Poller};
 use crate::sys::process::Process;
-use crate::tune::{Facts, Tuner};
+use crate::tune::{Facts, Memory, Tuner};
 use crate::types::Rank;
 
 /// Trading segments takes milliseconds; a rank that has not done it by then uses sockets.
@@ -59,7 +59,7 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     let form = |(rank, (links, health)): (u32, (Links, Thread))| {
         let poller = Poller::new()?;
         poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
-        let facts = facts(Rank(rank), world, &hosts, config, &links, true);
+        let facts = facts(Rank(rank), world, &hosts, config, &links, Memory::All);
         let engine = engine(links, facts, 0);
         Ok(Formed {
             backend: Native::new(engine, Health::Threads(health), poller),
@@ -81,7 +81,7 @@ fn facts(
     hosts: &Arc<Hosts>,
     config: &Config,
     links: &Links,
-    memory: bool,
+    memory: Memory,
 ) -> Facts {
     Facts {
         rank,
@@ -290,7 +290,8 @@ impl Forming<'_> {
         }
         let hosts = Arc::new(self.hosts()?);
         let rank = Rank(self.place.rank);
-        let facts = facts(rank, self.place.world, &hosts, &self.config, &links, memory);
+        let given = if memory { Memory::Given } else { Memory::Apart };
+        let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
         let backend =
             Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
         Ok(Formed { backend, config: self.config, local, notes: self.notes })

@@ -3,7 +3,7 @@
 use crate::boot::id::UniqueId;
 use crate::call::Call;
 use crate::comm::request::lock;
-use crate::comm::{Communicator, Request, unique_id};
+use crate::comm::{Communicator, Request, unique_id_on};
 use crate::error::{Code, Error, Result};
 
 impl Communicator {
@@ -19,6 +19,15 @@ impl Communicator {
         }
         *group = Some(Vec::new());
         Ok(())
+    }
+
+    /// Borrowed buffers may be gone when a group ends: calls on slices are refused inside one.
+    pub(super) fn outside_group(&self) -> Result<()> {
+        if lock(&self.group).is_none() {
+            return Ok(());
+        }
+        let text = "calls on slices cannot be collected: end the group first";
+        Err(Error::new(Code::InvalidState, text))
     }
 
     fn group_take(&self) -> Result<Vec<Call>> {
@@ -48,7 +57,8 @@ impl Communicator {
         if calls.is_empty() {
             return Ok(None);
         }
-        self.start_all(calls).map(Some)
+        // SAFETY: whoever put a call into the group promised its buffers until the group has ended.
+        unsafe { self.post_all(&calls).map(Some) }
     }
 }
 
@@ -72,10 +82,14 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
         .collect();
     members.sort_unstable();
     let leads = members.first().is_some_and(|m| m.rank == parent.rank().0);
-    // Everyone takes part in the exchange of ids, whatever its color.
-    let mine = if leads { unique_id()?.encode() } else { [0; 128] };
+    // Everyone takes part in the exchange of ids, whatever its color, and even when it could make
+    // none: then its members find that the id is none.
+    let interface = parent.config().interface.as_deref();
+    let made = leads.then(|| unique_id_on(interface)).transpose();
+    let mine = made.as_ref().ok().and_then(Option::as_ref).map_or([0; 128], UniqueId::encode);
     let mut ids = vec![0u8; 128 * world];
     parent.all_gather(&mine, &mut ids)?;
+    made?;
     let Some(first) = members.first() else {
         return Ok(None);
     };

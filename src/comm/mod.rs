@@ -16,9 +16,11 @@ pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
 pub(crate) mod form;
+mod fuse;
 mod group;
 mod request;
 mod safe;
+mod scope;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -29,17 +31,19 @@ pub use self::call::Operation;
 use self::call::Seat;
 use self::core::Core;
 use self::form::Formed;
-use self::request::lock;
+pub(crate) use self::request::lock;
 pub use self::safe::Element;
+pub use self::scope::Scope;
 use crate::backend::drive::Patience;
 use crate::boot::env::Launch;
 use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
-use crate::call::Call;
+use crate::call::{Call, Ragged};
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{self, Code, Error, Result};
+use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{affinity, limits};
 use crate::types::Rank;
@@ -53,8 +57,12 @@ static FROM_ENVIRONMENT: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// `NO_ADDRESS` when there is no usable network address, `SYSTEM` when sockets or memory run out.
 pub fn unique_id() -> Result<UniqueId> {
-    let interface = Config::from_env()?.interface;
-    let choice = choose(interface.as_deref())?;
+    unique_id_on(Config::from_env()?.interface.as_deref())
+}
+
+/// As [`unique_id`], on the interface that `spec` names.
+fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
+    let choice = choose(spec)?;
     let addresses: Vec<_> =
         choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
@@ -136,7 +144,7 @@ impl Communicator {
     /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
     /// set; else as [`Communicator::init_rank`].
     pub fn init_env(config: &Config) -> Result<Self> {
-        let instance = FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
         let launch = Launch::from_env(instance)?;
         let deadline = Instant::now() + config.init_timeout;
         let (id, hosted) = launch.unique_id(deadline)?;
@@ -144,8 +152,12 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
-        made.notes.insert(0, format!("rank and world from {}", launch.launcher));
-        made.notes.extend(launch.warning());
+        // A failed attempt has used up no meeting place: this rank may try again where the others are.
+        FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        made.say(Level::Info, format!("rank and world from {}", launch.launcher));
+        if let Some(warning) = launch.warning() {
+            made.say(Level::Warn, warning);
+        }
         Ok(made)
     }
 
@@ -163,17 +175,31 @@ impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
         let Formed { backend, config, local, notes } = formed;
         let patience = Patience::new(local, affinity::count(), config.spin);
-        Self {
+        let mut made = Self {
             core: Arc::new(Core::new(Box::new(backend), patience)),
             seat,
             config,
-            notes,
+            notes: Vec::new(),
             inside: AtomicU32::new(0),
             group: Mutex::new(None),
             last_error: Mutex::new(None),
             progress: Mutex::new(None),
             stop: Arc::new(AtomicU32::new(0)),
-        }
+        };
+        notes.into_iter().for_each(|note| made.say(Level::Info, note));
+        made
+    }
+
+    /// Who speaks, in the log.
+    fn who(&self) -> String {
+        let name = &self.config.name;
+        let gap = if name.is_empty() { "" } else { " " };
+        format!("{name}{gap}rank {} of {}", self.seat.rank, self.seat.world)
+    }
+
+    fn say(&mut self, level: Level, note: String) {
+        line(self.config.log, level, &self.who(), &note);
+        self.notes.push(note);
     }
 
     /// This rank.
@@ -200,6 +226,11 @@ impl Communicator {
         &self.notes
     }
 
+    /// Lists of counts that earlier calls have done with.
+    fn spare_blocks(&self) -> std::sync::MutexGuard<'_, Vec<Ragged>> {
+        lock(&self.core.spare)
+    }
+
     pub(crate) fn seat(&self) -> &Seat {
         &self.seat
     }
@@ -219,7 +250,12 @@ impl Communicator {
     /// Keeps `result`'s error as the last one.
     pub(crate) fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
-            *lock(&self.last_error) = Some(error.clone());
+            let mut last = lock(&self.last_error);
+            let fatal = |e: &Error| e.scope() >= error::Scope::Communicator;
+            if fatal(error) && !last.as_ref().is_some_and(fatal) {
+                line(self.config.log, Level::Error, &self.who(), &error.to_string());
+            }
+            *last = Some(error.clone());
         }
         result
     }
@@ -266,21 +302,69 @@ impl Communicator {
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
     pub unsafe fn start(&self, call: Call) -> Result<Request> {
+        // SAFETY: the caller's promise.
+        unsafe { self.start_all(vec![call]) }
+    }
+
+    /// Makes calls that end together, and waits for them. Inside a group they are only collected.
+    ///
+    /// # Safety
+    /// As [`Communicator::run`], for each call.
+    ///
+    /// # Errors
+    /// Whatever ended the first call that failed.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
+    pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
+        let _inside = self.enter()?;
+        if let Some(group) = &mut *lock(&self.group) {
+            group.extend(calls);
+            return Ok(());
+        }
+        if !calls.is_empty() {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.post_all(&calls)? }.wait(None)?;
+        }
+        Ok(())
+    }
+
+    /// Starts calls that share a request.
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], for each call.
+    ///
+    /// # Errors
+    /// As [`Communicator::start`]; `INVALID_ARGUMENT` for no calls.
+    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `start`")]
+    pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
         let _inside = self.enter()?;
         if lock(&self.group).is_some() {
             let text = "inside a group every call is part of the group's request";
             return Err(Error::new(Code::InvalidState, text));
         }
-        self.start_all(vec![call])
+        if calls.is_empty() {
+            return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.post_all(&calls) }
     }
 
-    /// Starts calls that share a request.
-    fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
-        let ticket = self.core.table.take()?;
+    /// Posts calls that share a request.
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], for each call.
+    unsafe fn post_all(&self, mut calls: &[Call]) -> Result<Request> {
+        let table = &self.core.table;
+        let ticket = table.take()?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
-        self.core.table.begin(ticket, count, self.config.timeout);
-        for call in calls {
-            self.core.post(call, ticket);
+        table.begin(ticket, count, self.config.timeout);
+        while !calls.is_empty() {
+            let (run, rest) = calls.split_at(fuse::run_length(calls));
+            calls = rest;
+            match run {
+                [one] => self.core.post(one.clone(), ticket),
+                // SAFETY: the caller's promise is passed on.
+                many => unsafe { self.core.post_packed(many, ticket) },
+            }
         }
         if self.config.progress_thread {
             self.ensure_progress()?;
@@ -337,9 +421,14 @@ impl Communicator {
     /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything back.
     ///
     /// # Errors
-    /// What ended an outstanding call.
+    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
     pub fn destroy(self) -> Result<()> {
-        self.core.settle(self.config.timeout)
+        let settled = self.core.settle(self.config.timeout);
+        if settled.is_err() {
+            // Nobody may touch a buffer once this has returned.
+            self.core.abort();
+        }
+        settled
     }
 }
 
@@ -351,7 +440,7 @@ impl Drop for Communicator {
             // It has no panic to pass on: whatever it drove has ended with an error.
             let _ = thread.join();
         }
-        self.core.with_backend(|b| b.close());
+        self.core.close();
     }
 }
 

@@ -14,8 +14,9 @@ pub(crate) const REQUESTS_MAX: usize = 4096;
 
 const FREE: u32 = 0;
 const PENDING: u32 = 1;
-const DONE: u32 = 2;
-const FAILED: u32 = 3;
+const ENDED: u32 = 2;
+/// Nobody will ask: the cell is given back when the request ends.
+const DETACHED: u32 = 3;
 
 /// One request.
 #[derive(Debug)]
@@ -23,8 +24,6 @@ pub(crate) struct Cell {
     state: AtomicU32,
     /// Calls of a group that have not ended.
     left: AtomicU32,
-    /// Nobody will ask: give the cell back when it ends.
-    detached: AtomicU32,
     /// Nanoseconds after the table's birth; `u64::MAX`: none.
     deadline: AtomicU64,
     error: Mutex<Option<Error>>,
@@ -48,7 +47,6 @@ impl Table {
         let cell = || Cell {
             state: AtomicU32::new(FREE),
             left: AtomicU32::new(0),
-            detached: AtomicU32::new(0),
             deadline: AtomicU64::new(u64::MAX),
             error: Mutex::new(None),
         };
@@ -78,7 +76,6 @@ impl Table {
         let at = timeout.and_then(|t| u64::try_from((self.born.elapsed() + t).as_nanos()).ok());
         cell.deadline.store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
         cell.left.store(calls, Ordering::Relaxed);
-        cell.detached.store(0, Ordering::Relaxed);
         self.pending.fetch_add(1, Ordering::Relaxed);
         // ORDERING: release pairs with the acquire in `is_pending`: the fields come before.
         cell.state.store(PENDING, Ordering::Release);
@@ -95,20 +92,21 @@ impl Table {
             return false;
         }
         self.pending.fetch_sub(1, Ordering::Relaxed);
-        if cell.detached.load(Ordering::Acquire) == 1 {
+        // ORDERING: release pairs with the acquire in `is_pending`; of this and `detach`, the second
+        // to come gives the cell back.
+        let ended =
+            cell.state.compare_exchange(PENDING, ENDED, Ordering::AcqRel, Ordering::Acquire);
+        if ended.is_err() {
             self.give_back(ticket);
-            return true;
         }
-        let state = if lock(&cell.error).is_some() { FAILED } else { DONE };
-        // ORDERING: release pairs with the acquire in `is_pending`.
-        cell.state.store(state, Ordering::Release);
         true
     }
 
     /// Whether the request has not ended.
     pub(crate) fn is_pending(&self, ticket: u32) -> bool {
         // ORDERING: acquire pairs with the release in `end`: the result and its data are there.
-        self.cell(ticket).state.load(Ordering::Acquire) == PENDING
+        let state = self.cell(ticket).state.load(Ordering::Acquire);
+        state == PENDING || state == DETACHED
     }
 
     /// The result of a request that has ended; gives the ticket back.
@@ -129,9 +127,9 @@ impl Table {
 
     /// Nobody will ask for the request's end any more.
     pub(crate) fn detach(&self, ticket: u32) {
-        let cell = self.cell(ticket);
-        cell.detached.store(1, Ordering::Release);
-        if !self.is_pending(ticket) {
+        let state = &self.cell(ticket).state;
+        // ORDERING: see `end`.
+        if state.compare_exchange(PENDING, DETACHED, Ordering::AcqRel, Ordering::Acquire).is_err() {
             self.give_back(ticket);
         }
     }

@@ -32,12 +32,12 @@ elements! {
     f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64, [f32; 2] => Complex64, [f64; 2] => Complex128,
 }
 
-fn buffers<T: Element>(send: &[T], recv: &mut [T]) -> Buffers {
+pub(super) fn buffers<T: Element>(send: &[T], recv: &mut [T]) -> Buffers {
     Buffers { send: send.as_ptr().cast(), recv: recv.as_mut_ptr().cast(), dtype: T::DTYPE }
 }
 
 /// The elements of one of `parts` equal parts of `total`.
-fn part(total: usize, parts: u32, what: &str) -> Result<u64> {
+pub(super) fn part(total: usize, parts: u32, what: &str) -> Result<u64> {
     let parts = parts as usize;
     if total % parts != 0 {
         let text = format!("{what} of {total} elements in {parts} equal blocks");
@@ -46,7 +46,7 @@ fn part(total: usize, parts: u32, what: &str) -> Result<u64> {
     Ok((total / parts) as u64)
 }
 
-fn same(have: usize, need: usize, what: &str) -> Result<()> {
+pub(super) fn same(have: usize, need: usize, what: &str) -> Result<()> {
     if have == need {
         return Ok(());
     }
@@ -56,9 +56,11 @@ fn same(have: usize, need: usize, what: &str) -> Result<()> {
 impl Communicator {
     /// Runs a call whose buffers are borrowed for as long as this takes.
     fn run_borrowed(&self, call: Result<Call>) -> Result<()> {
-        // SAFETY: the callers below borrow the slices the call was made of until this returns; groups
-        // are not reachable from safe code.
-        self.note(call.and_then(|call| unsafe { self.run(call) }))
+        self.note(self.outside_group().and(call).and_then(|call| {
+            // SAFETY: the callers below borrow the slices the call was made of until this returns, and
+            // outside a group the call has ended by then.
+            unsafe { self.run(call) }
+        }))
     }
 
     /// `recv` = the reduction of every rank's `send`, on every rank.

@@ -131,6 +131,12 @@ impl Bound {
         Operand { at: base.wrapping_add(offset * self.bytes(form)), form, count }
     }
 
+    /// Elements of chunk `chunk` of `region`, over all tiles.
+    pub(crate) fn whole_count(&self, call: &Call, region: Region, chunk: u32) -> u64 {
+        let cut = if region == Region::Input { self.layout.input } else { self.layout.output };
+        self.layout.chunk_count(cut, call, chunk)
+    }
+
     #[inline]
     fn scratch(&self, call: &Call, chunk: u32, tile: u64) -> Operand {
         let form = self.work_form;

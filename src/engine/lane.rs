@@ -10,6 +10,7 @@ use crate::engine::wires::{Outgoing, Payload, Wires, send_head};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Form, Source};
 use crate::plan::{NO_STEP, Plan, Region, Step, Verb, flag};
+use crate::types::Collective;
 
 /// The most elements' bytes a direct step handles before it looks up again.
 const SLICE_BYTES: usize = 1 << 20;
@@ -61,6 +62,20 @@ pub(crate) struct Context<'a, F> {
     /// Where folds list their operands.
     pub(crate) sources: &'a mut Vec<Source>,
     pub(crate) targets: &'a mut Vec<*mut u8>,
+}
+
+impl<F> Context<'_, F> {
+    /// The head of a message from or into this chunk: the call's, and where only two ranks know a
+    /// count, that count.
+    fn head_of(&self, (region, chunk): (Region, u32)) -> Head {
+        use Collective as C;
+        match self.call.collective {
+            C::GatherV | C::ScatterV | C::AllToAllV => {
+                Head { count: self.bound.whole_count(self.call, region, chunk), ..*self.head }
+            }
+            _ => *self.head,
+        }
+    }
 }
 
 impl Cursor {
@@ -158,11 +173,18 @@ impl Cursor {
         let source = operand(step.source, step.source_chunk);
         let target = operand(step.target, step.target_chunk);
         match step.verb {
-            Verb::Send => post(step, source, lane, tile, cx),
+            Verb::Send => {
+                let place = (step.source, step.source_chunk + self.chunk);
+                post(step, place, source, lane, tile, cx)
+            }
             Verb::Recv => self.recv(step, target, lane, tile, cx),
             Verb::RecvCopySend => {
                 let flow = self.recv(step, target, lane, tile, cx)?;
-                if flow == Flow::Complete { post(step, target, lane, tile, cx) } else { Ok(flow) }
+                let place = (step.target, step.target_chunk + self.chunk);
+                match flow {
+                    Flow::Complete => post(step, place, target, lane, tile, cx),
+                    other => Ok(other),
+                }
             }
             Verb::Copy => {
                 cx.bound.copy(step, source, target, target.count);
@@ -212,7 +234,8 @@ impl Cursor {
             return Ok(Flow::Complete);
         }
         let from = step.from as usize;
-        if !take_head(self, 0, (from, lane), target.count == 0, cx)? {
+        let head = cx.head_of((step.target, step.target_chunk + self.chunk));
+        if !take_head(self, 0, (from, lane), target.count == 0, &head, cx)? {
             return Ok(Flow::Blocked);
         }
         let wire = Bound::incoming(step);
@@ -275,7 +298,7 @@ impl Cursor {
             return Ok(Flow::Complete);
         }
         let from = step.from as usize;
-        if !take_head(self, 0, (from, lane), target.count == 0, cx)? {
+        if !take_head(self, 0, (from, lane), target.count == 0, cx.head, cx)? {
             return Ok(Flow::Blocked);
         }
         let wire = Bound::incoming(step);
@@ -312,7 +335,7 @@ impl Cursor {
         }
         let (from, to) = (step.from as usize, step.to as usize);
         if !cx.wires.clear_way(to, lane, cx.bound)?
-            || !take_head(self, 0, (from, lane), source.count == 0, cx)?
+            || !take_head(self, 0, (from, lane), source.count == 0, cx.head, cx)?
             || !give_head(self, to, lane, source.count == 0, cx)?
         {
             return Ok(Flow::Blocked);
@@ -363,7 +386,7 @@ impl Cursor {
         let me = cx.wires.me;
         let others = || group.iter().map(|r| r.index()).filter(move |&r| r != me);
         for (index, from) in (0..).zip(others()) {
-            if !take_head(self, index, (from, lane), target.count == 0, cx)? {
+            if !take_head(self, index, (from, lane), target.count == 0, cx.head, cx)? {
                 return Ok(Flow::Blocked);
             }
         }
@@ -451,12 +474,13 @@ fn take_head<F: Fabric>(
     index: u32,
     (from, lane): (usize, usize),
     empty: bool,
+    head: &Head,
     cx: &mut Context<'_, F>,
 ) -> Result<bool> {
     if cursor.heads > index {
         return Ok(true);
     }
-    let taken = cx.wires.open_rx(from, lane, cx.stamp, cx.head, empty)?;
+    let taken = cx.wires.open_rx(from, lane, cx.stamp, head, empty)?;
     cursor.heads += u32::from(taken);
     Ok(taken)
 }
@@ -483,6 +507,7 @@ fn give_head<F: Fabric>(
 /// Posts one message.
 fn post<F: Fabric>(
     step: &Step,
+    place: (Region, u32),
     source: Operand,
     lane: usize,
     tile: u64,
@@ -499,7 +524,7 @@ fn post<F: Fabric>(
     } else {
         Payload::Converted { source, wire }
     };
-    let head = (first || source.count == 0).then_some(*cx.head);
+    let head = (first || source.count == 0).then(|| cx.head_of(place));
     let out = Outgoing { head, payload, ticket: None };
     cx.wires.post(to, lane, out, Some(cx.bound))?;
     Ok(Flow::Complete)

@@ -121,13 +121,17 @@ pub struct Place {
     pub segment: u32,
     /// First byte inside the segment (for threads of one process: the address).
     pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
 }
 
 impl Place {
     /// Memory that peers cannot map.
     pub const PRIVATE: u32 = u32::MAX;
     /// A buffer peers cannot map.
-    pub const NOWHERE: Self = Self { segment: Self::PRIVATE, offset: 0 };
+    pub const NOWHERE: Self = Self { segment: Self::PRIVATE, offset: 0, bytes: 0 };
+    /// A buffer of no bytes: nobody needs to map it.
+    pub const EMPTY: Self = Self { segment: Self::PRIVATE - 1, offset: 0, bytes: 0 };
 }
 
 /// What a rank tells its peers on memory links when a call starts.
@@ -156,11 +160,11 @@ pub trait Board {
     /// The notice is not one.
     fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>>;
 
-    /// The address, in this process, of a peer's buffer of `bytes` bytes.
+    /// The address, in this process, of a peer's buffer, which is not [`Place::EMPTY`].
     ///
     /// # Errors
     /// The place is not inside memory the peer has given out.
-    fn resolve(&mut self, peer: usize, place: Place, bytes: usize) -> Result<*mut u8>;
+    fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8>;
 
     /// Shows that this rank has reached `phase`, a number that only grows.
     fn post(&mut self, phase: u64);

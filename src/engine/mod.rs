@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::ptr;
 use std::sync::Arc;
 
-use crate::call::{Call, Head, head_flag};
+use crate::call::{Call, Head, Ragged, head_flag};
 use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Board, Fabric, Notice, Place};
@@ -109,6 +109,7 @@ pub struct Engine<F, P> {
     sources: Vec<Source>,
     targets: Vec<*mut u8>,
     ended: VecDeque<(u32, Result<()>)>,
+    spent: Vec<Ragged>,
     broken: Option<Error>,
 }
 
@@ -143,6 +144,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             sources: Vec::with_capacity(world),
             targets: Vec::with_capacity(world),
             ended: VecDeque::with_capacity(64),
+            spent: Vec::new(),
             broken: None,
         }
     }
@@ -194,6 +196,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// The next request that has ended, with its result.
     pub fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
         self.ended.pop_front()
+    }
+
+    /// A list of counts of an ended call, to be used again.
+    pub fn take_spent(&mut self) -> Option<Ragged> {
+        self.spent.pop()
     }
 
     /// Moves whatever can move. Errors end in [`Engine::take_ended`] and [`Engine::broken`].
@@ -293,6 +300,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             flags |= head_flag::DETERMINISTIC;
         }
         let all_to_all = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
+        if call.packed.is_some() {
+            flags |= head_flag::PACKED;
+        }
         if all_to_all && ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }
@@ -345,6 +355,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             && self.wires.flushed()
             && let Some(run) = self.run.take()
         {
+            let lists = [run.call.send_blocks, run.call.recv_blocks];
+            self.spent.extend(lists.into_iter().filter(|blocks| blocks.counts.capacity() > 0));
             self.ended.push_back((run.ticket, Ok(())));
         }
     }
@@ -358,11 +370,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             Some(board) if meets => {
                 self.turns += 1;
                 let (input, output) = buffers(&call, self.wires.me, self.wires.world);
-                let notice = Notice {
-                    head,
-                    input: board.place(call.send, input),
-                    output: board.place(call.recv, output),
+                let mut place = |at, bytes| match bytes {
+                    0 => Place::EMPTY,
+                    _ => board.place(at, bytes),
                 };
+                let (input, output) = (place(call.send, input), place(call.recv, output));
+                let notice = Notice { head, input, output };
                 board.publish(self.turns, &notice);
                 self.turns
             }
@@ -401,42 +414,34 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     fn try_meet(&mut self, run: &mut Run) -> Result<bool> {
         let (me, world) = (self.wires.me, self.wires.world);
-        let Some(board) = self.wires.fabric.board() else {
-            return Ok(false);
-        };
+        let Some(board) = self.wires.fabric.board() else { return Ok(false) };
+        // Judged by the notices alone, the same on every rank.
         let mut shared = true;
-        for peer in 0..world {
-            let (input, output) = buffers(&run.call, peer, world);
-            if peer == me {
-                shared &= input == 0 || board.place(run.call.send, input) != Place::NOWHERE;
-                shared &= output == 0 || board.place(run.call.recv, output) != Place::NOWHERE;
-                continue;
-            }
-            let Some(notice) = board.notice(peer, run.turn)? else {
-                return Ok(false);
-            };
+        for rank in 0..world {
+            let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
             if notice.head != run.head {
-                return Err(mismatch(me, &run.head, peer, &notice.head));
+                return Err(mismatch(me, &run.head, rank, &notice.head));
             }
-            shared &= input == 0 || notice.input.segment != Place::PRIVATE;
-            shared &= output == 0 || notice.output.segment != Place::PRIVATE;
+            shared &= ![notice.input, notice.output].contains(&Place::NOWHERE);
         }
         let running = self.bind(&run.call, &mut run.head, shared)?;
-        self.resolve(&running.plan, &run.call, run.turn)?;
+        self.resolve(&running.plan, run)?;
         run.running = Some(running);
         Ok(true)
     }
 
     /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
     /// touches may be through with the call already, and have given its memory back.
-    fn resolve(&mut self, plan: &Plan, call: &Call, turn: u64) -> Result<()> {
-        let (me, world) = (self.wires.me, self.wires.world);
+    fn resolve(&mut self, plan: &Plan, run: &Run) -> Result<()> {
+        let (me, world, call) = (self.wires.me, self.wires.world, &run.call);
         self.peers.clear();
         self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
         self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
         let Some(board) = self.wires.fabric.board().filter(|_| plan.direct) else {
             return Ok(());
         };
+        // Others do not know the counts of gather_v; its root knows them all.
+        let exact = call.collective == Collective::GatherV && me == call.root.index();
         for step in &plan.steps {
             let loads = step.source == Region::PeerInput;
             let stores = step.target == Region::PeerOutput || step.has(flag::SPREAD);
@@ -446,18 +451,31 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                 _ if loads || stores => &one,
                 _ => &[],
             };
-            for peer in touched.iter().map(|r| r.index()).filter(|&p| p != me) {
-                let (input, output) = buffers(call, peer, world);
-                let Some(notice) = board.notice(peer, turn)? else {
+            for rank in touched.iter().map(|r| r.index()).filter(|&rank| rank != me) {
+                let Some(notice) = board.notice(rank, run.turn)? else {
                     return Err(Error::new(Code::Internal, "a notice went after it was read"));
                 };
-                let known = &mut self.peers[peer];
-                if loads && input > 0 && known.input.is_null() {
-                    known.input = board.resolve(peer, notice.input, input)?;
+                let mut find = |place: Place, bytes: usize| match bytes {
+                    0 if !exact || place.bytes == 0 => Ok(ptr::null_mut()),
+                    _ if place.bytes == bytes as u64 => board.resolve(rank, place),
+                    _ => {
+                        let given = place.bytes;
+                        let call = run.head.describe();
+                        let text = format!(
+                            "{call}: rank {rank} has {given} bytes for rank {me}, not {bytes}"
+                        );
+                        Err(Error::new(Code::Mismatch, text).with_peer(Rank::at(rank)))
+                    }
+                };
+                let (input, output) = buffers(call, rank, world);
+                let mut known = self.peers[rank];
+                if loads && known.input.is_null() {
+                    known.input = find(notice.input, input)?;
                 }
-                if stores && output > 0 && known.output.is_null() {
-                    known.output = board.resolve(peer, notice.output, output)?;
+                if stores && known.output.is_null() {
+                    known.output = find(notice.output, output)?;
                 }
+                self.peers[rank] = known;
             }
         }
         Ok(())
@@ -522,6 +540,9 @@ fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
         C::Scatter => (at_root(all), call.count),
         C::AllToAll => (all, all),
         C::AllGatherV => (of(&call.recv_blocks.counts), 0),
+        // Only the root knows the others' counts, and only it needs them.
+        C::GatherV if call.recv_blocks.counts.is_empty() => (call.count, 0),
+        C::GatherV => (of(&call.recv_blocks.counts), 0),
         C::ReduceScatterV => (total(&call.recv_blocks.counts), 0),
         _ => (0, 0),
     };

@@ -92,6 +92,17 @@ impl Layout {
         }
     }
 
+    /// Elements of chunk `chunk` under `cut`, over all tiles, where a chunk is a rank's block.
+    pub(crate) fn chunk_count(&self, cut: Cut, call: &Call, chunk: u32) -> u64 {
+        let listed =
+            |blocks: &Ragged| blocks.counts.get(chunk as usize).copied().unwrap_or_default();
+        match cut {
+            Cut::Even { count, .. } | Cut::Blocks { count } | Cut::One { count } => count,
+            Cut::SendBlocks => listed(&call.send_blocks),
+            Cut::RecvBlocks => listed(&call.recv_blocks),
+        }
+    }
+
     /// Chunk `chunk` of tile `tile` under `cut`.
     #[inline]
     pub(crate) fn piece(&self, cut: Cut, call: &Call, chunk: u32, tile: u64) -> Piece {

@@ -8,7 +8,7 @@
 //!  | magic | kind | text bytes | code | peer | seq | text ...
 //! ```
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
 use crate::error::{Code, Error};
 use crate::health::{News, retold};
 use crate::sys::process::Process;
+use crate::sys::socket::send;
 use crate::types::Rank;
 
 const MAGIC: u32 = 0x554e_4343;
@@ -139,7 +140,7 @@ impl Control {
         let mut bytes = bytes_of(frame).to_vec();
         bytes.extend_from_slice(text);
         // Frames are far smaller than any socket buffer: whole or not at all.
-        let _ = self.stream.write(&bytes);
+        let _ = send(&self.stream, &bytes);
     }
 }
 

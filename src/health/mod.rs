@@ -39,6 +39,23 @@ pub(crate) struct News {
 }
 
 impl Health {
+    /// Whether the engine may work on buffers now. If so, [`Health::end`] follows.
+    #[inline]
+    pub(crate) fn begin(&self) -> bool {
+        match self {
+            Self::Processes(_) => true,
+            Self::Threads(thread) => thread.begin(),
+        }
+    }
+
+    /// The engine has stopped working on buffers for now.
+    #[inline]
+    pub(crate) fn end(&self) {
+        if let Self::Threads(thread) = self {
+            thread.end();
+        }
+    }
+
     /// Looks for news without waiting.
     pub(crate) fn watch(&mut self, news: &mut News) {
         match self {

@@ -3,7 +3,7 @@
 //! ```text
 //! per rank, 384 bytes:
 //!  0        128                           256
-//!  | phase  | turn head(4) in(2) out(2)   | the same, for odd turns |
+//!  | phase  | turn head(4) in(3) out(3)   | the same, for odd turns |
 //! ```
 //!
 //! A notice is published by storing its words, then its turn. Two notices suffice: a rank publishes
@@ -26,7 +26,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[repr(C, align(128))]
 pub(crate) struct Row {
     phase: Line<1>,
-    notices: [Line<9>; 2],
+    notices: [Line<11>; 2],
 }
 
 /// Words on cache lines of their own.
@@ -80,8 +80,10 @@ impl Rows {
         let places = [
             u64::from(notice.input.segment),
             notice.input.offset,
+            notice.input.bytes,
             u64::from(notice.output.segment),
             notice.output.offset,
+            notice.output.bytes,
         ];
         for (word, value) in line.0[1..].iter().zip(head.into_iter().chain(places)) {
             word.store(value, Ordering::Relaxed);
@@ -102,16 +104,16 @@ impl Rows {
             let text = format!("rank {peer} is at turn {seen} of the board, this rank at {turn}");
             return Err(Error::new(Code::Protocol, text));
         }
-        let mut words = [0u64; 8];
+        let mut words = [0u64; 10];
         for (value, word) in words.iter_mut().zip(&line.0[1..]) {
             *value = word.load(Ordering::Relaxed);
         }
         let head: Head = pod_read_unaligned(bytemuck::cast_slice(&words[..4]));
         let place = |at: usize| {
             let segment = u32::try_from(words[at]).unwrap_or(Place::PRIVATE);
-            Place { segment, offset: words[at + 1] }
+            Place { segment, offset: words[at + 1], bytes: words[at + 2] }
         };
-        Ok(Some(Notice { head, input: place(4), output: place(6) }))
+        Ok(Some(Notice { head, input: place(4), output: place(7) }))
     }
 
     pub(crate) fn post(&mut self, phase: u64) {

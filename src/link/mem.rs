@@ -15,6 +15,16 @@ use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
 /// Bytes a ring holds.
 pub(crate) const RING_BYTES: usize = 256 << 10;
 
+/// Bytes a ring holds in a world of threads: there are world x world x lanes of them, in one
+/// allocation.
+const fn ring_bytes(world: usize) -> usize {
+    match world {
+        0..=16 => RING_BYTES,
+        17..=64 => RING_BYTES / 4,
+        _ => RING_BYTES / 16,
+    }
+}
+
 /// Memory for rings and rows: zero, aligned to 128, given back when the last rank leaves.
 #[derive(Debug)]
 struct Arena {
@@ -49,7 +59,8 @@ impl Drop for Arena {
 /// # Errors
 /// Memory or descriptors ran out.
 pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
-    let ring_bytes = CONTROL_BYTES + RING_BYTES;
+    let capacity = ring_bytes(world);
+    let ring_bytes = CONTROL_BYTES + capacity;
     let rings = world * world * FABRIC_LANES;
     let arena = Arc::new(Arena::new((rings * ring_bytes + world * ROW_BYTES).max(128))?);
     let dozes = (0..world).map(|_| Doze::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
@@ -59,7 +70,7 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
         // writer (rank `from`) and one reader (rank `to`).
         unsafe {
             let at = arena.at.add(world * ROW_BYTES + index * ring_bytes);
-            Memory::at(at, RING_BYTES, arena.clone())
+            Memory::at(at, capacity, arena.clone())
         }
     };
     let links = |me: usize| {
@@ -70,7 +81,7 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
             let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
             Rows::new(me, (0..world).map(row).collect(), wakers, vec![arena.clone()])
         };
-        let mut links = Links::new(world, dozes[me].clone(), RING_BYTES);
+        let mut links = Links::new(world, dozes[me].clone(), capacity);
         for peer in (0..world).filter(|&p| p != me) {
             for lane in 0..FABRIC_LANES {
                 let tx = RingTx::new(ring(me, peer, lane), waker(peer));
@@ -89,8 +100,8 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
 pub(crate) struct ProcessBoard(Rows);
 
 impl Board for ProcessBoard {
-    fn place(&mut self, at: *const u8, _bytes: usize) -> Place {
-        Place { segment: 0, offset: at as u64 }
+    fn place(&mut self, at: *const u8, bytes: usize) -> Place {
+        Place { segment: 0, offset: at as u64, bytes: bytes as u64 }
     }
 
     fn publish(&mut self, turn: u64, notice: &Notice) {
@@ -101,7 +112,7 @@ impl Board for ProcessBoard {
         self.0.notice(peer, turn)
     }
 
-    fn resolve(&mut self, _peer: usize, place: Place, _bytes: usize) -> Result<*mut u8> {
+    fn resolve(&mut self, _peer: usize, place: Place) -> Result<*mut u8> {
         // The peer is a thread of this process, and its call was validated there.
         Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(place.offset).unwrap_or(0)))
     }

@@ -112,8 +112,8 @@ impl Board for AnyBoard {
         each!(self, Self { Process, Host }, board => board.notice(peer, turn))
     }
 
-    fn resolve(&mut self, peer: usize, place: Place, bytes: usize) -> Result<*mut u8> {
-        each!(self, Self { Process, Host }, board => board.resolve(peer, place, bytes))
+    fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {
+        each!(self, Self { Process, Host }, board => board.resolve(peer, place))
     }
 
     fn post(&mut self, phase: u64) {

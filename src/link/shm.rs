@@ -151,6 +151,7 @@ pub(crate) struct HostBoard {
 impl HostBoard {
     /// Zeroed memory that every rank of the world can map.
     pub(crate) fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {
+        self.take_all_gifts()?;
         let segment = Segment::create("unisono-memory", bytes)?;
         let gift =
             Gift { magic: GIFT_MAGIC, kind: 1, number: u64::from(self.next), bytes: bytes as u64 };
@@ -168,6 +169,7 @@ impl HostBoard {
         let Some(index) = self.own.iter().position(|(_, s)| s.as_ptr() == at) else {
             return Ok(false);
         };
+        self.take_all_gifts()?;
         let (number, segment) = self.own.swap_remove(index);
         let gift = Gift {
             magic: GIFT_MAGIC,
@@ -179,6 +181,11 @@ impl HostBoard {
             give(socket, &gift, None)?;
         }
         Ok(true)
+    }
+
+    /// Takes in what peers have sent, so that their sockets do not fill up.
+    fn take_all_gifts(&mut self) -> Result<()> {
+        (0..self.sockets.len()).try_for_each(|peer| self.take_gifts(peer))
     }
 
     /// Takes in what `peer` has sent over its local socket.
@@ -249,7 +256,12 @@ fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
 impl Board for HostBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         let found = |(number, segment): &(u32, Segment)| {
-            inside(segment, at, bytes).map(|offset| Place { segment: *number, offset })
+            let bytes_there = bytes as u64;
+            inside(segment, at, bytes).map(|offset| Place {
+                segment: *number,
+                offset,
+                bytes: bytes_there,
+            })
         };
         self.own.iter().find_map(found).unwrap_or(Place::NOWHERE)
     }
@@ -262,7 +274,7 @@ impl Board for HostBoard {
         self.rows.notice(peer, turn)
     }
 
-    fn resolve(&mut self, peer: usize, place: Place, bytes: usize) -> Result<*mut u8> {
+    fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {
         let key = (peer, place.segment);
         if !self.foreign.contains_key(&key) {
             self.take_gifts(peer)?;
@@ -272,7 +284,8 @@ impl Board for HostBoard {
             .foreign
             .get(&key)
             .ok_or_else(|| bad(format!("rank {peer} names segment {} it never gave", key.1)))?;
-        let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
+        let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let (offset, bytes) = (number(place.offset), number(place.bytes));
         if offset.checked_add(bytes).is_none_or(|end| end > segment.len()) {
             let text = format!("rank {peer} names {bytes} bytes at {offset} of {}", segment.len());
             return Err(bad(text));

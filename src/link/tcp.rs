@@ -7,12 +7,13 @@
 //!
 //! A broken or closed connection is `PEER_LOST`, naming the rank.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
 use crate::engine::link::{Rx, Tx, Window};
 use crate::error::{Code, Error, Result};
+use crate::sys::socket::{send, send_two};
 use crate::types::Rank;
 
 /// Bytes a sending end takes on while the peer does not read. See [`Tx::stage`].
@@ -52,31 +53,23 @@ impl TcpTx {
 
     /// Pushes staged bytes, then `more`; how many of `more` went.
     fn push(&mut self, more: &[u8]) -> Result<usize> {
-        // BOUND: every turn sends at least a byte, or ends.
-        while self.sent < self.filled {
+        // BOUND: every turn sends at least a byte, meets a signal, or ends.
+        loop {
             let staged = &self.staging[self.sent..self.filled];
-            let parts = [IoSlice::new(staged), IoSlice::new(more)];
-            match (&*self.stream).write_vectored(&parts) {
-                Ok(count) if count > staged.len() => {
+            let sent = match (staged.is_empty(), more.is_empty()) {
+                (true, true) => return Ok(0),
+                (true, false) => send(&*self.stream, more),
+                (false, true) => send(&*self.stream, staged),
+                (false, false) => send_two(&*self.stream, staged, more),
+            };
+            match sent {
+                Ok(count) if count >= staged.len() => {
                     let extra = count - staged.len();
                     (self.sent, self.filled) = (0, 0);
                     return Ok(extra);
                 }
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(lost(self.peer, &error)),
-            }
-        }
-        (self.sent, self.filled) = (0, 0);
-        if more.is_empty() {
-            return Ok(0);
-        }
-        loop {
-            match (&*self.stream).write(more) {
-                Ok(count) => return Ok(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-                // BOUND: a signal at a time.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(lost(self.peer, &error)),
             }
@@ -89,7 +82,9 @@ impl Tx for TcpTx {
         if self.staging.is_empty() {
             self.staging = vec![0; STAGING_BYTES];
         }
-        if self.filled == STAGING_BYTES {
+        // Room in front is room: what is promised to fit must fit, in whole elements.
+        if STAGING_BYTES - self.filled < PUSH_BYTES && self.sent > 0 || self.filled == STAGING_BYTES
+        {
             self.push(&[])?;
             self.staging.copy_within(self.sent..self.filled, 0);
             (self.sent, self.filled) = (0, self.filled - self.sent);

@@ -7,3 +7,6 @@
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+// Loom has none; it orders what the compiler may do, which loom does not model.
+pub(crate) use std::sync::atomic::compiler_fence;

@@ -4,6 +4,7 @@
 //! Nothing here knows a rank, a message or a deadline policy.
 
 pub(crate) mod affinity;
+pub(crate) mod barrier;
 pub(crate) mod bell;
 pub(crate) mod clock;
 pub(crate) mod interface;

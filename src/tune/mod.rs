@@ -16,6 +16,8 @@ use crate::types::{Collective, Rank, ReduceOp};
 
 /// Up to here whole buffers travel (latency counts); above, parts (bytes count).
 const SMALL_BYTES: u64 = 16 << 10;
+/// From here on it pays to ask whether all ranks' buffers can be mapped.
+const MEET_BYTES: u64 = 4 << 10;
 /// Up to here blocks of all_gather and all_to_all are stored and forwarded on large worlds.
 const BRUCK_BYTES: u64 = 1 << 10;
 /// From here on the ring's n - 1 hops cost less than owners reading n links at once.
@@ -24,6 +26,17 @@ const RING_WORLD: u32 = 16;
 const FOLD_BYTES: u64 = 512 << 10;
 /// No tile shrinks below this.
 const TILE_BYTES_MIN: u64 = 4 << 10;
+
+/// What memory all ranks of a world can map of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// None.
+    Apart,
+    /// What was allocated for it: whether a call's buffers are such, a meeting tells.
+    Given,
+    /// Everything: the ranks are threads of one process.
+    All,
+}
 
 /// What a tuner knows of its communicator.
 #[derive(Clone, Debug)]
@@ -44,8 +57,8 @@ pub struct Facts {
     pub window: u64,
     /// Bytes every link takes on by itself.
     pub capacity: u64,
-    /// Every rank can map memory of every other.
-    pub memory: bool,
+    /// What memory ranks can map of each other.
+    pub memory: Memory,
 }
 
 /// Chooses, and keeps the plans it has chosen.
@@ -93,7 +106,7 @@ impl Tuner {
             || algo::ordered(algorithm, call.collective, facts.world, Some(&facts.hosts));
         algo::offers(algorithm, call.collective)
             && (!call.collective.reduces() || !facts.deterministic || tree_order())
-            && (algorithm != Algorithm::Direct || direct_knows(call))
+            && (algorithm != Algorithm::Direct || directly(call))
             && (!in_place_all_to_all(call) || algo::in_place(algorithm, call.collective))
     }
 
@@ -115,7 +128,13 @@ impl Tuner {
 
 impl Planner for Tuner {
     fn meets(&self, call: &Call) -> bool {
-        self.facts.memory
+        let bytes = agreed_bytes(call);
+        let worth = match self.facts.memory {
+            Memory::Apart => false,
+            Memory::Given => bytes >= MEET_BYTES || call.collective == Collective::Barrier,
+            Memory::All => true,
+        };
+        worth
             && self.facts.world > 1
             && algo::offers(Algorithm::Direct, call.collective)
             && self.allowed(Algorithm::Direct, call)
@@ -139,12 +158,25 @@ impl Planner for Tuner {
     }
 }
 
-/// Whether ranks know enough of each other's buffers to load from them. In `gather_v` and `scatter_v`
-/// only the root knows the lengths, and a notice carries none to compare them with; `pre_mul_sum`'s
-/// contributions are in nobody's input.
-fn direct_knows(call: &Call) -> bool {
-    call.op != ReduceOp::PreMulSum
-        && !matches!(call.collective, Collective::GatherV | Collective::ScatterV)
+/// The call's size as every rank sees it: of the buffer or block; of all blocks where counts differ;
+/// endless where only two ranks know.
+fn agreed_bytes(call: &Call) -> u64 {
+    use Collective as C;
+    let elements = match call.collective {
+        C::AllGatherV | C::ReduceScatterV => {
+            call.recv_blocks.counts.iter().copied().fold(0, u64::saturating_add)
+        }
+        C::GatherV | C::ScatterV | C::AllToAllV => u64::MAX,
+        _ => call.count,
+    };
+    elements.saturating_mul(call.dtype.bytes() as u64)
+}
+
+/// Whether peers know enough to use each other's buffers: not the factors of `pre_mul_sum`, nor where the
+/// root of scatter_v keeps their blocks.
+fn directly(call: &Call) -> bool {
+    let factors = call.collective.reduces() && call.op == ReduceOp::PreMulSum;
+    !factors && call.collective != Collective::ScatterV
 }
 
 fn in_place_all_to_all(call: &Call) -> bool {
@@ -168,7 +200,7 @@ fn tile_elements(facts: &Facts, range: u64, element: u64, folds: bool) -> u64 {
 fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = Algorithm> + use<> {
     use Algorithm as A;
     use Collective as C;
-    let bytes = call.count.saturating_mul(call.dtype.bytes() as u64);
+    let bytes = agreed_bytes(call);
     let small = bytes <= SMALL_BYTES;
     let wide_world = facts.world > RING_WORLD;
     let hosts = facts.hosts.count();

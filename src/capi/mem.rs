@@ -1,0 +1,39 @@
+//! Memory that local ranks can map.
+
+use std::ffi::{c_int, c_void};
+
+use super::handle::Comm;
+use super::{input, on_comm, output};
+
+/// Zeroed, page-aligned memory that the ranks of this host can map: calls on it copy nothing on the
+/// way. It goes back by `unisono_mem_free`, or when the communicator ends.
+///
+/// # Safety
+/// `memory` is valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisono_mem_alloc(
+    comm: *mut Comm,
+    bytes: usize,
+    memory: *mut *mut c_void,
+) -> c_int {
+    on_comm(comm, |held| {
+        let memory = output(memory, "memory")?;
+        let made = held.comm.alloc(bytes)?;
+        // SAFETY: neither NULL nor misaligned; the caller promises that it is valid.
+        unsafe { memory.write(made.cast()) };
+        Ok(())
+    })
+}
+
+/// Gives memory of `unisono_mem_alloc` back. No call may be using it.
+///
+/// # Safety
+/// Nobody uses the memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisono_mem_free(comm: *mut Comm, memory: *mut c_void) -> c_int {
+    on_comm(comm, |held| {
+        input(memory.cast_const().cast::<u8>(), "memory")?;
+        // SAFETY: the caller's promise.
+        unsafe { held.comm.free(memory.cast()) }
+    })
+}

@@ -1,0 +1,3 @@
+//! What the library says of itself. So far: lines on standard error.
+
+pub(crate) mod log;
