@@ -79,6 +79,9 @@ struct Running {
     cursors: [Cursor; LANES_MAX],
 }
 
+/// Calls whose heads are remembered. A rank is rarely this far ahead of one that waits for it.
+const RECENT: usize = 8;
+
 /// A submitted collective.
 #[derive(Debug)]
 struct Run {
@@ -101,6 +104,8 @@ pub struct Engine<F, P> {
     seq: u64,
     turns: u64,
     stamp: u64,
+    /// The last calls' heads, by number.
+    recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
     run: Option<Run>,
     p2p: PointToPoint,
@@ -136,6 +141,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             seq: 0,
             turns: 0,
             stamp: 0,
+            recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
             p2p: PointToPoint::new(world),
@@ -163,6 +169,26 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The collective under way.
+    #[must_use]
+    pub fn present(&self) -> Option<Head> {
+        self.run.as_ref().map(|run| run.head)
+    }
+
+    /// Compares `peer`'s call of a number this rank has reached with the own call of that number, if
+    /// that is remembered.
+    ///
+    /// # Errors
+    /// `MISMATCH` names both.
+    pub fn compare(&self, peer: Rank, theirs: &Head) -> Result<()> {
+        let own = self.recent.iter().flatten().find(|own| own.seq == theirs.seq);
+        // How the call is carried out may not be settled on one side; messages carry that.
+        match own.map(|own| Head { plan: theirs.plan, ..*own }) {
+            Some(own) if own != *theirs => Err(mismatch(self.wires.me, &own, peer.index(), theirs)),
+            _ => Ok(()),
+        }
     }
 
     /// The error that broke the engine.
@@ -365,6 +391,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.seq += 1;
         self.stamp += 1;
         let mut head = self.head(&call, self.seq, 0);
+        let slot = self.seq % RECENT as u64;
+        self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
         let meets = self.planner.meets(&call);
         let turn = match self.wires.fabric.board() {
             Some(board) if meets => {
