@@ -11,7 +11,6 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use crate::call::HEAD_BYTES;
 use crate::engine::link::{Rx, Tx, Window};
 use crate::error::{Code, Error, Result};
 use crate::sys::socket::{send, send_two};
