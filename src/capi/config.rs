@@ -39,7 +39,8 @@ pub struct ConfigStruct {
 const SIZE_MAX: usize = 4096;
 const NAME_MAX: usize = 255;
 
-const _: () = assert!(size_of::<ConfigStruct>() % 8 == 0 && align_of::<ConfigStruct>() == 8);
+const _: () =
+    assert!(size_of::<ConfigStruct>().is_multiple_of(8) && align_of::<ConfigStruct>() == 8);
 
 impl ConfigStruct {
     /// As UNISONO_CONFIG_INIT.

@@ -313,7 +313,6 @@ impl Communicator {
     ///
     /// # Errors
     /// Whatever ended the first call that failed.
-    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
     pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
         let _inside = self.enter()?;
         if let Some(group) = &mut *lock(&self.group) {

@@ -89,8 +89,8 @@ impl Control {
             }
         };
         self.parse(news);
-        let gone = self.process.as_ref().is_some_and(|p| !p.alive());
-        let end = end.or_else(|| gone.then(|| "its process ended".to_owned()));
+        let gone = self.process.as_ref().filter(|p| !p.alive());
+        let end = end.or_else(|| gone.map(|p| format!("its process {} ended", p.pid())));
         if let Some(why) = end
             && !self.closed
         {
