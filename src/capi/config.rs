@@ -44,7 +44,7 @@ const _: () =
 
 impl ConfigStruct {
     /// As UNISONO_CONFIG_INIT.
-    const INIT: Self = Self {
+    pub(super) const INIT: Self = Self {
         size: size_of::<Self>(),
         timeout_ms: 0,
         init_timeout_ms: 0,

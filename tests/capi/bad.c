@@ -303,6 +303,7 @@ static void environment(void)
     unsetenv("UNISONO_WORLD");
     setenv("UNISONO_TIMEOUT_MS", "soon", 1);
     REFUSED(NULL, unisono_comm_init_all(&c, 1, &config), UNISONO_INVALID_ENVIRONMENT, "\"soon\"");
+    unsetenv("UNISONO_TIMEOUT_MS");
     EXPECT(c == NULL);
 }
 
