@@ -9,7 +9,7 @@ use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
 use crate::engine::{Engine, Progress};
 use crate::error::{Code, Error, Result};
-use crate::health::{GRACE, Health, News};
+use crate::health::{GRACE, Health, News, STALL};
 use crate::link::doze::Doze;
 use crate::link::{AnyBoard, Links};
 use crate::sys::memory::Segment;
@@ -33,6 +33,8 @@ pub(crate) struct Native {
     /// When something last moved.
     moved: Instant,
     stale: bool,
+    /// Number of the last call of which the ranks waited for were told.
+    asked: u64,
     /// Memory given out that no peer can map.
     private: HashMap<usize, Segment>,
 }
@@ -50,6 +52,7 @@ impl Native {
             bell,
             moved: Instant::now(),
             stale: false,
+            asked: 0,
             private: HashMap::new(),
         }
     }
@@ -71,6 +74,10 @@ impl Native {
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
             return;
         }
+        if let Err(error) = self.compare_calls() {
+            self.fail(error);
+            return;
+        }
         if !self.news.left.is_empty() && self.moved.elapsed() >= FAREWELL {
             let awaited = self.engine.awaited();
             if let Some(&rank) = self.news.left.iter().find(|r| awaited.contains(r)) {
@@ -79,6 +86,29 @@ impl Native {
                 self.fail(Error::new(Code::PeerLost, text).with_peer(rank));
             }
         }
+    }
+
+    /// Compares calls with the ranks that wait for this one, and tells those this one waits for.
+    fn compare_calls(&mut self) -> Result<()> {
+        let engine = &self.engine;
+        let mut outcome = Ok(());
+        // What a rank asks of a call not yet made here is kept until it is.
+        self.news.asked.retain(|(rank, head)| {
+            if head.seq <= engine.seq() && outcome.is_ok() {
+                outcome = engine.compare(*rank, head);
+            }
+            head.seq > engine.seq()
+        });
+        outcome?;
+        if let Some(head) = self.engine.present()
+            && self.asked != head.seq
+            && self.moved.elapsed() >= STALL
+        {
+            self.asked = head.seq;
+            let ranks = self.engine.awaited();
+            self.health.ask(&head, &ranks);
+        }
+        Ok(())
     }
 }
 

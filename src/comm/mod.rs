@@ -44,12 +44,12 @@ use crate::call::{Call, Ragged};
 use crate::config::Config;
 use crate::error::{self, Code, Error, Result};
 use crate::obs::log::{Level, line};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, StaticU32};
 use crate::sys::{affinity, limits};
 use crate::types::Rank;
 
 /// Communicators this process has made from its environment: each needs a meeting place of its own.
-static FROM_ENVIRONMENT: AtomicU32 = AtomicU32::new(0);
+static FROM_ENVIRONMENT: StaticU32 = StaticU32::new(0);
 
 /// A new job: an id that carries its addresses and a random key, and a background thread where its
 /// ranks will meet. Give the id to every rank; who has it can join.
@@ -313,7 +313,6 @@ impl Communicator {
     ///
     /// # Errors
     /// Whatever ended the first call that failed.
-    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
     pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
         let _inside = self.enter()?;
         if let Some(group) = &mut *lock(&self.group) {

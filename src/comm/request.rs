@@ -10,7 +10,10 @@ use crate::error::{Code, Error, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Requests that may be outstanding on a communicator at a time.
+#[cfg(not(loom))]
 pub(crate) const REQUESTS_MAX: usize = 4096;
+#[cfg(loom)]
+pub(crate) const REQUESTS_MAX: usize = 3;
 
 const FREE: u32 = 0;
 const PENDING: u32 = 1;
@@ -156,4 +159,83 @@ impl Table {
 /// A lock whose holder panicked guards plain values: go on with them.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use loom::cell::UnsafeCell;
+    use loom::thread;
+
+    use super::*;
+
+    /// What the call has written, whose accesses loom checks.
+    struct Data(UnsafeCell<u32>);
+
+    // SAFETY: that the accesses are ordered is what loom checks.
+    unsafe impl Sync for Data {}
+    // SAFETY: as above.
+    unsafe impl Send for Data {}
+
+    /// Who sees that a request has ended sees what the call has written, and its error.
+    #[test]
+    fn loom_an_end_brings_the_data() {
+        loom::model(|| {
+            let table = Arc::new(Table::new());
+            let data = Arc::new(Data(UnsafeCell::new(0)));
+            let ticket = table.take().expect("a ticket");
+            table.begin(ticket, 1, None);
+            let (theirs, written) = (table.clone(), data.clone());
+            let driver = thread::spawn(move || {
+                // SAFETY: what loom checks.
+                written.0.with_mut(|d| unsafe { *d = 7 });
+                theirs.end(ticket, Err(Error::new(Code::Aborted, "on purpose")));
+            });
+            while table.is_pending(ticket) {
+                thread::yield_now();
+            }
+            // SAFETY: what loom checks.
+            assert_eq!(data.0.with(|d| unsafe { *d }), 7);
+            assert_eq!(table.result(ticket).expect_err("its error").code, Code::Aborted);
+            driver.join().expect("the driver");
+        });
+    }
+
+    /// A request dropped while it ends gives its ticket back once: not twice, and not never.
+    #[test]
+    fn loom_a_dropped_request_gives_its_ticket_back_once() {
+        loom::model(|| {
+            let table = Arc::new(Table::new());
+            let ticket = table.take().expect("a ticket");
+            table.begin(ticket, 1, None);
+            let theirs = table.clone();
+            let driver = thread::spawn(move || theirs.end(ticket, Ok(())));
+            table.detach(ticket);
+            driver.join().expect("the driver");
+            assert_eq!(table.pending(), 0);
+            let mut free = lock(&table.free).clone();
+            free.sort_unstable();
+            assert_eq!(free, [1, 2]);
+        });
+    }
+
+    /// Calls of one request that end on two threads end it once, with an error if one has failed.
+    #[test]
+    fn loom_a_group_ends_once() {
+        loom::model(|| {
+            let table = Arc::new(Table::new());
+            let ticket = table.take().expect("a ticket");
+            table.begin(ticket, 2, None);
+            let theirs = table.clone();
+            let other = thread::spawn(move || {
+                theirs.end(ticket, Err(Error::new(Code::Aborted, "on purpose")))
+            });
+            let mine = table.end(ticket, Ok(()));
+            let others = other.join().expect("the other");
+            assert!(mine != others, "one of them is the last");
+            assert!(!table.is_pending(ticket));
+            assert_eq!(table.result(ticket).expect_err("its error").code, Code::Aborted);
+        });
+    }
 }

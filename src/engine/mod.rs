@@ -79,6 +79,9 @@ struct Running {
     cursors: [Cursor; LANES_MAX],
 }
 
+/// Calls whose heads are remembered. A rank is rarely this far ahead of one that waits for it.
+const RECENT: usize = 8;
+
 /// A submitted collective.
 #[derive(Debug)]
 struct Run {
@@ -101,6 +104,8 @@ pub struct Engine<F, P> {
     seq: u64,
     turns: u64,
     stamp: u64,
+    /// The last calls' heads, by number.
+    recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
     run: Option<Run>,
     p2p: PointToPoint,
@@ -136,6 +141,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             seq: 0,
             turns: 0,
             stamp: 0,
+            recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
             p2p: PointToPoint::new(world),
@@ -163,6 +169,26 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The collective under way.
+    #[must_use]
+    pub fn present(&self) -> Option<Head> {
+        self.run.as_ref().map(|run| run.head)
+    }
+
+    /// Compares `peer`'s call of a number this rank has reached with the own call of that number, if
+    /// that is remembered.
+    ///
+    /// # Errors
+    /// `MISMATCH` names both.
+    pub fn compare(&self, peer: Rank, theirs: &Head) -> Result<()> {
+        let own = self.recent.iter().flatten().find(|own| own.seq == theirs.seq);
+        // How the call is carried out may not be settled on one side; messages carry that.
+        match own.map(|own| Head { plan: theirs.plan, ..*own }) {
+            Some(own) if own != *theirs => Err(mismatch(self.wires.me, &own, peer.index(), theirs)),
+            _ => Ok(()),
+        }
     }
 
     /// The error that broke the engine.
@@ -365,6 +391,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.seq += 1;
         self.stamp += 1;
         let mut head = self.head(&call, self.seq, 0);
+        let slot = self.seq % RECENT as u64;
+        self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
         let meets = self.planner.meets(&call);
         let turn = match self.wires.fabric.board() {
             Some(board) if meets => {
@@ -425,15 +453,15 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             shared &= ![notice.input, notice.output].contains(&Place::NOWHERE);
         }
         let running = self.bind(&run.call, &mut run.head, shared)?;
-        self.resolve(&running.plan, &run.call, run.turn)?;
+        self.resolve(&running.plan, run)?;
         run.running = Some(running);
         Ok(true)
     }
 
     /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
     /// touches may be through with the call already, and have given its memory back.
-    fn resolve(&mut self, plan: &Plan, call: &Call, turn: u64) -> Result<()> {
-        let (me, world) = (self.wires.me, self.wires.world);
+    fn resolve(&mut self, plan: &Plan, run: &Run) -> Result<()> {
+        let (me, world, call) = (self.wires.me, self.wires.world, &run.call);
         self.peers.clear();
         self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
         self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
@@ -449,17 +477,17 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                 _ if loads || stores => &one,
                 _ => &[],
             };
-            for peer in touched.iter().map(|r| r.index()).filter(|&p| p != me) {
-                let (input, output) = buffers(call, peer, world);
-                let Some(notice) = board.notice(peer, turn)? else {
+            for rank in touched.iter().map(|r| r.index()).filter(|&rank| rank != me) {
+                let Some(notice) = board.notice(rank, run.turn)? else {
                     return Err(Error::new(Code::Internal, "a notice went after it was read"));
                 };
-                let known = &mut self.peers[peer];
+                let (input, output) = buffers(call, rank, world);
+                let known = &mut self.peers[rank];
                 if loads && known.input.is_null() {
-                    known.input = find(board, call, (me, peer), notice.input, input)?;
+                    known.input = find(board, call, (me, rank), notice.input, input)?;
                 }
                 if stores && known.output.is_null() {
-                    known.output = find(board, call, (me, peer), notice.output, output)?;
+                    known.output = find(board, call, (me, rank), notice.output, output)?;
                 }
             }
         }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
 
+use crate::call::{HEAD_BYTES, Head};
 use crate::error::{Code, Error};
 use crate::health::{News, retold};
 use crate::sys::process::Process;
@@ -23,6 +24,8 @@ use crate::types::Rank;
 const MAGIC: u32 = 0x554e_4343;
 const FAULT: u16 = 1;
 const GOODBYE: u16 = 2;
+/// The text is the head of a call in which the sender waits for this rank.
+const CALL: u16 = 3;
 const NO_PEER: u32 = u32::MAX;
 /// The longest text of a fault.
 const TEXT_MAX: usize = 1024;
@@ -86,8 +89,8 @@ impl Control {
             }
         };
         self.parse(news);
-        let gone = self.process.as_ref().is_some_and(|p| !p.alive());
-        let end = end.or_else(|| gone.then(|| "its process ended".to_owned()));
+        let gone = self.process.as_ref().filter(|p| !p.alive());
+        let end = end.or_else(|| gone.map(|p| format!("its process {} ended", p.pid())));
         if let Some(why) = end
             && !self.closed
         {
@@ -113,9 +116,11 @@ impl Control {
             let Some(text) = self.partial.get(from..from + text_bytes) else {
                 break;
             };
-            let text = String::from_utf8_lossy(text).into_owned();
             at = from + text_bytes;
             match frame.kind {
+                CALL if text.len() == HEAD_BYTES => {
+                    news.asks(self.rank, pod_read_unaligned(text));
+                }
                 GOODBYE => {
                     self.closed = true;
                     news.left.push(self.rank);
@@ -123,6 +128,7 @@ impl Control {
                 FAULT if news.fault.is_none() => {
                     let code = Code::from_number(frame.code).unwrap_or(Code::Broken);
                     let peer = (frame.peer != NO_PEER).then_some(Rank(frame.peer));
+                    let text = String::from_utf8_lossy(text);
                     news.fault = Some(retold(self.rank, code, peer, &text));
                 }
                 // A later version may say more than this one understands.
@@ -168,6 +174,19 @@ impl Controls {
         };
         let text = &error.detail.as_bytes()[..end];
         self.0.iter_mut().for_each(|c| c.send(&frame, text));
+    }
+
+    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
+        let frame = Frame {
+            magic: MAGIC,
+            kind: CALL,
+            text_bytes: u16::try_from(HEAD_BYTES).unwrap_or(0),
+            code: 0,
+            peer: NO_PEER,
+            seq: head.seq,
+        };
+        let asked = self.0.iter_mut().filter(|c| ranks.contains(&c.rank));
+        asked.for_each(|c| c.send(&frame, bytes_of(head)));
     }
 
     pub(crate) fn leave(&mut self) {

@@ -5,6 +5,9 @@
 //! without a goodbye is a death. Data a rank sent before it died may still be under way, so a death
 //! ends calls only once nothing has moved for [`GRACE`].
 //!
+//! A rank whose call has not moved for [`STALL`] tells those it waits for which call it makes. Ranks
+//! that wait for each other in different calls, neither of which sends first, learn of it that way.
+//!
 //! Not here: what to do about it (the backend), and heartbeats.
 
 pub(crate) mod control;
@@ -12,11 +15,15 @@ pub(crate) mod threads;
 
 use std::time::{Duration, Instant};
 
+use crate::call::Head;
 use crate::error::{Code, Error};
 use crate::types::Rank;
 
 /// How long nothing must have moved after a death before pending calls end.
 pub(crate) const GRACE: Duration = Duration::from_millis(20);
+
+/// How long a call must not have moved before the ranks it waits for are told of it.
+pub(crate) const STALL: Duration = Duration::from_millis(50);
 
 /// What peers report, and what is reported to them.
 #[derive(Debug)]
@@ -36,6 +43,16 @@ pub(crate) struct News {
     pub(crate) dead: Option<(Rank, String, Instant)>,
     /// Ranks that have ended their communicator.
     pub(crate) left: Vec<Rank>,
+    /// Calls in which peers wait for this rank: the latest of each.
+    pub(crate) asked: Vec<(Rank, Head)>,
+}
+
+impl News {
+    /// `rank` waits for this one in the call of `head`.
+    fn asks(&mut self, rank: Rank, head: Head) {
+        self.asked.retain(|(other, _)| *other != rank);
+        self.asked.push((rank, head));
+    }
 }
 
 impl Health {
@@ -69,6 +86,14 @@ impl Health {
         match self {
             Self::Processes(controls) => controls.tell(error),
             Self::Threads(thread) => thread.tell(error),
+        }
+    }
+
+    /// Tells `ranks` that they are waited for in the call of `head`.
+    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
+        match self {
+            Self::Processes(controls) => controls.ask(head, ranks),
+            Self::Threads(thread) => thread.ask(head, ranks),
         }
     }
 

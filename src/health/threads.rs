@@ -6,16 +6,20 @@
 //! sees a fault. The marks are plain stores; the one that fails pays for the order, with a barrier
 //! that the kernel runs on every thread (membarrier(2)).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
+use crate::call::Head;
 use crate::error::Error;
 use crate::health::{News, retold};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering, compiler_fence};
 use crate::sys::barrier;
 use crate::types::Rank;
+
+/// A call, and the ranks it waits for.
+type Asked = (Head, Box<[Rank]>);
 
 /// What all threads of a world see.
 #[derive(Debug)]
@@ -26,6 +30,9 @@ pub(crate) struct Slate {
     faulty: AtomicU32,
     /// 1 for each rank that has left.
     left: Box<[AtomicU32]>,
+    /// The call in which each rank waits, and for whom; counted in `asks`.
+    asked: Mutex<Vec<Option<Asked>>>,
+    asks: AtomicU32,
     /// 1 while a rank's engine is at work.
     working: Box<[CachePadded<AtomicU32>]>,
     dozes: Box<[Arc<Doze>]>,
@@ -36,6 +43,8 @@ pub(crate) struct Slate {
 pub(crate) struct Thread {
     slate: Arc<Slate>,
     me: Rank,
+    /// Of the slate's `asks`, those looked at.
+    heard: u32,
     /// Whether the kernel orders the others' marks for us; else every mark is a full fence.
     asymmetric: bool,
 }
@@ -48,11 +57,13 @@ impl Thread {
             fault: OnceLock::new(),
             faulty: AtomicU32::new(0),
             left: (0..world).map(|_| AtomicU32::new(0)).collect(),
+            asked: Mutex::new(vec![None; world]),
+            asks: AtomicU32::new(0),
             working: (0..world).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
             dozes: dozes.into(),
         });
         let asymmetric = barrier::register();
-        let view = |r| Self { slate: slate.clone(), me: Rank::at(r), asymmetric };
+        let view = |r| Self { slate: slate.clone(), me: Rank::at(r), heard: 0, asymmetric };
         (0..world).map(view).collect()
     }
 
@@ -103,12 +114,37 @@ impl Thread {
             self.quiesce();
             news.fault = Some(retold(*teller, error.code, error.peer, &error.detail));
         }
+        self.hear_asks(news);
         for (rank, left) in self.slate.left.iter().enumerate() {
             // ORDERING: acquire pairs with `leave`: what the rank wrote before leaving is seen.
             if left.load(Ordering::Acquire) == 1 && !news.left.contains(&Rank::at(rank)) {
                 news.left.push(Rank::at(rank));
             }
         }
+    }
+
+    fn hear_asks(&mut self, news: &mut News) {
+        // ORDERING: a hint; what it announces is read under the lock.
+        let asks = self.slate.asks.load(Ordering::Relaxed);
+        if asks == std::mem::replace(&mut self.heard, asks) {
+            return;
+        }
+        let asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for (rank, ask) in asked.iter().enumerate() {
+            if let Some((head, ranks)) = ask
+                && ranks.contains(&self.me)
+            {
+                news.asks(Rank::at(rank), *head);
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
+        let mut asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked[self.me.index()] = Some((*head, ranks.into()));
+        drop(asked);
+        self.slate.asks.fetch_add(1, Ordering::Relaxed);
+        self.wake_all();
     }
 
     pub(crate) fn tell(&mut self, error: &Error) {

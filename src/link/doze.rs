@@ -96,3 +96,80 @@ impl Waker {
         self.0.wake();
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+
+    /// Whoever lies down either sees what was given to it before or is rung: in every interleaving.
+    #[test]
+    fn loom_no_wake_up_is_lost() {
+        loom::model(|| {
+            let doze = Arc::new(Doze::new().expect("doze"));
+            let gift = Arc::new(AtomicU32::new(0));
+            let (theirs, given) = (doze.clone(), gift.clone());
+            let waker = thread::spawn(move || {
+                given.store(1, Ordering::Release);
+                theirs.wake();
+            });
+            doze.lie_down();
+            let seen = gift.load(Ordering::Acquire) == 1;
+            waker.join().expect("the waker");
+            assert!(seen || doze.bell().drain(), "asleep, and nobody rings");
+        });
+    }
+
+    /// The same with two wakers: both gifts are seen or the bell has rung.
+    #[test]
+    fn loom_two_wakers_lose_nothing() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let doze = Arc::new(Doze::new().expect("doze"));
+            let gift = Arc::new(AtomicU32::new(0));
+            let wakers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (theirs, given) = (doze.clone(), gift.clone());
+                    thread::spawn(move || {
+                        given.fetch_add(1, Ordering::AcqRel);
+                        theirs.wake();
+                    })
+                })
+                .collect();
+            doze.lie_down();
+            let seen = gift.load(Ordering::Acquire) == 2;
+            for waker in wakers {
+                waker.join().expect("a waker");
+            }
+            assert!(seen || doze.bell().drain(), "asleep, and nobody rings");
+        });
+    }
+
+    /// Up and down again: a bell of the first sleep does not make the second one deaf.
+    #[test]
+    fn loom_the_second_sleep_is_woken_too() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let doze = Arc::new(Doze::new().expect("doze"));
+            let gift = Arc::new(AtomicU32::new(0));
+            let (theirs, given) = (doze.clone(), gift.clone());
+            let waker = thread::spawn(move || {
+                for _ in 0..2 {
+                    given.fetch_add(1, Ordering::AcqRel);
+                    theirs.wake();
+                }
+            });
+            doze.lie_down();
+            let first = gift.load(Ordering::Acquire);
+            doze.get_up();
+            doze.lie_down();
+            let second = gift.load(Ordering::Acquire);
+            waker.join().expect("the waker");
+            assert!(first <= second);
+            assert!(second == 2 || doze.bell().drain(), "asleep, and nobody rings");
+        });
+    }
+}

@@ -9,6 +9,7 @@ pub(crate) mod doze;
 pub(crate) mod mem;
 pub(crate) mod ring;
 pub(crate) mod shm;
+pub mod sim;
 pub(crate) mod tcp;
 
 use std::sync::Arc;

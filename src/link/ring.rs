@@ -72,7 +72,10 @@ impl Memory {
         capacity: usize,
         keep: Arc<dyn std::any::Any + Send + Sync>,
     ) -> Self {
-        assert!(capacity as u64 % LINE == 0 && capacity as u64 >= 4 * LINE, "ring of {capacity}");
+        assert!(
+            (capacity as u64).is_multiple_of(LINE) && capacity as u64 >= 4 * LINE,
+            "ring of {capacity}"
+        );
         // SAFETY: the caller gives at least CONTROL_BYTES bytes there.
         let data = unsafe { at.add(CONTROL_BYTES) };
         Self { control: at.cast(), data, capacity, _keep: keep }
@@ -361,5 +364,79 @@ mod tests {
         }
         writer.join().expect("writer");
         assert_eq!(got, copy);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::cell::UnsafeCell;
+    use loom::thread;
+
+    use super::*;
+    use crate::link::doze::Doze;
+
+    const LINES: usize = 4;
+    const CAPACITY: usize = LINES * 64;
+    const MESSAGES: usize = 6;
+
+    #[repr(C, align(128))]
+    struct Ring {
+        control: Control,
+        data: [u8; CAPACITY],
+    }
+
+    /// For each line of data a cell whose accesses loom checks: two at once, or one that is not
+    /// ordered after the other, is a failure.
+    struct Shadow([UnsafeCell<usize>; LINES]);
+
+    // SAFETY: that the accesses are ordered is what loom checks.
+    unsafe impl Sync for Shadow {}
+    // SAFETY: as above.
+    unsafe impl Send for Shadow {}
+
+    /// Six messages through a ring of four lines, both ends at full speed: no line is written while
+    /// it is read or before, in every interleaving with at most two preemptions.
+    #[test]
+    fn loom_a_line_has_one_owner() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.max_branches = 20_000;
+        model.check(|| {
+            let counter = || Counter(AtomicU64::new(0));
+            let control = Control { tail: counter(), head: counter() };
+            let ring = Arc::new(Ring { control, data: [0; CAPACITY] });
+            assert_eq!(size_of::<Control>(), CONTROL_BYTES);
+            let at = NonNull::from(&*ring).cast::<u8>();
+            // SAFETY: a control block and data of this size, kept alive by the Arc.
+            let memory = unsafe { Memory::at(at, CAPACITY, ring) };
+            let waker = Waker::to(Arc::new(Doze::new().expect("doze")));
+            let mut tx = RingTx::new(memory.clone(), waker.clone());
+            let mut rx = RingRx::new(memory, waker);
+            let cells = || UnsafeCell::new(usize::MAX);
+            let shadow = Arc::new(Shadow([cells(), cells(), cells(), cells()]));
+            let seen = shadow.clone();
+            let writer = thread::spawn(move || {
+                for message in 0..MESSAGES {
+                    while tx.window().expect("whole").bytes < 64 {
+                        thread::yield_now();
+                    }
+                    // SAFETY: what loom checks.
+                    shadow.0[message % LINES].with_mut(|cell| unsafe { *cell = message });
+                    tx.commit(64).expect("whole");
+                    tx.end().expect("whole");
+                }
+            });
+            for message in 0..MESSAGES {
+                while rx.peek(64).expect("whole").bytes < 64 {
+                    thread::yield_now();
+                }
+                // SAFETY: what loom checks.
+                let got = seen.0[message % LINES].with(|cell| unsafe { *cell });
+                assert_eq!(got, message);
+                rx.release(64);
+                rx.end();
+            }
+            writer.join().expect("the writer");
+        });
     }
 }

@@ -24,6 +24,8 @@ const BRUCK_BYTES: u64 = 1 << 10;
 const RING_WORLD: u32 = 16;
 /// Input tiles of one fold together stay below this share of a typical second-level cache.
 const FOLD_BYTES: u64 = 512 << 10;
+/// Bytes of a message's head and rounding on a link, with some to spare.
+const OVERHEAD: u64 = 128;
 /// No tile shrinks below this.
 const TILE_BYTES_MIN: u64 = 4 << 10;
 
@@ -92,12 +94,22 @@ impl Tuner {
             if !self.allowed(algorithm, call) || (algorithm == Algorithm::Direct && !shared) {
                 continue;
             }
-            if let Some(plan) = self.planned(call, algorithm) {
+            if let Some(plan) = self.planned(call, algorithm)
+                && (plan.direct || self.fits(&plan))
+            {
                 return Ok(plan);
             }
         }
         let text = format!("no algorithm for {} on {}", call.collective, call.dtype);
         Err(Error::new(Code::Internal, text))
+    }
+
+    /// Whether the links take `window + 1` tiles of the plan's longest messages, the tiles of one
+    /// element: with less room ranks could wait for each other's links for ever.
+    fn fits(&self, plan: &Plan) -> bool {
+        let facts = &self.facts;
+        let element = 16;
+        (facts.window + 1) * u64::from(plan.range_max) * (OVERHEAD + element) <= facts.capacity
     }
 
     fn allowed(&self, algorithm: Algorithm, call: &Call) -> bool {
@@ -187,7 +199,6 @@ fn in_place_all_to_all(call: &Call) -> bool {
 /// Elements of a tile such that `window + 1` messages of `range` tiles fit every link, heads and
 /// rounding included.
 fn tile_elements(facts: &Facts, range: u64, element: u64, folds: bool) -> u64 {
-    const OVERHEAD: u64 = 128;
     let room = (facts.capacity / (facts.window + 1)).saturating_sub(OVERHEAD * range);
     let share = FOLD_BYTES / u64::from(facts.world);
     let cache = if folds { share.max(TILE_BYTES_MIN) } else { u64::MAX };

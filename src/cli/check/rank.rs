@@ -6,7 +6,7 @@ use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use unisono::boot::id::UniqueId;
-use unisono::config::Config;
+use unisono::config::{Config, Level};
 use unisono::{Communicator, Error, Rank, Result};
 
 use super::Options;
@@ -68,6 +68,8 @@ impl Home<'_> {
         let mut config = config.clone();
         config.timeout = Some(config.timeout.map_or(TIMEOUT, |t| t.min(TIMEOUT)));
         config.init_timeout = TIMEOUT;
+        // Errors that a case asks for are no news to an operator.
+        config.log = Level::Off;
         self.link.apply(&mut config);
         if let Some(meeting) = self.meeting {
             return meeting.fresh(rank.index(), world, &config);
