@@ -5,7 +5,7 @@
 #
 # The static library is one object that defines no global symbol but unisono_*: everything of Rust's
 # in it is local, so it links beside other Rust archives. DEBUG=1 keeps line tables. CC, LD, OBJCOPY, AR
-# and NM may name other tools.
+# and NM may name other tools, LIBS the system libraries that the shared library needs.
 set -eu
 
 archive=$1
@@ -35,6 +35,6 @@ rm -f "$out/libunisono.a"
 soname=libunisono.so.${version%%.*}
 "${CC:-cc}" -shared -o "$out/libunisono.so.$version" "$object" \
     -Wl,-soname,"$soname" -Wl,--version-script="$root/ffi/unisono.map" -Wl,-z,defs \
-    -Wl,-z,relro -Wl,-z,now ${LDFLAGS:-} -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+    -Wl,-z,relro -Wl,-z,now ${LDFLAGS:-} ${LIBS:--lgcc_s -lutil -lrt -lpthread -lm -ldl -lc}
 ln -sf "libunisono.so.$version" "$out/$soname"
 ln -sf "$soname" "$out/libunisono.so"

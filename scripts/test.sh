@@ -3,7 +3,7 @@
 # hand-offs, documentation. The last line is `N passed, N failed, N skipped`, over all of them.
 #
 #   scripts/test.sh              everything
-#   scripts/test.sh NAME...      only these steps: setup fmt clippy tests doctests loom docs
+#   scripts/test.sh NAME...      only these steps: setup fmt clippy libraries tests doctests loom docs
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -111,16 +111,17 @@ setup() {
 
 wanted setup && setup
 check fmt cargo fmt --check
-check clippy cargo clippy --all-targets -- -D warnings
+check clippy cargo clippy --locked --all-targets -- -D warnings
+check libraries make --no-print-directory lib
 if cargo nextest --version >/dev/null 2>&1; then
-    run tests cargo nextest run --no-fail-fast
+    run tests cargo nextest run --locked --no-fail-fast
 else
-    run tests cargo test --no-fail-fast --lib --bins --tests
+    run tests cargo test --locked --no-fail-fast --lib --bins --tests
 fi
-run doctests cargo test --doc
+run doctests cargo test --locked --doc
 run loom env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
     cargo test --lib --release -- loom_
-check docs env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+check docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 if [ -s "$UNISONO_TEST_SKIPS" ]; then
     say skipped

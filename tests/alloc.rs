@@ -111,11 +111,12 @@ fn waited(comm: &Communicator, send: &[f32], recv: &mut [f32]) {
     assert!(request.wait(None).expect("all_reduce"));
 }
 
+type Kind = fn(&Communicator, &[f32], &mut [f32]);
+
 fn measure(name: &str, comms: Vec<Communicator>) -> Vec<String> {
     let barrier = Barrier::new(comms.len());
     let mut faults = Vec::new();
-    let kinds: [(&str, fn(&Communicator, &[f32], &mut [f32])); 2] =
-        [("blocking", blocking), ("non-blocking", waited)];
+    let kinds: [(&str, Kind); 2] = [("blocking", blocking), ("non-blocking", waited)];
     let calls = kinds.iter().flat_map(|kind| SIZES.map(|bytes| (kind, bytes)));
     let calls: Vec<_> = calls.collect();
     let counts = AtomicTable::new(calls.len());

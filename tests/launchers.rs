@@ -290,10 +290,12 @@ fn torchrun_at_an_address() {
     }
 }
 
+type Variables = &'static [(&'static str, &'static str)];
+
 /// Variables that are missing or make no sense: the error names them, and the launcher.
 #[test]
 fn half_set_environments() {
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[(Variables, &[&str])] = &[
         (&[("RANK", "0")], &["INVALID_ENVIRONMENT", "torchrun", "WORLD_SIZE"]),
         (&[("WORLD_SIZE", "2")], &["INVALID_ENVIRONMENT", "torchrun", "RANK"]),
         (&[("OMPI_COMM_WORLD_RANK", "0")], &["INVALID_ENVIRONMENT", "OMPI_COMM_WORLD_SIZE"]),

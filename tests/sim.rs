@@ -4,6 +4,12 @@
 //! Every failure prints its seed; `UNISONO_SIM_SEED=n` replays the fresh part from it, and
 //! `UNISONO_SIM_ROUNDS=n` plays more of it.
 #![allow(missing_docs)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "cases are small whole numbers"
+)]
 
 use std::sync::Arc;
 
@@ -463,7 +469,7 @@ fn larger_worlds_on_the_smallest_links() {
 fn fresh_seeds() {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("clock");
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let first = number("UNISONO_SIM_SEED").unwrap_or_else(|| time.as_secs() % 1_000_000_000);
+    let first = number("UNISONO_SIM_SEED").unwrap_or(time.as_secs() % 1_000_000_000);
     let rounds = number("UNISONO_SIM_ROUNDS").unwrap_or(2);
     println!("UNISONO_SIM_SEED={first}");
     play_all([2, 3, 5, 6, 7, 8, 11], first..first + rounds);

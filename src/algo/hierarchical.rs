@@ -279,14 +279,10 @@ fn reduce_scatter(b: &mut Builder, view: &View<'_>) {
         .flat_map(|host| view.hosts.members(host))
         .map(|block| (*block, view.deputy(*block, view.host)))
         .collect();
-    // The folds write where the block of tiles before may still post from. Waiting for that before
-    // anything is posted keeps clear of waiting for messages that need more room than there is.
-    let mut settle = if prepared(b) || count == 1 { 0 } else { flag::SETTLE };
     for (block, to) in blocks.iter().filter(|(_, to)| *to != me) {
-        let step = Step::send(*to, b.contribution(), block.0).with(settle);
+        let step = Step::send(*to, b.contribution(), block.0);
         let wide = prepared(b);
         b.push(0, step.wide(wide));
-        settle = 0;
     }
     let wide = parts_wide(b, view);
     let mut part = b.contribution();

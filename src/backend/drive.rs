@@ -99,7 +99,7 @@ impl Wait {
         if self.empty == 1 {
             self.since = Instant::now();
         }
-        if self.empty % LOOK_EVERY != 0 {
+        if !self.empty.is_multiple_of(LOOK_EVERY) {
             if self.patience.shares_cores {
                 std::thread::yield_now();
             } else {

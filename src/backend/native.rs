@@ -9,7 +9,7 @@ use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
 use crate::engine::{Engine, Progress};
 use crate::error::{Code, Error, Result};
-use crate::health::{GRACE, Health, News};
+use crate::health::{GRACE, Health, News, STALL, STALL_LONG};
 use crate::link::doze::Doze;
 use crate::link::{AnyBoard, Links};
 use crate::sys::memory::Segment;
@@ -20,8 +20,6 @@ use crate::types::Rank;
 /// A peer that left may have data under way to us: so long it may take to arrive.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// A call that has waited so long says so to the ranks it waits for, and at last to all.
-const ANNOUNCE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Calls after which a rank that never waits listens all the same.
 const LISTEN_EVERY: u32 = 256;
 
@@ -38,12 +36,12 @@ pub(crate) struct Native {
     /// When something last moved.
     moved: Instant,
     stale: bool,
-    /// The call that was last announced, and how often.
-    announced: (u64, usize),
+    /// The last call of which others were told, and how often: the ranks waited for, then all.
+    asked: (u64, usize),
     /// Calls since this rank last listened.
     unheard: u32,
-    /// Where ranks that are waited for are listed.
-    awaited: Vec<Rank>,
+    /// Where ranks are listed.
+    ranks: Vec<Rank>,
     /// Memory given out that no peer can map.
     private: HashMap<usize, Segment>,
 }
@@ -53,8 +51,12 @@ impl Native {
     pub(crate) fn new(mut engine: Engine<Links, Tuner>, health: Health, poller: Poller) -> Self {
         let bell = engine.fabric().doze().clone();
         let world = engine.peers().count() + 1;
-        // Room for what is only heard in bad times, so that good times need none.
-        let news = News { calls: Vec::with_capacity(world), ..News::default() };
+        // Room for what is heard when somebody is late: a steady run allocates none.
+        let news = News {
+            asked: Vec::with_capacity(world),
+            waits: Vec::with_capacity(world),
+            ..News::default()
+        };
         Self {
             engine,
             health,
@@ -64,9 +66,9 @@ impl Native {
             bell,
             moved: Instant::now(),
             stale: false,
-            announced: (0, 0),
+            asked: (0, 0),
             unheard: 0,
-            awaited: Vec::with_capacity(world),
+            ranks: Vec::with_capacity(world),
             private: HashMap::new(),
         }
     }
@@ -88,10 +90,13 @@ impl Native {
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
             return;
         }
-        self.compare();
+        if let Err(error) = self.compare_calls() {
+            self.fail(error);
+            return;
+        }
         if !self.news.left.is_empty() && self.moved.elapsed() >= FAREWELL {
-            self.engine.awaited(&mut self.awaited);
-            let awaited = &self.awaited;
+            self.engine.awaited(&mut self.ranks);
+            let awaited = &self.ranks;
             if let Some(&rank) = self.news.left.iter().find(|r| awaited.contains(r)) {
                 let text =
                     format!("rank {rank} has ended its communicator, and a call waits for it");
@@ -100,30 +105,35 @@ impl Native {
         }
     }
 
-    /// Tells who waits for whom, and finds calls that differ from this rank's.
-    fn compare(&mut self) {
-        let Some(own) = self.engine.current() else {
-            return;
-        };
+    /// Compares calls with the ranks that wait for this one, and tells those this one waits for.
+    fn compare_calls(&mut self) -> Result<()> {
         let engine = &self.engine;
-        let found = self.news.calls.iter().find_map(|(r, head)| engine.contradiction(*r, head));
-        if let Some(error) = found {
-            self.fail(error);
-            return;
-        }
-        if self.announced.0 != own.seq {
-            self.announced = (own.seq, 0);
-        }
-        let Some(wait) = ANNOUNCE.get(self.announced.1) else {
-            return;
+        let mut outcome = Ok(());
+        // What a rank asks of a call not yet made here is kept until it is.
+        self.news.asked.retain(|(rank, head)| {
+            if head.seq <= engine.seq() && outcome.is_ok() {
+                outcome = engine.compare(*rank, head);
+            }
+            head.seq > engine.seq()
+        });
+        outcome?;
+        let Some(head) = self.engine.present() else {
+            return Ok(());
         };
-        if self.moved.elapsed() >= *wait {
-            self.engine.awaited(&mut self.awaited);
-            let awaited = &self.awaited;
-            let all = self.announced.1 > 0;
-            self.health.announce(&own, |rank| all || awaited.contains(&rank));
-            self.announced.1 += 1;
+        if self.asked.0 != head.seq {
+            self.asked = (head.seq, 0);
         }
+        let stalls = [STALL, STALL_LONG];
+        if stalls.get(self.asked.1).is_some_and(|stall| self.moved.elapsed() >= *stall) {
+            self.asked.1 += 1;
+            self.engine.awaited(&mut self.ranks);
+            if self.asked.1 == stalls.len() {
+                self.ranks.clear();
+                self.ranks.extend(self.engine.peers());
+            }
+            self.health.ask(&head, &self.ranks);
+        }
+        Ok(())
     }
 }
 
@@ -203,13 +213,13 @@ impl Backend for Native {
     fn awaited(&mut self) -> Vec<Rank> {
         let mut awaited = Vec::new();
         self.engine.awaited(&mut awaited);
-        let Some(own) = self.engine.current() else {
+        let Some(head) = self.engine.present() else {
             return awaited;
         };
-        // Who waits in the same call is not to blame, if somebody else is left.
+        // Who waits in this call too is not to blame, as long as somebody else is left.
         let waits = |rank: Rank| {
-            let mut calls = self.news.calls.iter();
-            calls.any(|(r, head)| *r == rank && head.seq >= own.seq)
+            let mut known = self.news.waits.iter();
+            known.any(|(other, seq)| *other == rank && *seq >= head.seq)
         };
         let silent: Vec<Rank> = awaited.iter().copied().filter(|r| !waits(*r)).collect();
         if !silent.is_empty() {

@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::auth::{Expect, Handshake, Hello, Purpose};
-use super::conn::{Conn, waits};
+use super::conn::Conn;
 use super::frame::Fields;
 use super::mesh::Place;
 use super::porch::{Guest, Porch, STRANGERS_MAX, TOKENS_FROM};
@@ -373,13 +373,14 @@ impl Mine<'_> {
     }
 }
 
-/// Whether a local peer's connection has ended, which without a process handle is its death.
+/// Whether a local peer's connection has ended.
+#[cfg(test)]
 pub(crate) fn has_hung_up(peer: &LocalPeer) -> bool {
     use std::io::Read;
     match (&peer.socket).read(&mut [0; 1]) {
         Ok(0) => true,
         Ok(_) => false,
-        Err(error) => !waits(&error),
+        Err(error) => !super::conn::waits(&error),
     }
 }
 

@@ -29,8 +29,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 /// more use and goes with it. The server itself ends on its own.
 #[derive(Debug)]
 pub(crate) struct Hosted {
-    /// The server.
-    pub server: Rendezvous,
+    _server: Rendezvous,
     _file: Option<Written>,
 }
 
@@ -90,7 +89,7 @@ fn host_file(path: &Path) -> Result<(UniqueId, Option<Hosted>)> {
     let server = at(Ipv4Addr::LOCALHOST.into()).or_else(|_| at(Ipv6Addr::LOCALHOST.into()))?;
     let id = server.unique_id()?;
     let written = write_file(path, &id)?;
-    Ok((id, Some(Hosted { server, _file: Some(written) })))
+    Ok((id, Some(Hosted { _server: server, _file: Some(written) })))
 }
 
 /// Creates the file's directory, or checks that the one there is ours and closed to others.
@@ -224,7 +223,7 @@ fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option
         SocketAddr::new(ip, port)
     });
     let id = UniqueId::new(&own.collect::<Vec<_>>(), key)?;
-    Ok((id, Some(Hosted { server, _file: None })))
+    Ok((id, Some(Hosted { _server: server, _file: None })))
 }
 
 /// The addresses of a host's name, which a cluster may publish only once the host is up. A look-up

@@ -165,10 +165,10 @@ impl<D: Door> Porch<D> {
                     return;
                 }
             };
-            if self.strangers.len() >= self.strangers_max {
-                if let Some((_, oldest)) = self.strangers.pop_first() {
-                    self.refuse(&oldest.from, &"it made room for newer connections");
-                }
+            if self.strangers.len() >= self.strangers_max
+                && let Some((_, oldest)) = self.strangers.pop_first()
+            {
+                self.refuse(&oldest.from, &"it made room for newer connections");
             }
             let Ok(shake) = Handshake::listener(&self.key, self.expect) else {
                 continue;

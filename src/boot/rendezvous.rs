@@ -3,7 +3,7 @@
 //! One process (mostly rank 0's) runs the server in a thread of its own; every rank, that one
 //! included, joins as a client. See `server` for what the server does and `auth` for who may come.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,7 +38,10 @@ const COURTESY: Duration = Duration::from_secs(2);
 pub(crate) struct Rendezvous {
     addresses: Vec<SocketAddr>,
     key: Key,
+    /// Ends it early; rung by tests alone.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the server ends by itself"))]
     stop: Arc<Bell>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "the server ends by itself"))]
     thread: JoinHandle<Result<()>>,
 }
 
@@ -82,12 +85,14 @@ impl Rendezvous {
     }
 
     /// Ends the server now and waits for its thread.
+    #[cfg(test)]
     pub(crate) fn stop(self) -> Result<()> {
         self.stop.ring();
         self.join_thread()
     }
 
     /// Waits for the server to end by itself.
+    #[cfg(test)]
     pub(crate) fn join_thread(self) -> Result<()> {
         let crashed = |_| Err(Error::new(Code::Internal, "the rendezvous thread panicked"));
         self.thread.join().unwrap_or_else(crashed)
@@ -259,11 +264,6 @@ impl Joined {
         self.frames.push(kind, payload);
         // When it does not go out, the closed connection says as much.
         let _ = self.frames.flush(&mut self.stream);
-    }
-
-    /// The address of ours that faces the rendezvous.
-    pub(crate) fn local_address(&self) -> Option<IpAddr> {
-        self.stream.local_addr().ok().map(|address| address.ip())
     }
 
     fn ask(&mut self, request: &Request, deadline: Instant) -> Result<Answer> {

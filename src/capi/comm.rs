@@ -238,3 +238,60 @@ fn description(comm: &Communicator) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::{null, null_mut};
+
+    /// An id with a byte changed and a checksum that is right again.
+    fn forged(mut id: UniqueIdBytes, at: usize) -> UniqueIdBytes {
+        id.bytes[at] ^= 0x40;
+        let sum = blake3::hash(&id.bytes[..112]);
+        id.bytes[112..].copy_from_slice(&sum.as_bytes()[..16]);
+        id
+    }
+
+    fn made() -> UniqueIdBytes {
+        let mut id = UniqueIdBytes { bytes: [0; UNISONO_UNIQUE_ID_BYTES] };
+        // SAFETY: the place is valid.
+        assert_eq!(unsafe { unisono_get_unique_id(&raw mut id) }, UNISONO_OK);
+        id
+    }
+
+    #[test]
+    fn an_id_of_another_version_is_named() {
+        let id = forged(made(), 6);
+        let mut comm = null_mut();
+        // SAFETY: the places are valid.
+        let status = unsafe { unisono_comm_init_rank(&raw mut comm, 2, &raw const id, 0, null()) };
+        assert_eq!(status, Code::VersionMismatch as c_int);
+        let said = crate::capi::error::kept().expect("an error").detail;
+        let theirs = format!("0.{}", id.bytes[6]);
+        assert!(said.contains(&theirs) && said.contains("the unique id"), "{said}");
+        assert!(comm.is_null());
+    }
+
+    #[test]
+    fn a_rank_with_another_key_is_refused_and_missed() {
+        let id = made();
+        let join = |id: UniqueIdBytes, rank: c_int, timeout_ms: i64| {
+            let config = ConfigStruct { init_timeout_ms: timeout_ms, ..ConfigStruct::INIT };
+            let mut comm = null_mut();
+            // SAFETY: the places are valid.
+            let status = unsafe {
+                unisono_comm_init_rank(&raw mut comm, 2, &raw const id, rank, &raw const config)
+            };
+            assert!(comm.is_null());
+            (status, crate::capi::error::kept().expect("an error").detail)
+        };
+        std::thread::scope(|threads| {
+            let honest = threads.spawn(|| join(id, 0, 1500));
+            let stranger = join(forged(id, 9), 1, 1500);
+            assert_eq!(stranger.0, Code::Unauthenticated as c_int, "{}", stranger.1);
+            let honest = honest.join().expect("no panic");
+            assert_eq!(honest.0, Code::MissingRanks as c_int, "{}", honest.1);
+            assert!(honest.1.contains('1'), "{}", honest.1);
+        });
+    }
+}

@@ -39,11 +39,12 @@ pub struct ConfigStruct {
 const SIZE_MAX: usize = 4096;
 const NAME_MAX: usize = 255;
 
-const _: () = assert!(size_of::<ConfigStruct>() % 8 == 0 && align_of::<ConfigStruct>() == 8);
+const _: () =
+    assert!(size_of::<ConfigStruct>().is_multiple_of(8) && align_of::<ConfigStruct>() == 8);
 
 impl ConfigStruct {
     /// As UNISONO_CONFIG_INIT.
-    const INIT: Self = Self {
+    pub(super) const INIT: Self = Self {
         size: size_of::<Self>(),
         timeout_ms: 0,
         init_timeout_ms: 0,
@@ -67,7 +68,10 @@ pub(super) unsafe fn read(given: *const ConfigStruct) -> Result<Config> {
     let given = input(given, "config")?;
     // SAFETY: the caller promises at least the size.
     let size = unsafe { given.cast::<usize>().read() };
-    if size < size_of::<usize>() || size > SIZE_MAX || size % align_of::<ConfigStruct>() != 0 {
+    if size < size_of::<usize>()
+        || size > SIZE_MAX
+        || !size.is_multiple_of(align_of::<ConfigStruct>())
+    {
         let text = format!("config.size {size} is not the size of a unisono_config_t");
         return Err(Error::new(Code::InvalidArgument, text));
     }

@@ -1,12 +1,136 @@
-//! `unisono check`: not written yet.
+//! `unisono check`: the conformance suite of this build on this machine.
+//!
+//! One suite for every link and world. [`suite`] lists it as data: sections, each a communicator's
+//! settings, of named cases. [`rank`] walks the list on every rank in lockstep and tells what happens in
+//! events; [`watch`] collects them from threads or processes, ends what hangs, and counts. [`special`]
+//! holds the cases that are more than one call, [`fault`] those that end in an error.
+
+mod event;
+mod fault;
+mod rank;
+mod special;
+mod suite;
+mod watch;
 
 use std::process::ExitCode;
 
+use super::ranks::{self, Link};
+use watch::Tally;
+
 /// Run the conformance suite of this build on this machine
-#[derive(clap::Args, Debug)]
-pub(crate) struct Options {}
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Links to check
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "mem,shm,tcp")]
+    link: Vec<Link>,
+    /// World sizes to check [default: 1,2,3,4 with --quick, else 1,2,3,4,5,8]
+    #[arg(short = 'n', long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
+    ranks: Vec<u32>,
+    /// A selection that takes less than a minute
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Everything: more types, counts, roots and placements
+    #[arg(long)]
+    full: bool,
+    /// Only cases whose name ("section: case") contains this
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Seed of the data
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Name every case
+    #[arg(short = 'v', long)]
+    verbose: bool,
+    /// List the cases and run none
+    #[arg(long)]
+    list: bool,
+    /// A case that says nothing for this many seconds hangs
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
+    patience: u64,
+}
+
+/// How much of the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Depth {
+    Quick,
+    Usual,
+    Full,
+}
+
+impl Options {
+    fn depth(&self) -> Depth {
+        match (self.quick, self.full) {
+            (true, _) => Depth::Quick,
+            (_, true) => Depth::Full,
+            _ => Depth::Usual,
+        }
+    }
+
+    fn worlds(&self) -> Vec<u32> {
+        match (self.ranks.is_empty(), self.quick) {
+            (false, _) => self.ranks.clone(),
+            (true, true) => vec![1, 2, 3, 4],
+            (true, false) => vec![1, 2, 3, 4, 5, 8],
+        }
+    }
+
+    /// The arguments of a rank process on `link`.
+    fn arguments(&self, link: Link) -> Vec<String> {
+        let mut arguments = vec!["check".to_owned(), "--link".into(), link.name().into()];
+        arguments.extend(["--seed".to_owned(), self.seed.to_string()]);
+        arguments.extend(["--filter".to_owned(), self.filter.clone()]);
+        match self.depth() {
+            Depth::Quick => arguments.push("--quick".into()),
+            Depth::Usual => {}
+            Depth::Full => arguments.push("--full".into()),
+        }
+        arguments
+    }
+
+    /// The command that runs one case again.
+    fn replay(&self, link: Link, world: u32, case: &str) -> String {
+        let depth = match self.depth() {
+            Depth::Quick => " --quick",
+            Depth::Usual => "",
+            Depth::Full => " --full",
+        };
+        let seed = self.seed;
+        format!(
+            "unisono check --link {} -n {world}{depth} --seed {seed} --filter \"{case}\"",
+            link.name()
+        )
+    }
+}
 
 /// Runs the subcommand.
-pub(crate) fn main(_options: &Options) -> ExitCode {
-    super::fail("check: not written yet")
+pub(crate) fn main(options: &Options) -> ExitCode {
+    if ranks::is_child() {
+        ranks::follow_parent();
+        return rank::process(options);
+    }
+    if options.list {
+        for &world in &options.worlds() {
+            for section in suite::sections(world, options.link[0], options.depth()) {
+                for case in &section.cases {
+                    println!("{world} ranks, {}: {}", section.name, case.name);
+                }
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut tallies: Vec<(Link, u32, Tally)> = Vec::new();
+    for &link in &options.link {
+        for &world in &options.worlds() {
+            match watch::world(options, link, world) {
+                Ok(tally) => tallies.push((link, world, tally)),
+                Err(error) => return super::fail(error),
+            }
+            if tallies.last().is_some_and(|(_, _, tally)| tally.hung && link == Link::Mem) {
+                // Threads cannot be ended; what they hold is not to be relied on.
+                watch::report(options, &tallies);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    watch::report(options, &tallies)
 }

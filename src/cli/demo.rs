@@ -20,6 +20,7 @@ use super::table::{Table, bytes};
 /// deterministic result depend neither on the algorithm nor on the number of ranks. `make demo` in
 /// the source tree goes further: it trains a small language model through the C interface.
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// What a process started by the demo does
     #[arg(long, hide = true, value_name = "LINK")]

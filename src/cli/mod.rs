@@ -4,11 +4,13 @@
 //! of the first rank that failed. Errors are one line on stderr that begins with "unisono: ".
 
 mod check;
+mod data;
 mod demo;
 mod info;
 mod launch;
 mod perf;
 mod plan;
+mod ranks;
 mod run;
 mod sys;
 mod table;

@@ -1,12 +1,367 @@
-//! `unisono perf`: not written yet.
+//! `unisono perf`: times collectives and verifies their results.
+//!
+//! A round is many calls back to back, its figure the slowest rank's mean time of one call; median and
+//! minimum are over the rounds after those that warm up. Sizes, bus-bandwidth factors, columns and
+//! verification follow nccl-tests.
+
+mod measure;
+mod report;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use unisono::config::Config;
+use unisono::plan::Algorithm;
+use unisono::{Collective, Communicator, Dtype, ReduceOp};
+
+use super::data::shape::Kind;
+use super::ranks::{self, Link};
+use measure::Totals;
 
 /// Time collectives and verify their results
-#[derive(clap::Args, Debug)]
-pub(crate) struct Options {}
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    after_help = "Exit status: 0 when all is well, 1 for wrong data, a failure or too little \
+    bandwidth, 2 for a usage error."
+)]
+pub(crate) struct Options {
+    /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all, their
+    /// `_v` forms, sendrecv, barrier, or all
+    #[arg(value_parser = parse_kinds)]
+    op: Kinds,
+    /// Ranks to start (when no launcher has started this one)
+    #[arg(short = 'n', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    ranks: u32,
+    /// Smallest size, in bytes; K, M and G are powers of 1024
+    #[arg(short = 'b', long, default_value = "8", value_parser = parse_size)]
+    begin: u64,
+    /// Largest size
+    #[arg(short = 'e', long, default_value = "64M", value_parser = parse_size)]
+    end: u64,
+    /// Each size is this many times the one before [default: 8]
+    #[arg(short = 'f', long, value_parser = clap::value_parser!(u64).range(2..), conflicts_with = "step")]
+    factor: Option<u64>,
+    /// Each size is this many bytes more than the one before
+    #[arg(short = 'i', long, value_parser = parse_size)]
+    step: Option<u64>,
+    /// Calls in a round; 0: by size (500 up to 64 KiB, 100 to 1 MiB, 10 to 16 MiB, 3 above)
+    #[arg(long, default_value_t = 0)]
+    iters: u32,
+    /// Rounds before those that count
+    #[arg(short = 'w', long, default_value_t = 1)]
+    warmup: u32,
+    /// Rounds that count
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Reduction: sum, prod, min, max, avg, pre_mul_sum, band, bor, bxor, land, lor, or all
+    #[arg(short = 'o', long, default_value = "sum")]
+    reduction: String,
+    /// Element type, or all
+    #[arg(short = 'd', long, default_value = "f32")]
+    dtype: String,
+    /// Root rank, or all
+    #[arg(short = 'r', long, default_value = "0")]
+    root: String,
+    /// Calls whose every element is checked, per size; 0: none
+    #[arg(short = 'c', long, default_value_t = 1)]
+    check: u32,
+    /// How the ranks that are started reach each other
+    #[arg(long, value_enum, default_value = "shm")]
+    link: Link,
+    /// Use memory of the communicator, which local ranks can map, not plain memory
+    #[arg(long)]
+    registered: bool,
+    /// Use this algorithm wherever it exists
+    #[arg(long, value_parser = parse_algorithm)]
+    algo: Option<Algorithm>,
+    /// Result bits depend on inputs and rank numbers alone; checked with data that shows the order
+    #[arg(long)]
+    deterministic: bool,
+    /// Only with input and output in one buffer
+    #[arg(long, conflicts_with = "out_of_place")]
+    in_place: bool,
+    /// Only with input and output apart (what --json prints when nothing is said)
+    #[arg(long)]
+    out_of_place: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Fail when the average bus bandwidth is below this many GB/s
+    #[arg(long)]
+    min_bw: Option<f64>,
+    /// Deadline of a call, in seconds
+    #[arg(short = 't', long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    /// Keep each rank on one core: always, never, or when every rank can have its own
+    #[arg(long, value_enum, default_value = "auto")]
+    bind: Bind,
+    /// Seed of the data
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// When ranks are kept on cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Bind {
+    /// When every rank on this machine can have a core of its own.
+    Auto,
+    /// Rank r on core r, counted around.
+    Always,
+    /// The system decides.
+    Never,
+}
+
+/// What to time.
+#[derive(Clone, Debug)]
+struct Kinds(Vec<Kind>);
+
+fn parse_kinds(text: &str) -> Result<Kinds, String> {
+    if text == "all" {
+        return Ok(Kinds(Kind::all().collect()));
+    }
+    Kind::from_name(text).map(|kind| Kinds(vec![kind])).ok_or_else(|| {
+        let names: Vec<_> = Kind::all().map(Kind::name).collect();
+        format!("there are {} and all", names.join(", "))
+    })
+}
+
+fn parse_algorithm(text: &str) -> Result<Algorithm, String> {
+    Algorithm::from_name(text).ok_or_else(|| {
+        let names: Vec<_> = Algorithm::ALL.iter().map(|a| a.name()).collect();
+        format!("there are {}", names.join(", "))
+    })
+}
+
+/// Bytes, with a binary suffix: 512, 64K, 8MiB, 1G.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is no size such as 512, 64K, 8M or 1G");
+    let upper = text.trim().to_ascii_uppercase();
+    let digits = upper.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &upper[digits.len()..] {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        _ => return Err(bad()),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let bytes = number.checked_mul(1 << shift).filter(|&b| b <= 1 << 46);
+    bytes.ok_or_else(|| format!("{text:?} is more than there can be"))
+}
+
+/// One of `all`, or all of those.
+fn pick<T: Copy>(
+    text: &str,
+    what: &str,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<Vec<T>, String> {
+    if text == "all" {
+        return Ok(all.to_vec());
+    }
+    let found: Vec<T> = all.iter().copied().filter(|&one| name(one) == text).collect();
+    if found.is_empty() {
+        let names: Vec<_> = all.iter().map(|&one| name(one)).collect();
+        return Err(format!("{what} \"{text}\": there are {} and all", names.join(", ")));
+    }
+    Ok(found)
+}
+
+impl Options {
+    fn dtypes(&self) -> Result<Vec<Dtype>, String> {
+        let name = |dtype: Dtype| dtype.name();
+        // nccl-tests' and C's words for some of them.
+        let text = match self.dtype.as_str() {
+            "float" => "f32",
+            "double" => "f64",
+            "half" => "f16",
+            "bfloat16" => "bf16",
+            "f8e5m2" | "fp8_e5m2" => "f8e5m2",
+            "fp8_e4m3" => "f8e4m3",
+            text => text,
+        };
+        pick(text, "element type", Dtype::ALL, name)
+    }
+
+    fn reductions(&self) -> Result<Vec<ReduceOp>, String> {
+        let name = |op: ReduceOp| op.name();
+        let text = if self.reduction == "mulsum" { "pre_mul_sum" } else { &self.reduction };
+        pick(text, "reduction", ReduceOp::ALL, name)
+    }
+
+    fn roots(&self, world: u32) -> Result<Vec<u32>, String> {
+        if self.root == "all" {
+            return Ok((0..world).collect());
+        }
+        let root = self.root.parse().ok().filter(|&root| root < world);
+        root.map(|root| vec![root])
+            .ok_or_else(|| format!("root \"{}\" is no rank of a world of {world}", self.root))
+    }
+
+    fn sizes(&self) -> Vec<u64> {
+        let mut sizes = Vec::new();
+        let mut next = Some(self.begin);
+        while let Some(size) = next.filter(|&size| size <= self.end) {
+            sizes.push(size);
+            next = match self.step {
+                Some(step) => size.checked_add(step).filter(|_| step > 0),
+                // Nothing times anything stays nothing: go on with one.
+                None => size.checked_mul(self.factor.unwrap_or(8)).map(|s| s.max(1)),
+            };
+        }
+        sizes
+    }
+
+    fn placements(&self) -> &'static [bool] {
+        match (self.in_place, self.out_of_place || self.json) {
+            (true, _) => &[true],
+            (false, true) => &[false],
+            (false, false) => &[false, true],
+        }
+    }
+
+    fn config(&self, link: Option<Link>) -> unisono::Result<Config> {
+        let mut config = Config::from_env()?;
+        config.timeout = Some(Duration::from_secs(self.timeout));
+        config.algorithm = self.algo.or(config.algorithm);
+        config.deterministic |= self.deterministic;
+        // Whoever waits drives: there is nothing to overlap with.
+        config.progress_thread = false;
+        if let Some(link) = link {
+            link.apply(&mut config);
+        }
+        Ok(config)
+    }
+
+    /// Says what is wrong with the options before any rank starts.
+    fn validate(&self, world: u32) -> Result<(), String> {
+        let (dtypes, ops) = (self.dtypes()?, self.reductions()?);
+        self.roots(world)?;
+        if self.begin > self.end {
+            return Err(format!(
+                "the smallest size {} is above the largest {}",
+                self.begin, self.end
+            ));
+        }
+        let reducing = self.op.0.iter().any(|kind| kind.reduces());
+        let makes_sense = |op: &ReduceOp| dtypes.iter().any(|&dtype| op.supports(dtype));
+        if reducing && !ops.iter().any(makes_sense) {
+            let text = "has no meaning; `unisono info --types` lists what has";
+            return Err(format!("{} on {} {text}", self.reduction, self.dtype));
+        }
+        Ok(())
+    }
+}
 
 /// Runs the subcommand.
-pub(crate) fn main(_options: &Options) -> ExitCode {
-    super::fail("perf: not written yet")
+pub(crate) fn main(options: &Options) -> ExitCode {
+    if ranks::is_rank() {
+        return as_rank(options);
+    }
+    if let Err(text) = options.validate(options.ranks) {
+        return super::usage(text);
+    }
+    let world = options.ranks as usize;
+    if options.link == Link::Mem {
+        let config = match options.config(None) {
+            Ok(config) => config,
+            Err(error) => return super::usage(error),
+        };
+        return match ranks::threads(world, &config, |comm| rank(&comm, options)) {
+            Ok(codes) => codes.into_iter().find(|&code| code != 0).unwrap_or(0).into(),
+            Err(error) => super::fail(error),
+        };
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match ranks::Ranks::start(world, &arguments, false) {
+        Ok(mut ranks) => {
+            let statuses = ranks.wait(None);
+            let code = |status: &std::process::ExitStatus| status.code().unwrap_or(1);
+            let failed = statuses.iter().flatten().map(code).find(|&code| code != 0);
+            u8::try_from(failed.unwrap_or(0)).unwrap_or(1).into()
+        }
+        Err(error) => super::fail(error),
+    }
+}
+
+/// This process is a rank that somebody has started.
+fn as_rank(options: &Options) -> ExitCode {
+    ranks::follow_parent();
+    // Under somebody else's launcher links are chosen as always.
+    let link = ranks::is_child().then_some(options.link);
+    let comm = options.config(link).and_then(|config| Communicator::init_env(&config));
+    match comm {
+        Ok(comm) => rank(&comm, options).into(),
+        Err(error) => super::fail(error),
+    }
+}
+
+/// What one rank does; its exit status.
+fn rank(comm: &Communicator, options: &Options) -> u8 {
+    let first = comm.rank().0 == 0;
+    if let Err(text) = options.validate(comm.world_size()) {
+        if first {
+            eprintln!("unisono: {text}");
+        }
+        return 2;
+    }
+    bind(comm, options);
+    match measure::all(comm, options) {
+        Ok(totals) => verdict(comm, options, &totals),
+        Err(error) => {
+            eprintln!("unisono: rank {}: {error}", comm.rank());
+            1
+        }
+    }
+}
+
+fn bind(comm: &Communicator, options: &Options) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = match options.bind {
+        Bind::Auto => comm.world_size() as usize <= cores,
+        Bind::Always => true,
+        Bind::Never => false,
+    };
+    if wanted && let Err(error) = unisono::comm::bind_to_core(comm.rank().index()) {
+        eprintln!("unisono: rank {} stays unbound: {error}", comm.rank());
+    }
+}
+
+fn verdict(comm: &Communicator, options: &Options, totals: &Totals) -> u8 {
+    let average = totals.average();
+    let slow = options.min_bw.is_some_and(|least| average < least);
+    if comm.rank().0 == 0 && !options.json {
+        report::footer(totals, options.check > 0);
+    }
+    if slow && comm.rank().0 == 0 {
+        let least = options.min_bw.unwrap_or_default();
+        eprintln!("unisono: average bus bandwidth {average:.3} GB/s is below {least} GB/s");
+    }
+    u8::from(slow || totals.wrong > 0)
+}
+
+/// The factor from algorithm to bus bandwidth.
+fn bus_factor(kind: Kind, world: u32) -> f64 {
+    use Collective as C;
+    let world = f64::from(world);
+    match kind {
+        Kind::Collective(C::AllReduce) => 2.0 * (world - 1.0) / world,
+        Kind::SendRecv | Kind::Collective(C::Broadcast | C::Reduce) => 1.0,
+        Kind::Collective(_) => (world - 1.0) / world,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_binary_suffixes_and_nonsense_is_refused() {
+        for (text, bytes) in [("8", 8), ("64k", 65_536), ("2MiB", 2 << 20), ("1G", 1 << 30)] {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for text in ["", "M", "-1", "1X", "1.5M", "99999999999G"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ const PROVED_MAX: u32 = 32;
 /// A plan is a collective as data: the steps one rank takes on the chunks of its buffers. Without
 /// --algo, the algorithms that do the collective are compared.
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// all_reduce, broadcast, all_to_all, ...
     collective: String,
@@ -203,10 +204,10 @@ pub(crate) fn main(options: &Options) -> ExitCode {
             }
         }
     }
-    if let Some(file) = &options.svg {
-        if let Err(error) = std::fs::write(file, svg(&plans)) {
-            return fail(format_args!("plan: writing {}: {error}", file.display()));
-        }
+    if let Some(file) = &options.svg
+        && let Err(error) = std::fs::write(file, svg(&plans))
+    {
+        return fail(format_args!("plan: writing {}: {error}", file.display()));
     }
     let code = print(&text);
     if flawed { ExitCode::FAILURE } else { code }

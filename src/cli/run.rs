@@ -17,6 +17,7 @@ use super::{fail, usage};
 /// The exit status is that of the first rank that failed, 128 and the signal's number if a signal
 /// killed it; 124 when --timeout passed, 126 or 127 when the program cannot be started.
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// Number of ranks
     #[arg(short = 'n', long = "ranks", value_name = "N")]

@@ -321,7 +321,7 @@ impl Seat {
             let text = format!("the {which} buffer of {}", call.collective);
             return Err(Error::new(Code::NullPointer, text));
         }
-        if at % call.dtype.align() != 0 {
+        if !at.is_multiple_of(call.dtype.align()) {
             let text = format!(
                 "the {which} buffer {at:#x} for {} of {} bytes",
                 call.dtype,

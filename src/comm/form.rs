@@ -32,6 +32,7 @@ use crate::sys::bell::Bell;
 use crate::sys::memory::Segment;
 use crate::sys::poll::{Interest, Poller};
 use crate::sys::process::Process;
+use crate::sys::socket::set_keepalive;
 use crate::tune::{Facts, Memory, Tuner};
 use crate::types::Rank;
 
@@ -282,6 +283,8 @@ impl Forming<'_> {
                 links.join(rank, lane, AnyTx::Tcp(tx), AnyRx::Tcp(rx));
             }
             let control = Control::new(Rank::at(rank), peer.control, processes[rank].take());
+            // The kernel notices a peer's host that is gone without a word.
+            set_keepalive(control.stream(), true)?;
             poller.add(control.stream(), 2, Interest::Edge)?;
             if let Some(process) = control.process() {
                 poller.add(process.fd(), 3, Interest::Edge)?;

@@ -68,6 +68,18 @@ fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
 }
 
+/// Lets the calling thread, and threads it starts later, run on one processor only: number `index` of
+/// those it may use now, counted around.
+///
+/// A communicator counts the processors when it forms, to decide how to wait: bind after that.
+///
+/// # Errors
+/// `SYSTEM` when the system refuses.
+pub fn bind_to_core(index: usize) -> Result<()> {
+    let allowed = affinity::allowed()?;
+    affinity::set(&[allowed[index % allowed.len()]])
+}
+
 /// One rank's place in a group of ranks.
 #[derive(Debug)]
 pub struct Communicator {
@@ -314,7 +326,6 @@ impl Communicator {
     ///
     /// # Errors
     /// Whatever ended the first call that failed.
-    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `run`")]
     pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
         let _inside = self.enter()?;
         if let Some(group) = &mut *lock(&self.group) {

@@ -39,7 +39,7 @@ pub(super) fn buffers<T: Element>(send: &[T], recv: &mut [T]) -> Buffers {
 /// The elements of one of `parts` equal parts of `total`.
 pub(super) fn part(total: usize, parts: u32, what: &str) -> Result<u64> {
     let parts = parts as usize;
-    if total % parts != 0 {
+    if !total.is_multiple_of(parts) {
         let text = format!("{what} of {total} elements in {parts} equal blocks");
         return Err(Error::new(Code::InvalidArgument, text));
     }

@@ -21,6 +21,7 @@ pub(crate) mod tile;
 pub mod wires;
 
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::Arc;
 
 use crate::call::{Call, Head, Ragged, head_flag};
@@ -32,7 +33,7 @@ use crate::engine::tile::Layout;
 use crate::engine::wires::{Wires, mismatch};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Source;
-use crate::plan::{LANES_MAX, Plan, Verb};
+use crate::plan::{LANES_MAX, Plan, Region, Verb, flag};
 use crate::types::{Collective, Rank};
 
 /// How a call is to be carried out.
@@ -78,6 +79,9 @@ struct Running {
     cursors: [Cursor; LANES_MAX],
 }
 
+/// Calls whose heads are remembered. A rank is rarely this far ahead of one that waits for it.
+const RECENT: usize = 8;
+
 /// A submitted collective.
 #[derive(Debug)]
 struct Run {
@@ -100,6 +104,8 @@ pub struct Engine<F, P> {
     seq: u64,
     turns: u64,
     stamp: u64,
+    /// The last calls' heads, by number.
+    recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
     run: Option<Run>,
     p2p: PointToPoint,
@@ -135,6 +141,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             seq: 0,
             turns: 0,
             stamp: 0,
+            recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
             p2p: PointToPoint::new(world),
@@ -162,6 +169,26 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The collective under way.
+    #[must_use]
+    pub fn present(&self) -> Option<Head> {
+        self.run.as_ref().map(|run| run.head)
+    }
+
+    /// Compares `peer`'s call of a number this rank has reached with the own call of that number, if
+    /// that is remembered.
+    ///
+    /// # Errors
+    /// `MISMATCH` names both.
+    pub fn compare(&self, peer: Rank, theirs: &Head) -> Result<()> {
+        let own = self.recent.iter().flatten().find(|own| own.seq == theirs.seq);
+        // How the call is carried out may not be settled on one side; messages carry that.
+        match own.map(|own| Head { plan: theirs.plan, ..*own }) {
+            Some(own) if own != *theirs => Err(mismatch(self.wires.me, &own, peer.index(), theirs)),
+            _ => Ok(()),
+        }
     }
 
     /// The error that broke the engine.
@@ -274,21 +301,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         (0..self.wires.world).filter(move |&r| r != me).map(Rank::at)
     }
 
-    /// The collective under way, in the words that ranks compare; its plan is left out.
-    #[must_use]
-    pub fn current(&self) -> Option<Head> {
-        self.run.as_ref().map(|run| Head { plan: 0, ..run.head })
-    }
-
-    /// The error that it is when `peer` makes the call `theirs` while this rank makes another one of
-    /// the same number.
-    #[must_use]
-    pub fn contradiction(&self, peer: Rank, theirs: &Head) -> Option<Error> {
-        let own = self.current()?;
-        let differs = own.seq == theirs.seq && own != (Head { plan: 0, ..*theirs });
-        differs.then(|| mismatch(self.wires.me, &own, peer.index(), theirs))
-    }
-
     /// Where everything in flight stands, for the report of a call that did not end.
     #[must_use]
     pub fn standing(&self) -> String {
@@ -324,7 +336,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if call.packed.is_some() {
             flags |= head_flag::PACKED;
         }
-        if all_to_all && std::ptr::eq(call.send, call.recv) {
+        if all_to_all && ptr::eq(call.send, call.recv) {
             flags |= head_flag::IN_PLACE;
         }
         Head {
@@ -386,6 +398,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.seq += 1;
         self.stamp += 1;
         let mut head = self.head(&call, self.seq, 0);
+        let slot = self.seq % RECENT as u64;
+        self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
         let meets = self.planner.meets(&call);
         let turn = match self.wires.fabric.board() {
             Some(board) if meets => {
@@ -438,38 +452,53 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let Some(board) = self.wires.fabric.board() else { return Ok(false) };
         // Judged by the notices alone, the same on every rank.
         let mut shared = true;
-        self.peers.clear();
         for rank in 0..world {
             let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
             if notice.head != run.head {
                 return Err(mismatch(me, &run.head, rank, &notice.head));
             }
-            let private = [notice.input, notice.output].contains(&Place::NOWHERE);
-            shared &= !private;
-            let own = PeerBuffers { input: run.call.send.cast_mut(), output: run.call.recv };
-            if rank == me || private {
-                self.peers.push(own);
-                continue;
-            }
-            let (input, output) = buffers(&run.call, rank, world);
-            // Others do not know the counts of gather_v; its root knows them all.
-            let exact = run.call.collective == Collective::GatherV && me == run.call.root.index();
-            let mut find = |place: Place, bytes: usize| match bytes {
-                0 if !exact || place.bytes == 0 => Ok(std::ptr::null_mut()),
-                _ if place.bytes == bytes as u64 => board.resolve(rank, place),
-                _ => {
-                    let given = place.bytes;
-                    let text = format!("rank {rank} has {given} bytes for rank {me}, not {bytes}");
-                    let error =
-                        Error::new(Code::Mismatch, format!("{}: {text}", run.head.describe()));
-                    Err(error.with_peer(Rank::at(rank)))
-                }
-            };
-            let (input, output) = (find(notice.input, input)?, find(notice.output, output)?);
-            self.peers.push(PeerBuffers { input, output });
+            shared &= ![notice.input, notice.output].contains(&Place::NOWHERE);
         }
-        run.running = Some(self.bind(&run.call, &mut run.head, shared)?);
+        let running = self.bind(&run.call, &mut run.head, shared)?;
+        self.resolve(&running.plan, run)?;
+        run.running = Some(running);
         Ok(true)
+    }
+
+    /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
+    /// touches may be through with the call already, and have given its memory back.
+    fn resolve(&mut self, plan: &Plan, run: &Run) -> Result<()> {
+        let (me, world, call) = (self.wires.me, self.wires.world, &run.call);
+        self.peers.clear();
+        self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
+        self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
+        let Some(board) = self.wires.fabric.board().filter(|_| plan.direct) else {
+            return Ok(());
+        };
+        for step in &plan.steps {
+            let loads = step.source == Region::PeerInput;
+            let stores = step.target == Region::PeerOutput || step.has(flag::SPREAD);
+            let one = [Rank(step.from)];
+            let touched: &[Rank] = match step.verb {
+                Verb::Fold => &plan.groups[step.from as usize],
+                _ if loads || stores => &one,
+                _ => &[],
+            };
+            for rank in touched.iter().map(|r| r.index()).filter(|&rank| rank != me) {
+                let Some(notice) = board.notice(rank, run.turn)? else {
+                    return Err(Error::new(Code::Internal, "a notice went after it was read"));
+                };
+                let (input, output) = buffers(call, rank, world);
+                let known = &mut self.peers[rank];
+                if loads && known.input.is_null() {
+                    known.input = find(board, call, (me, rank), notice.input, input)?;
+                }
+                if stores && known.output.is_null() {
+                    known.output = find(board, call, (me, rank), notice.output, output)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn poll_run(&mut self) -> Result<bool> {
@@ -511,6 +540,25 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         Ok(moved)
     }
+}
+
+/// Where this process finds a peer's buffer, which must have the bytes this rank expects.
+fn find<B: Board>(
+    board: &mut B,
+    call: &Call,
+    (me, peer): (usize, usize),
+    place: Place,
+    bytes: usize,
+) -> Result<*mut u8> {
+    if place.bytes != bytes as u64 {
+        let kind = call.collective;
+        let text = format!(
+            "{kind}: rank {peer} has {} bytes where rank {me} expects {bytes}",
+            place.bytes
+        );
+        return Err(Error::new(Code::Mismatch, text).with_peer(Rank::at(peer)));
+    }
+    if bytes == 0 { Ok(ptr::null_mut()) } else { board.resolve(peer, place) }
 }
 
 /// Bytes of `rank`'s input and output in `call` (as far as another rank can know them).

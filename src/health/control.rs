@@ -24,12 +24,14 @@ use crate::types::Rank;
 const MAGIC: u32 = 0x554e_4343;
 const FAULT: u16 = 1;
 const GOODBYE: u16 = 2;
-/// The text is the head of the call that the sender waits in.
+/// The text is the head of a call in which the sender waits for this rank.
 const CALL: u16 = 3;
 const NO_PEER: u32 = u32::MAX;
 /// The longest text of a fault.
 const TEXT_MAX: usize = 1024;
 const FRAME_BYTES: usize = size_of::<Frame>();
+/// Room for questions from the start, so that a steady run allocates none.
+const ROOM: usize = 4096;
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -50,7 +52,7 @@ pub(crate) struct Control {
     process: Option<Process>,
     /// Bytes of a frame that has not fully arrived.
     partial: Vec<u8>,
-    /// The rest of a frame that the socket has not taken.
+    /// What the socket has not taken.
     unsent: Vec<u8>,
     /// Nothing more is to be heard: the peer has left or died.
     closed: bool,
@@ -63,8 +65,8 @@ impl Control {
             rank,
             stream,
             process,
-            partial: Vec::with_capacity(4096),
-            unsent: Vec::with_capacity(2 * (FRAME_BYTES + HEAD_BYTES)),
+            partial: Vec::with_capacity(ROOM),
+            unsent: Vec::with_capacity(ROOM),
             closed: false,
         }
     }
@@ -98,8 +100,8 @@ impl Control {
             }
         };
         self.parse(news);
-        let gone = self.process.as_ref().is_some_and(|p| !p.alive());
-        let end = end.or_else(|| gone.then(|| "its process ended".to_owned()));
+        let gone = self.process.as_ref().filter(|p| !p.alive());
+        let end = end.or_else(|| gone.map(|p| format!("its process {} ended", p.pid())));
         if let Some(why) = end
             && !self.closed
         {
@@ -127,10 +129,8 @@ impl Control {
             };
             at = from + text_bytes;
             match frame.kind {
-                CALL => {
-                    if let Ok(bytes) = <[u8; HEAD_BYTES]>::try_from(text) {
-                        news.heard(self.rank, pod_read_unaligned(&bytes));
-                    }
+                CALL if text.len() == HEAD_BYTES => {
+                    news.asks(self.rank, pod_read_unaligned(text));
                 }
                 GOODBYE => {
                     self.closed = true;
@@ -139,7 +139,7 @@ impl Control {
                 FAULT if news.fault.is_none() => {
                     let code = Code::from_number(frame.code).unwrap_or(Code::Broken);
                     let peer = (frame.peer != NO_PEER).then_some(Rank(frame.peer));
-                    let text = String::from_utf8_lossy(text).into_owned();
+                    let text = String::from_utf8_lossy(text);
                     news.fault = Some(retold(self.rank, code, peer, &text));
                 }
                 // A later version may say more than this one understands.
@@ -154,9 +154,9 @@ impl Control {
         if self.closed {
             return;
         }
-        // A peer that does not listen for long fills its socket: frames stay whole all the same.
-        let busy = !self.unsent.is_empty();
-        if !busy || frame.kind != CALL {
+        // A peer that never waits seldom listens, and its socket may fill: frames stay whole, and a
+        // question more tells it nothing.
+        if self.unsent.is_empty() || frame.kind != CALL {
             self.unsent.extend_from_slice(bytes_of(frame));
             self.unsent.extend_from_slice(text);
         }
@@ -192,7 +192,7 @@ impl Controls {
         self.0.iter_mut().for_each(|c| c.send(&frame, text));
     }
 
-    pub(crate) fn announce(&mut self, head: &Head, to: impl Fn(Rank) -> bool) {
+    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
         let frame = Frame {
             magic: MAGIC,
             kind: CALL,
@@ -201,9 +201,8 @@ impl Controls {
             peer: NO_PEER,
             seq: head.seq,
         };
-        for control in self.0.iter_mut().filter(|c| to(c.rank)) {
-            control.send(&frame, bytes_of(head));
-        }
+        let asked = self.0.iter_mut().filter(|c| ranks.contains(&c.rank));
+        asked.for_each(|c| c.send(&frame, bytes_of(head)));
     }
 
     pub(crate) fn leave(&mut self) {

@@ -5,9 +5,9 @@
 //! without a goodbye is a death. Data a rank sent before it died may still be under way, so a death
 //! ends calls only once nothing has moved for [`GRACE`].
 //!
-//! A rank that waits long in a call says which call it is in: first to those it waits for, later to
-//! all. So ranks whose different calls exchange no message still learn that they differ, and a rank
-//! that gives up knows who never came.
+//! A rank whose call has not moved for [`STALL`] tells those it waits for which call it makes. Ranks
+//! that wait for each other in different calls, neither of which sends first, learn of it that way.
+//! After [`STALL_LONG`] it tells everyone, so that whose deadline passes can blame who has not come.
 //!
 //! Not here: what to do about it (the backend), and heartbeats.
 
@@ -22,6 +22,12 @@ use crate::types::Rank;
 
 /// How long nothing must have moved after a death before pending calls end.
 pub(crate) const GRACE: Duration = Duration::from_millis(20);
+
+/// How long a call must not have moved before the ranks it waits for are told of it.
+pub(crate) const STALL: Duration = Duration::from_millis(50);
+
+/// How long a call must not have moved before all ranks are told of it.
+pub(crate) const STALL_LONG: Duration = Duration::from_secs(1);
 
 /// What peers report, and what is reported to them.
 #[derive(Debug)]
@@ -41,15 +47,20 @@ pub(crate) struct News {
     pub(crate) dead: Option<(Rank, String, Instant)>,
     /// Ranks that have ended their communicator.
     pub(crate) left: Vec<Rank>,
-    /// The last call each rank was heard to wait in.
-    pub(crate) calls: Vec<(Rank, Head)>,
+    /// Calls in which peers wait for this rank: the latest of each.
+    pub(crate) asked: Vec<(Rank, Head)>,
+    /// The last call in which each rank was heard to wait, for whomever.
+    pub(crate) waits: Vec<(Rank, u64)>,
 }
 
 impl News {
-    fn heard(&mut self, rank: Rank, head: Head) {
-        match self.calls.iter_mut().find(|(r, _)| *r == rank) {
-            Some(entry) => entry.1 = head,
-            None => self.calls.push((rank, head)),
+    /// `rank` waits for this one in the call of `head`.
+    fn asks(&mut self, rank: Rank, head: Head) {
+        self.asked.retain(|(other, _)| *other != rank);
+        self.asked.push((rank, head));
+        match self.waits.iter_mut().find(|(other, _)| *other == rank) {
+            Some(entry) => entry.1 = head.seq,
+            None => self.waits.push((rank, head.seq)),
         }
     }
 }
@@ -88,11 +99,11 @@ impl Health {
         }
     }
 
-    /// Tells the ranks that `to` picks that this one waits in the call `head`.
-    pub(crate) fn announce(&mut self, head: &Head, to: impl Fn(Rank) -> bool) {
+    /// Tells `ranks` that they are waited for in the call of `head`.
+    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
         match self {
-            Self::Processes(controls) => controls.announce(head, to),
-            Self::Threads(thread) => thread.announce(head),
+            Self::Processes(controls) => controls.ask(head, ranks),
+            Self::Threads(thread) => thread.ask(head, ranks),
         }
     }
 

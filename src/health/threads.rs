@@ -18,6 +18,9 @@ use crate::sync::{AtomicU32, Ordering, compiler_fence};
 use crate::sys::barrier;
 use crate::types::Rank;
 
+/// A call, and the ranks it waits for.
+type Asked = (Option<Head>, Vec<Rank>);
+
 /// What all threads of a world see.
 #[derive(Debug)]
 pub(crate) struct Slate {
@@ -27,12 +30,11 @@ pub(crate) struct Slate {
     faulty: AtomicU32,
     /// 1 for each rank that has left.
     left: Box<[AtomicU32]>,
+    /// The call in which each rank waits, and for whom; counted in `asks`.
+    asked: Mutex<Vec<Asked>>,
+    asks: AtomicU32,
     /// 1 while a rank's engine is at work.
     working: Box<[CachePadded<AtomicU32>]>,
-    /// The call each rank was last seen to wait in.
-    calls: Mutex<Vec<(Rank, Head)>>,
-    /// Entries ever made there, to look without locking.
-    announced: AtomicU32,
     dozes: Box<[Arc<Doze>]>,
 }
 
@@ -41,7 +43,7 @@ pub(crate) struct Slate {
 pub(crate) struct Thread {
     slate: Arc<Slate>,
     me: Rank,
-    /// `Slate::announced` as last seen.
+    /// Of the slate's `asks`, those looked at.
     heard: u32,
     /// Whether the kernel orders the others' marks for us; else every mark is a full fence.
     asymmetric: bool,
@@ -55,9 +57,9 @@ impl Thread {
             fault: OnceLock::new(),
             faulty: AtomicU32::new(0),
             left: (0..world).map(|_| AtomicU32::new(0)).collect(),
+            asked: Mutex::new((0..world).map(|_| (None, Vec::with_capacity(world))).collect()),
+            asks: AtomicU32::new(0),
             working: (0..world).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
-            calls: Mutex::new(Vec::with_capacity(world)),
-            announced: AtomicU32::new(0),
             dozes: dozes.into(),
         });
         let asymmetric = barrier::register();
@@ -112,15 +114,7 @@ impl Thread {
             self.quiesce();
             news.fault = Some(retold(*teller, error.code, error.peer, &error.detail));
         }
-        let announced = self.slate.announced.load(Ordering::Acquire);
-        if announced != self.heard {
-            self.heard = announced;
-            let calls = self.slate.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            calls
-                .iter()
-                .filter(|c| c.0 != self.me)
-                .for_each(|&(rank, head)| news.heard(rank, head));
-        }
+        self.hear_asks(news);
         for (rank, left) in self.slate.left.iter().enumerate() {
             // ORDERING: acquire pairs with `leave`: what the rank wrote before leaving is seen.
             if left.load(Ordering::Acquire) == 1 && !news.left.contains(&Rank::at(rank)) {
@@ -129,15 +123,30 @@ impl Thread {
         }
     }
 
-    pub(crate) fn announce(&mut self, head: &Head) {
-        let mut calls = self.slate.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        match calls.iter_mut().find(|(rank, _)| *rank == self.me) {
-            Some(entry) => entry.1 = *head,
-            None => calls.push((self.me, *head)),
+    fn hear_asks(&mut self, news: &mut News) {
+        // ORDERING: a hint; what it announces is read under the lock.
+        let asks = self.slate.asks.load(Ordering::Relaxed);
+        if asks == std::mem::replace(&mut self.heard, asks) {
+            return;
         }
-        drop(calls);
-        // ORDERING: a hint; the calls themselves are read under their lock.
-        self.slate.announced.fetch_add(1, Ordering::Release);
+        let asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for (rank, ask) in asked.iter().enumerate() {
+            if let (Some(head), ranks) = ask
+                && ranks.contains(&self.me)
+            {
+                news.asks(Rank::at(rank), *head);
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
+        let mut asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (call, waited_for) = &mut asked[self.me.index()];
+        *call = Some(*head);
+        waited_for.clear();
+        waited_for.extend_from_slice(ranks);
+        drop(asked);
+        self.slate.asks.fetch_add(1, Ordering::Relaxed);
         self.wake_all();
     }
 

@@ -72,7 +72,10 @@ impl Memory {
         capacity: usize,
         keep: Arc<dyn std::any::Any + Send + Sync>,
     ) -> Self {
-        assert!(capacity as u64 % LINE == 0 && capacity as u64 >= 4 * LINE, "ring of {capacity}");
+        assert!(
+            (capacity as u64).is_multiple_of(LINE) && capacity as u64 >= 4 * LINE,
+            "ring of {capacity}"
+        );
         // SAFETY: the caller gives at least CONTROL_BYTES bytes there.
         let data = unsafe { at.add(CONTROL_BYTES) };
         Self { control: at.cast(), data, capacity, _keep: keep }

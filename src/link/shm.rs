@@ -196,7 +196,12 @@ impl HostBoard {
         // BOUND: ends when the socket is empty; a flood of gifts meets FOREIGN_MAX.
         loop {
             let mut bytes = [0u8; GIFT_BYTES];
-            let Some(got) = recv_with_fds(&socket, &mut bytes, 1)? else {
+            let got = match recv_with_fds(&socket, &mut bytes, 1) {
+                // A peer that left without having read all of ours; its end is noticed elsewhere.
+                Err(error) if error.native == libc::ECONNRESET => return Ok(()),
+                got => got?,
+            };
+            let Some(got) = got else {
                 return Ok(());
             };
             if got.bytes == 0 {

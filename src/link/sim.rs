@@ -466,7 +466,7 @@ pub fn run<P: Planner>(world: &mut World, engines: &mut [Engine<SimFabric, P>]) 
             time.now.set(time.now.get() + world.dice.between(1, 20));
             if world.options.stall_one_in > 0
                 && progress != Progress::Idle
-                && world.dice.roll() % world.options.stall_one_in == 0
+                && world.dice.roll().is_multiple_of(world.options.stall_one_in)
             {
                 let until = time.now.get() + world.dice.between(1, 8 * world.options.delay_ns.1);
                 asleep[rank] = until;

@@ -1,4 +1,5 @@
-//! Collects the steps of a plan, lane by lane, and works out what an algorithm need not think about.
+//! Collects the steps of a plan, lane by lane, and works out what an algorithm need not think
+//! about.
 //!
 //! That is: how much scratch there is, the longest range, and where a step has to wait for posted
 //! sends ([`flag::SETTLE`]), assuming the worst: that the caller works in place.
@@ -77,8 +78,8 @@ impl Builder {
         if self.key.prepared { Region::Work } else { Region::Input }
     }
 
-    /// Begins lane 0 of a reduction: multiplies Input chunks `0..chunks` into Work where `pre_mul_sum`
-    /// asks for it, else nothing.
+    /// Begins lane 0 of a reduction: multiplies Input chunks `0..chunks` into Work where
+    /// `pre_mul_sum` asks for it, else nothing.
     pub fn load(&mut self, chunks: u32) {
         if self.key.prepared {
             let step = Step::copy((Region::Input, 0), (Region::Work, 0)).over(chunks);
@@ -118,8 +119,8 @@ impl Builder {
     }
 }
 
-/// No message of any rank's plan has more chunks than this. Every rank must come to the same number,
-/// because tiles are cut by it.
+/// No message of any rank's plan has more chunks than this. Every rank must come to the same
+/// number, because tiles are cut by it.
 fn range_bound(key: &Key, chunks: u32) -> u32 {
     use Collective as C;
     let whole = matches!(key.collective, C::AllReduce | C::Reduce | C::Broadcast | C::Barrier);
@@ -164,8 +165,8 @@ fn place(region: Region, chunk: u32, chunks: u32, collective: Collective, rank: 
 
 /// Marks every step that writes where a posted send may still read.
 ///
-/// A lane that settles knows that what it and the lanes before it posted has left; it says nothing to
-/// the other lanes. Each lane is walked twice: scratch is used again by the next block of tiles.
+/// A step that settles knows only that what is posted from where it writes has left. Each lane is
+/// walked twice: scratch is used again by the next block of tiles.
 fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
     let mut earlier: Vec<Place> = Vec::new();
     for lane in lanes.iter_mut() {
@@ -174,24 +175,16 @@ fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
             // Caller's buffers have another address in the next block: only scratch stays posted.
             posted.retain(|p| round == 0 || p.work);
             for step in lane.iter_mut() {
-                if step.has(flag::SETTLE) {
-                    posted.clear();
-                }
-                let writes = !matches!(step.target, Region::None) && step.verb != Verb::Send;
                 let at = |region, chunk| place(region, chunk, step.chunks, collective, rank);
                 let target = at(step.target, step.target_chunk);
-                let hits = |p: &Place| {
-                    p.work == target.work && p.first < target.end && target.first < p.end
-                };
-                if writes && posted.iter().any(hits) {
-                    step.flags |= flag::SETTLE;
-                    posted.clear();
-                }
                 let leaves = match step.verb {
                     Verb::Send => Some(at(step.source, step.source_chunk)),
                     Verb::RecvCopySend => Some(target),
                     _ => None,
                 };
+                if step.writes_here() && take_out(&mut posted, target) {
+                    step.flags |= flag::SETTLE;
+                }
                 if let Some(place) = leaves {
                     note(&mut posted, place);
                     note(&mut earlier, place);
@@ -199,6 +192,25 @@ fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
             }
         }
     }
+}
+
+/// Takes `place` out of `places`; whether any of it was there.
+fn take_out(places: &mut Vec<Place>, place: Place) -> bool {
+    let hits = |p: &Place| p.work == place.work && p.first < place.end && place.first < p.end;
+    let mut found = false;
+    let mut index = 0;
+    while let Some(&old) = places.get(index) {
+        if !hits(&old) {
+            index += 1;
+            continue;
+        }
+        found = true;
+        places.swap_remove(index);
+        let below = Place { end: place.first, ..old };
+        let above = Place { first: place.end, ..old };
+        places.extend([below, above].into_iter().filter(|rest| rest.first < rest.end));
+    }
+    found
 }
 
 /// Adds `place`, which often continues the one before: worlds are large.

@@ -1,14 +1,19 @@
 //! Proves the plans of a whole world: every Output ends with what the collective is defined to
 //! give, in every schedule, on links with few slots, in place or not.
 //!
-//! Three passes. `structure` looks at each step alone. `flow` runs all lanes of all ranks over
-//! links with the least room that the engine guarantees, in several orders: nobody may get stuck.
-//! `values` watches such runs with symbolic values (`expr`) and vector clocks (`order`): nothing is
-//! counted twice, rounded early or left out, and no two accesses to one place depend on luck.
+//! Three passes. `structure` looks at each step alone. `values` runs all lanes of all ranks with
+//! symbolic values (`expr`) and vector clocks (`order`): nothing is counted twice, rounded early or
+//! left out, and no two accesses to one place depend on luck. `flow` runs them over links with the
+//! least room that the engine guarantees, with windows of 1, 2 and 3 tiles, long enough for lanes
+//! to run far ahead of each other, in several orders: nobody may get stuck.
 //!
-//! What an engine may do besides, and no right plan minds: deliver from an outbox early or late;
-//! run `RecvCopySend` as a forward or as a post; hold a lane between two blocks of tiles until what
-//! it posted has left.
+//! The engine as it is modelled: links take a window and one message by themselves; more waits in
+//! outboxes. A lane begins a block of tiles only when nothing that it posted waits; a step that
+//! settles runs only when nothing waits that reads what it writes; a fused step only when nothing
+//! waits in front of its link. What an engine may do besides, and no right plan minds: deliver from
+//! an outbox early or late; run `RecvCopySend` as a forward or as a post; hold a lane at the start
+//! of a block until all that it posted has been received. Messages without elements are not sent
+//! after the first tile: no plan may count on them for order, which small worlds show.
 //!
 //! Worlds of up to 128 ranks. Not here: links, time, real data.
 
@@ -16,6 +21,7 @@ mod expr;
 mod flow;
 mod memory;
 mod order;
+mod places;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -26,6 +32,7 @@ use std::fmt;
 
 use self::expr::Exprs;
 use self::flow::{Flow, Order, Schedule};
+use self::places::{Places, Shape};
 use self::values::Values;
 use super::{Plan, Step};
 use crate::types::{Collective, Rank};
@@ -35,48 +42,61 @@ pub(in crate::plan) use self::structure::buffers;
 /// How thoroughly to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Tiles to run, at least 1. More than `window`, so that scratch is used again. Direct plans
-    /// run with one.
+    /// Tiles to run when values are watched, at least 1. More than `window`, so that scratch is
+    /// used again. Direct plans run with one.
     pub tiles: u32,
-    /// Tiles in flight, at least 1. Links have one slot more.
+    /// Tiles in flight then, at least 1.
     pub window: u32,
     /// Whether to check the call in place as well. Direct all_to_all is not offered in place and is
     /// left out by itself.
     pub in_place: bool,
-    /// Orders in which lanes are tried, besides the first.
-    pub schedules: usize,
+    /// Runs without values, in which lanes may run ahead. Three are one with each window.
+    pub runs: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tiles: 3, window: 2, in_place: true, schedules: SCHEDULES.len() }
+        Self { tiles: 3, window: 2, in_place: true, runs: RUNS.len() }
     }
 }
 
 impl Options {
-    /// Thorough for small worlds, fewer schedules for large ones.
+    /// Thorough for small worlds, fewer runs for large ones.
     #[must_use]
     pub fn for_world(world: usize) -> Self {
-        let schedules = if world <= 16 { SCHEDULES.len() } else { 3 };
-        Self { schedules, ..Self::default() }
+        let runs = match world {
+            0..=16 => RUNS.len(),
+            17..=32 => 5,
+            _ => 3,
+        };
+        Self { runs, ..Self::default() }
     }
 }
 
 /// A schedule that settles late, when others have posted all they can.
-const fn late(order: Order, post_copies: bool, hold_blocks: bool) -> Schedule {
-    Schedule { order, settle_last: true, post_copies, hold_blocks }
+const fn late(order: Order, post_copies: bool, slow_links: bool) -> Schedule {
+    Schedule { order, settle_last: true, post_copies, slow_links }
 }
 
-/// The schedules after the first, the most telling in front.
-const SCHEDULES: [Schedule; 7] = [
-    late(Order::Descending, false, false),
-    late(Order::Shuffled(0x5eed_0001), true, false),
-    late(Order::Descending, false, true),
-    late(Order::Ascending, true, false),
-    late(Order::Ascending, false, false),
-    late(Order::Shuffled(0x5eed_0002), false, false),
-    Schedule { settle_last: false, ..late(Order::Descending, true, false) },
+/// Runs without values, the most telling in front: how many tiles are in flight, and the order.
+const RUNS: [(u32, Schedule); 8] = [
+    (2, late(Order::Descending, true, false)),
+    (1, late(Order::Shuffled(0x5eed_0001), true, true)),
+    (3, late(Order::Ascending, true, true)),
+    (2, late(Order::Shuffled(0x5eed_0002), true, true)),
+    (2, late(Order::Ascending, false, false)),
+    (1, late(Order::Descending, false, false)),
+    (3, late(Order::Shuffled(0x5eed_0003), false, false)),
+    (2, Schedule { settle_last: false, ..late(Order::Descending, true, false) }),
 ];
+
+/// The largest worlds that are also run with chunks that have no elements in the last tile.
+const SHORT_WORLD_MAX: usize = 24;
+
+/// Tiles of a run without values: enough for a lane to be blocks ahead of what links take.
+const fn tiles_ahead(window: u32) -> u32 {
+    3 * window + 2
+}
 
 /// What is known of plans that passed. Counts are of one tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +179,7 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         order: Order::Ascending,
         settle_last: false,
         post_copies: false,
-        hold_blocks: false,
+        slow_links: false,
     };
     let chunks = plans.iter().map(|p| buffers(&p.key, p.key.rank, p.chunks).0).max().unwrap_or(1);
     let mut exprs = Exprs::new(first.key.world, chunks.max(1));
@@ -170,12 +190,13 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
         if in_place && !offered {
             continue;
         }
-        let mut values = Values::new(plans, &mut exprs, (tiles, window), in_place);
+        let places = Places::new(plans, Shape::of(plans, (tiles, window), in_place));
+        let mut values = Values::new(plans, &places, &mut exprs);
         let told = |flaw: Flaw| {
             let place = if in_place { " (in place)" } else { "" };
             Flaw { what: flaw.what + place, ..flaw }
         };
-        Flow::new(plans, (tiles, window, window + 1), plain).run(&mut values).map_err(told)?;
+        Flow::new(plans, &places, window + 1, plain).run(&mut values).map_err(told)?;
         let ordered = values.finished().map_err(told)?;
         proof.get_or_insert_with(|| Proof {
             ordered,
@@ -185,8 +206,20 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
             steps_max: plans.iter().map(|p| p.steps.len()).max().unwrap_or(0),
         });
     }
-    for &schedule in SCHEDULES.iter().take(options.schedules) {
-        Flow::new(plans, (tiles, window, window + 1), schedule).run(&mut ())?;
+    if plans.len() <= SHORT_WORLD_MAX {
+        let places = Places::new(plans, Shape::of(plans, (tiles, window), offered));
+        let full = plans[0].chunks.max(first.key.world) / 2;
+        for full in [1, full.max(1)] {
+            let mut values = Values::new(plans, &places, &mut exprs).short(full);
+            let told = |flaw: Flaw| Flaw { what: flaw.what + " (with empty chunks)", ..flaw };
+            Flow::new(plans, &places, window + 1, plain).run(&mut values).map_err(told)?;
+        }
+    }
+    for &(window, schedule) in RUNS.iter().take(options.runs) {
+        let tiles = if first.direct { 1 } else { tiles_ahead(window) };
+        // In place more memory is shared, so steps that settle wait for more.
+        let places = Places::new(plans, Shape::of(plans, (tiles, window), offered));
+        Flow::new(plans, &places, window + 1, schedule).run(&mut ())?;
     }
     Ok(proof.expect("the plans were run at least once"))
 }

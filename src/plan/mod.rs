@@ -6,10 +6,10 @@
 //!
 //! # Words
 //!
-//! *Region*: a buffer a step may name. `Input` and `Output` are the caller's (native form). `Work` is
-//! scratch of this rank, in native form for collectives that only move data, in wide form
-//! ([`crate::kernel::Form`]) for those that reduce. `PeerInput` and `PeerOutput` are a peer's buffers,
-//! on memory links only.
+//! *Region*: a buffer a step may name. `Input` and `Output` are the caller's (native form). `Work`
+//! is scratch of this rank, in native form for collectives that only move data, in wide form
+//! ([`crate::kernel::Form`]) for those that reduce. `PeerInput` and `PeerOutput` are a peer's
+//! buffers, on memory links only.
 //!
 //! *Chunk*: a part of a region, numbered from 0. Which parts there are depends on the collective:
 //!
@@ -22,20 +22,39 @@
 //! | barrier | 1, empty | 1, empty |
 //! | send, recv | 1 | 1 |
 //!
-//! *Tile*: the pipeline's unit. The engine runs the whole plan on tile 0 of every chunk, then on tile
-//! 1, and so on: a plan's length never depends on the byte count. (For the buffer-wide collectives a
-//! tile of all chunks is one contiguous segment, so ranges of chunks are contiguous there.) The order
-//! inside a lane is: blocks of W tiles; inside a block the steps in order; for each step the W tiles.
-//! So W tiles are in flight and both ends of every link agree on the order of its messages.
+//! A buffer that a rank does not have is absent, whatever the caller passes: the input of broadcast
+//! and scatter exists at the root only, and so does the output of reduce and gather. In a call in
+//! place Input and Output are the same memory where they hold the same elements. A chunk of `Work`
+//! is as long as the chunk of its number (modulo `chunks`) of the larger buffer, and holds no
+//! other.
 //!
-//! *Lane*: an ordered stream of steps, and the ordered stream of messages it exchanges with each peer.
-//! Lanes advance independently and meet only where a step waits for a step of another lane (for the
-//! same tile). Message k that lane l of rank a sends to rank b is the k-th one lane l of b receives
-//! from a.
+//! *Tile*: the pipeline's unit. The engine runs the whole plan on tile 0 of every chunk, then on
+//! tile 1, and so on: a plan's length never depends on the byte count. (For the buffer-wide
+//! collectives a tile of all chunks is one contiguous segment, so ranges of chunks are contiguous
+//! there.) The order inside a lane is: blocks of W tiles; inside a block the steps in order; for
+//! each step the W tiles. So W tiles are in flight and both ends of every link agree on the order
+//! of its messages.
 //!
-//! *Posting*: `Send` only queues its source, and the lane goes on. The source must not change until
-//! it has left; [`build::Builder`] puts [`flag::SETTLE`] on any step that would change it (it waits
-//! until everything this rank posted has left), and the checker makes sure.
+//! *Lane*: an ordered stream of steps, and the ordered stream of messages it exchanges with each
+//! peer. Lanes advance independently and meet only where a step waits for a step of another lane
+//! (for the same tile). Such a wait never reaches across blocks: `Work`, used again every W tiles,
+//! therefore belongs to one lane, chunk by chunk. Message k that lane l of rank a sends to rank b
+//! is the k-th one lane l of b receives from a, and both ends say the same range for it. Messages
+//! without elements are sent for the first tile only.
+//!
+//! *Posting*: `Send` (and `RecvCopySend`, of what it received) only queues its source in an outbox,
+//! and the lane goes on. The source must not change until the message has *left*: until it is
+//! copied into the link's own memory, received or not. Every link takes W + 1 messages of the
+//! longest range ([`Plan::range_max`]) while its other end does nothing. A call ends only when all
+//! outboxes are empty.
+//!
+//! - A step with [`flag::SETTLE`] runs only when nothing that this rank posted, on any lane, waits
+//!   in an outbox and reads memory the step is about to write. What reads other memory does not
+//!   matter: waiting for everything would let two ranks wait for each other. [`build::Builder`]
+//!   marks every step that may need it, and the checker makes sure.
+//! - A lane is *held* at the start of a block until nothing that it posted itself waits in an
+//!   outbox. That bounds the outboxes; no plan relies on it for what it writes.
+//! - `RecvReduceSend` writes to the link itself, once nothing waits in front of it.
 //!
 //! Not here: branches, loops, expressions, sizes, types, and any optimiser.
 
@@ -126,14 +145,16 @@ pub enum Verb {
     Reduce = 3,
     /// `target` = `source` combined with the message of `from`.
     RecvReduce = 4,
-    /// Send to `to`: `source` combined with the message of `from`; stored in `target` unless `None`.
-    /// [`flag::WIDE`] speaks of the incoming message; the outgoing one is wide unless finished.
+    /// Send to `to`: `source` combined with the message of `from`; stored in `target` unless
+    /// `None`. [`flag::WIDE`] speaks of the incoming message; the outgoing one is wide unless
+    /// finished.
     RecvReduceSend = 5,
     /// The message of `from` into `target` and on to `to`.
     RecvCopySend = 6,
     /// `target` = the fold, in group order, of `source` (own place) and one message from each other
-    /// rank of group `from` ([`Plan::groups`]). With source `PeerInput`: of every member's own Input
-    /// chunk, loaded from its memory; with [`flag::SPREAD`] stored to every member's Output too.
+    /// rank of group `from` ([`Plan::groups`]). With source `PeerInput`: of every member's own
+    /// Input chunk, loaded from its memory; with [`flag::SPREAD`] stored to every member's Output
+    /// too.
     Fold = 7,
     /// Tell everyone (memory links) that phase `source_chunk` of this call is reached here.
     Post = 8,
@@ -168,7 +189,7 @@ pub mod flag {
     pub const INCOMING_FIRST: u8 = 2;
     /// The result is final: the kernel's finish stage applies.
     pub const FINISH: u8 = 4;
-    /// Wait until all that this rank posted has left, then run.
+    /// Wait until what this rank posted from the memory that the step writes has left, then run.
     pub const SETTLE: u8 = 8;
     /// The kernel's prepare stage applies (the factor of `pre_mul_sum`).
     pub const PREPARE: u8 = 16;
@@ -228,7 +249,8 @@ pub struct Key {
     pub rank: Rank,
     /// Root of rooted collectives, peer of send and recv; else rank 0.
     pub root: Rank,
-    /// Whether the input is multiplied first (`pre_mul_sum`): contributions then live in `Work`, wide.
+    /// Whether the input is multiplied first (`pre_mul_sum`): contributions then live in `Work`,
+    /// wide.
     pub prepared: bool,
 }
 
@@ -245,11 +267,13 @@ pub struct Plan {
     pub chunks: u32,
     /// Chunks of scratch per tile.
     pub work_chunks: u32,
-    /// No message of any rank has more chunks than this: a tile times this must fit a link.
+    /// No message of any rank has more chunks than this: a link must take W + 1 tiles times this.
+    /// The same on all ranks. Copies inside a rank may have longer ranges.
     pub range_max: u32,
     /// Lists of ranks that folds refer to, each ascending and with the own rank.
     pub groups: Box<[Box<[Rank]>]>,
-    /// Whether it needs peers' memory ([`Region::PeerInput`] and the like); such plans run as one tile.
+    /// Whether it needs peers' memory ([`Region::PeerInput`] and the like); such plans run as one
+    /// tile.
     pub direct: bool,
 }
 
@@ -420,6 +444,12 @@ impl Step {
             Verb::RecvReduceSend => !self.has(flag::FINISH),
             _ => self.has(flag::WIDE),
         }
+    }
+
+    /// Whether the step writes memory of its own rank: only such a step can settle.
+    #[must_use]
+    pub const fn writes_here(&self) -> bool {
+        matches!(self.target, Region::Output | Region::Work)
     }
 
     /// Whether the step gives a message to `to`.

@@ -24,6 +24,7 @@ pub(in crate::plan) fn all() -> Vec<(&'static str, Vec<Plan>, bool)> {
         ("doubling of 4", world(4, doubling), true),
         ("exchange of 3", world(3, exchange), true),
         ("relay of 4", world(4, relay), true),
+        ("crossing of 2", world(2, crossing), true),
         ("direct of 3", world(3, direct), true),
         ("barrier of 4", world(4, barrier), true),
     ]
@@ -121,6 +122,21 @@ pub(in crate::plan) fn relay(n: u32, rank: u32) -> Plan {
     if rank + 1 < n {
         b.push(on, Step::send(Rank(rank + 1), Region::Output, 0).after(here));
     }
+    b.finish()
+}
+
+/// An all_reduce by two owners: sums go up in lane 0, results come down in a lane per owner, which
+/// run far ahead of each other.
+pub(in crate::plan) fn crossing(n: u32, rank: u32) -> Plan {
+    let mut b = Builder::new(key(Collective::AllReduce, Algorithm::Tree, n, rank), n);
+    let peer = 1 - rank;
+    b.push(0, Step::send(Rank(peer), Region::Input, peer));
+    let order = if rank == 0 { 0 } else { flag::INCOMING_FIRST };
+    let step = Step::recv_reduce(Rank(peer), (Region::Input, rank), (Region::Output, rank));
+    let whole = b.push(0, step.wide(false).with(order | flag::FINISH));
+    let step = Step::send(Rank(peer), Region::Output, rank);
+    b.push(1 + rank as usize, step.after(whole));
+    b.push(1 + peer as usize, Step::recv(Rank(peer), Region::Output, peer));
     b.finish()
 }
 

@@ -131,7 +131,7 @@ fn remarks(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (bit, remark) in [
         (flag::PREPARE, ", prepared"),
         (flag::FINISH, ", finished"),
-        (flag::SETTLE, ", once all posted has left"),
+        (flag::SETTLE, ", once posts of it have left"),
     ] {
         if step.has(bit) {
             f.write_str(remark)?;

@@ -251,7 +251,7 @@ impl Canvas {
         }
         if trace.marks.iter().any(|m| m.step().has(flag::SETTLE)) {
             rect(out, (x, y - 13, 5, 18), &format!("rx=\"2\" fill=\"{INK}\""));
-            text(out, (x + 12, y), &style, "once all posted has left");
+            text(out, (x + 12, y), &style, "once posts of the target have left");
         }
     }
 }

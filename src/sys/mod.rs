@@ -6,7 +6,6 @@
 pub(crate) mod affinity;
 pub(crate) mod barrier;
 pub(crate) mod bell;
-pub(crate) mod clock;
 pub(crate) mod interface;
 pub(crate) mod limits;
 pub(crate) mod memory;

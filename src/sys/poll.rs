@@ -137,6 +137,7 @@ impl Poller {
     }
 
     /// The set as a descriptor of its own, readable when something in it is ready.
+    #[cfg(test)]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -160,15 +160,6 @@ pub(crate) fn set_keepalive(stream: &TcpStream, on: bool) -> Result<()> {
     set_option(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, i32::from(on), "SO_KEEPALIVE")
 }
 
-/// Asks for socket buffers of these sizes; the kernel doubles them and cuts them to its limits.
-/// Without the call it sizes them itself, which is usually better.
-pub(crate) fn set_buffers(stream: &TcpStream, send_bytes: u32, receive_bytes: u32) -> Result<()> {
-    let send = i32::try_from(send_bytes).unwrap_or(i32::MAX);
-    let receive = i32::try_from(receive_bytes).unwrap_or(i32::MAX);
-    set_option(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, send, "SO_SNDBUF")?;
-    set_option(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, receive, "SO_RCVBUF")
-}
-
 /// Writes to a stream socket without raising SIGPIPE when the other end is gone.
 pub(crate) fn send(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL;
@@ -241,7 +232,6 @@ mod tests {
             set_nodelay(&mine).expect("nodelay");
             set_keepalive(&mine, true).expect("keepalive");
             set_keepalive(&mine, false).expect("keepalive");
-            set_buffers(&mine, 1 << 16, u32::MAX).expect("buffers");
             mine.write_all(b"hello").expect("write");
             wait_one(theirs.as_fd(), Interest::Read, Some(Duration::from_secs(20))).expect("wait");
             let mut bytes = [0; 5];

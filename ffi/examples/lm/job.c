@@ -8,19 +8,6 @@
 #include <string.h>
 #include <time.h>
 
-/* Whether some launcher set one of the variables that carry a rank. */
-static int launcher_present(void)
-{
-    static const char *const names[] = {
-        "RANK",      "WORLD_SIZE",   "OMPI_COMM_WORLD_RANK", "PMI_RANK",
-        "PMIX_RANK", "SLURM_PROCID", "UNISONO_RANK",         "UNISONO_WORLD_SIZE",
-    };
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (getenv(names[i]))
-            return 1;
-    return 0;
-}
-
 void job_start(struct job *job, int deterministic, int64_t timeout_ms)
 {
     unisono_config_t config = UNISONO_CONFIG_INIT;
@@ -31,7 +18,7 @@ void job_start(struct job *job, int deterministic, int64_t timeout_ms)
     memset(job, 0, sizeof *job);
     job->rank = -1; /* not known yet */
     int status = unisono_comm_init_env(&job->comm, &config);
-    if (status == UNISONO_INVALID_ENVIRONMENT && !launcher_present())
+    if (status == UNISONO_NO_LAUNCHER)
         CHECK(job, unisono_comm_init_all(&job->comm, 1, &config));
     else
         job_check(job, "unisono_comm_init_env", status);

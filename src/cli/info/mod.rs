@@ -17,6 +17,7 @@ use super::{print, usage};
 /// Without options: the machine, what communicators would use of it, and what else is installed.
 /// With --types, --plans, --tuning or --knobs: those tables instead.
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// Element types and operations, and the rules of rounding and NaN
     #[arg(long, action = SetTrue)]

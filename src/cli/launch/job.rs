@@ -146,7 +146,9 @@ fn start(
             members.push(Member { child, pipes: [None, None], ended: None });
             let member = members.last_mut().expect("just pushed");
             guard.watch(member.child.id())?;
-            keyboard = member.take_pipes()?.or(keyboard.take());
+            if let Some(found) = member.take_pipes()? {
+                keyboard = Some(found);
+            }
             Ok(())
         });
         if let Err(error) = started {
@@ -442,7 +444,7 @@ impl Job<'_> {
             }
         }
         if let Some(keyboard) = &mut self.keyboard
-            && !keyboard.pass_on(waiting)
+            && !keyboard.pass_on(waiting, &mut self.screen)
         {
             self.keyboard = None;
         }
@@ -508,12 +510,17 @@ impl Job<'_> {
 
 impl Keyboard {
     /// Moves what was typed; false when there will be no more, or nobody who wants it.
-    fn pass_on(&mut self, waiting: &Waiting) -> bool {
+    fn pass_on(&mut self, waiting: &Waiting, screen: &mut Screen) -> bool {
         let from_ready = waiting.is_ready(self.from.as_fd());
         if self.typed.is_empty() && from_ready && sys::in_foreground(self.from.as_fd()) {
             let mut bytes = [0; WRITE_BYTES];
             match self.from.read(&mut bytes) {
-                Ok(got) if got > 0 => self.typed.extend_from_slice(&bytes[..got]),
+                Ok(got) if got > 0 => {
+                    self.typed.extend_from_slice(&bytes[..got]);
+                    if bytes[..got].contains(&b'\n') {
+                        screen.entered();
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => return false,
             }

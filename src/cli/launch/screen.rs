@@ -109,6 +109,14 @@ impl Screen {
         self.line(rank, stream, &rest);
     }
 
+    /// Somebody has pressed Enter: what rank 0 has drawn, a prompt as a rule, stays where it is, and
+    /// the cursor is in the row below.
+    pub(crate) fn entered(&mut self) {
+        if let Some((stream, _)) = self.drawing.take() {
+            self.open[0][stream as usize].clear();
+        }
+    }
+
     /// The launcher's own word, on stderr.
     pub(crate) fn note(&mut self, text: &str) {
         let drawn = self.lift(Stream::Err);
@@ -316,6 +324,15 @@ mod tests {
         assert_eq!(written(&mut s, Stream::Out), "\r\x1b[K[0] done\n");
         s.feed(1, Stream::Out, b"\n");
         assert_eq!(written(&mut s, Stream::Out), "[1] part\n");
+    }
+
+    #[test]
+    fn an_answered_prompt_is_not_repeated() {
+        let mut s = screen(true, TERMINALS);
+        s.feed(0, Stream::Out, b"name? ");
+        s.entered();
+        s.feed(0, Stream::Out, b"hello\n");
+        assert_eq!(written(&mut s, Stream::Out), "[0] name? [0] hello\n");
     }
 
     #[test]

@@ -2,11 +2,18 @@
 //!
 //! The state is how far each lane has come and, per link, how many messages were posted and
 //! received. Whatever fits moves from the outbox into the slots, so with K slots the outbox is
-//! empty exactly while `posted <= received + K`. All conditions but [`flag::SETTLE`] stay true once
-//! they are true, so the order in which lanes run decides nothing else: schedules differ in what
-//! they do with it.
+//! empty exactly while `posted <= received + K`, and holds the youngest messages otherwise.
+//!
+//! In worlds that pass `values` every condition stays true once it is true: whoever posts again
+//! from a place that has settled has to wait for the write that settled it. Then the order in which
+//! lanes run decides nothing, and longer calls bring nothing new, for all ranks could run block by
+//! block, with empty links in between. What is run here shows it rather than relying on it. (Only a
+//! copy onto itself settles without a write; that it does so last is the worst case.)
 
-use super::super::{NO_STEP, Plan, Step, Verb, flag};
+use std::collections::VecDeque;
+
+use super::super::{NO_STEP, Plan, Region, Step, Verb, flag};
+use super::places::{Places, Shape};
 use super::{Flaw, Site};
 use crate::types::Rank;
 
@@ -42,9 +49,9 @@ pub(super) struct Schedule {
     pub(super) settle_last: bool,
     /// `RecvCopySend` posts its target instead of needing room on the link.
     pub(super) post_copies: bool,
-    /// A lane begins a block only when all that it posted in the one before has left, so that what
-    /// it has posted is bounded.
-    pub(super) hold_blocks: bool,
+    /// Links take nothing on before their other end receives it, unless a step needs it to: a lane
+    /// is then held at the start of a block until all that it posted has been received.
+    pub(super) slow_links: bool,
 }
 
 /// How many waiting lanes are told of besides the first.
@@ -59,32 +66,55 @@ struct Cursor {
     done: bool,
 }
 
+/// What a message in an outbox reads: so many chunks of a region, of one tile.
+#[derive(Clone, Copy, Debug)]
+struct Reads {
+    region: Region,
+    chunk: u32,
+    chunks: u32,
+    tile: u32,
+}
+
 /// The world being run.
 pub(super) struct Flow<'a> {
     plans: &'a [Plan],
+    places: &'a Places<'a>,
     /// Lanes of the plan with the most.
     lanes: usize,
     tiles: u32,
     window: u32,
     slots: u32,
     schedule: Schedule,
+    /// A step that settles waits for everything its rank posted: a mistake that tests make.
+    settle_all: bool,
     cursors: Vec<Cursor>,
     posted: Vec<u32>,
     received: Vec<u32>,
-    /// Links of a rank with a message that has not left.
-    backlog: Vec<u32>,
+    /// What the messages of each link read that are in the outbox.
+    outboxes: Vec<VecDeque<Reads>>,
+    /// Messages of each lane that are in outboxes.
+    waiting: Vec<u32>,
+    /// Messages of each lane that have not been received.
+    under_way: Vec<u32>,
+    /// How many messages in outboxes read each place.
+    readers: Vec<u32>,
     /// The last phase each rank has posted.
     phases: Vec<u32>,
+    /// Lanes for which something has changed since they were last tried.
+    roused: Vec<bool>,
+    /// How many senders of the fold that a lane stands at are known to have posted.
+    seen: Vec<usize>,
 }
 
 impl<'a> Flow<'a> {
     pub(super) fn new(
         plans: &'a [Plan],
-        (tiles, window, slots): (u32, u32, u32),
+        places: &'a Places<'a>,
+        slots: u32,
         schedule: Schedule,
     ) -> Self {
         let world = plans.len();
-        let lanes = plans.iter().map(Plan::lanes).max().unwrap_or(0);
+        let Shape { lanes, tiles, window, .. } = places.shape;
         let cursor = |index: usize| Cursor {
             done: {
                 let (plan, lane) = (&plans[index / lanes], index % lanes);
@@ -94,17 +124,30 @@ impl<'a> Flow<'a> {
         };
         Self {
             plans,
+            places,
             lanes,
             tiles,
             window,
             slots,
             schedule,
+            settle_all: false,
             cursors: (0..world * lanes).map(cursor).collect(),
             posted: vec![0; world * world * lanes],
             received: vec![0; world * world * lanes],
-            backlog: vec![0; world],
+            outboxes: vec![VecDeque::new(); world * world * lanes],
+            waiting: vec![0; world * lanes],
+            under_way: vec![0; world * lanes],
+            readers: vec![0; places.count()],
             phases: vec![0; world],
+            roused: vec![true; world * lanes],
+            seen: vec![0; world * lanes],
         }
+    }
+
+    /// The same, with steps that settle waiting for too much.
+    #[cfg(test)]
+    pub(super) fn settling_all(self) -> Self {
+        Self { settle_all: true, ..self }
     }
 
     /// Runs all lanes to their ends.
@@ -126,16 +169,25 @@ impl<'a> Flow<'a> {
             }
             let mut moved = false;
             for &g in &order {
+                if !std::mem::take(&mut self.roused[g]) {
+                    continue;
+                }
                 while self.ready(g, !self.schedule.settle_last) {
                     self.fire(g, watch)?;
                     moved = true;
                 }
             }
+            // Now that all have posted what they can, each may settle once.
             if !moved {
-                let Some(&g) = order.iter().find(|&&g| self.ready(g, true)) else {
-                    return Err(self.stuck());
-                };
-                self.fire(g, watch)?;
+                for &g in &order {
+                    if self.ready(g, true) {
+                        self.fire(g, watch)?;
+                        moved = true;
+                    }
+                }
+            }
+            if !moved {
+                return Err(self.stuck());
             }
         }
     }
@@ -183,33 +235,64 @@ impl<'a> Flow<'a> {
         self.posted[link] < self.received[link].saturating_add(self.slots)
     }
 
-    /// Whether a lane waits between two blocks for what it posted to leave.
+    /// Whether a lane waits at the start of a block for what it posted before to leave.
     fn held(&self, g: usize) -> bool {
-        let Cursor { block, step, tile, .. } = self.cursors[g];
-        let first = self.schedule.hold_blocks && block > 0 && step == 0 && tile == 0;
-        first && self.backlog[g / self.lanes] > 0 && {
-            let mut links =
-                (0..self.plans.len()).map(|to| self.link(g / self.lanes, to, g % self.lanes));
-            links.any(|link| self.posted[link] > self.received[link].saturating_add(self.slots))
-        }
+        let Cursor { step, tile, .. } = self.cursors[g];
+        let left = if self.schedule.slow_links { &self.under_way } else { &self.waiting };
+        (step, tile) == (0, 0) && left[g] > 0
     }
 
-    fn ready(&self, g: usize, settle: bool) -> bool {
+    /// Whether no message in an outbox reads what a step that settles is about to write.
+    fn settled(&self, g: usize, step: &Step) -> bool {
+        let rank = g / self.lanes;
+        let waiting = &self.waiting[rank * self.lanes..][..self.lanes];
+        if waiting.iter().all(|&n| n == 0) {
+            return true;
+        }
+        !self.settle_all && self.written(g, step).all(|place| self.readers[place] == 0)
+    }
+
+    /// The places of its own rank that a step writes.
+    fn written(&self, g: usize, step: &Step) -> impl Iterator<Item = usize> + use<'a> {
+        let (places, rank, tile) =
+            (self.places, Rank::at(g / self.lanes), self.tile(self.cursors[g]));
+        let chunks = if step.writes_here() { step.chunks } else { 0 };
+        let (target, first) = (step.target, step.target_chunk);
+        (first..first + chunks).map(move |chunk| places.at(rank.0, target, chunk, tile))
+    }
+
+    fn ready(&mut self, g: usize, settle: bool) -> bool {
         let Some(step) = self.next(g) else {
             return false;
         };
-        let settled = !step.has(flag::SETTLE) || (settle && self.backlog[g / self.lanes] == 0);
+        let settled = !step.has(flag::SETTLE) || (settle && self.settled(g, step));
         settled
             && self.awaits(g, step)
             && !self.held(g)
             && match step.verb {
-                Verb::Fold => self.senders(g, step).all(|from| self.incoming(from, g)),
+                Verb::Fold => self.all_posted(g, step),
                 Verb::Await => self.phases[step.from as usize] >= step.source_chunk,
                 _ => {
                     (!step.receives() || self.incoming(step.from, g))
                         && (!self.needs_room(step) || self.room(g, step))
                 }
             }
+    }
+
+    /// Whether there is a message of every sender of a fold.
+    fn all_posted(&mut self, g: usize, step: &Step) -> bool {
+        for from in self.senders(g, step).skip(self.seen[g]) {
+            if !self.incoming(from, g) {
+                return false;
+            }
+            self.seen[g] += 1;
+        }
+        true
+    }
+
+    /// Lets the lanes of a rank be tried again.
+    fn rouse(&mut self, rank: usize) {
+        self.roused[rank * self.lanes..][..self.lanes].fill(true);
     }
 
     /// The ranks whose messages a fold takes.
@@ -229,17 +312,24 @@ impl<'a> Flow<'a> {
                     self.receive(from as usize, rank, lane);
                 }
             }
-            Verb::Post => self.phases[rank] = step.source_chunk,
+            Verb::Post => {
+                self.phases[rank] = step.source_chunk;
+                self.roused.fill(true);
+            }
             _ if step.receives() => self.receive(step.from as usize, rank, lane),
             _ => {}
         }
         if step.sends() {
             let link = self.link(rank, step.to as usize, lane);
             self.posted[link] += 1;
-            if self.posted[link] == self.received[link].saturating_add(self.slots) + 1 {
-                self.backlog[rank] += 1;
+            self.under_way[g] += 1;
+            self.roused[step.to as usize * self.lanes + lane] = true;
+            if self.posted[link] > self.received[link].saturating_add(self.slots) {
+                self.wait_outside(g, link, step);
             }
         }
+        self.rouse(rank);
+        self.seen[g] = 0;
         let index = cursor.step as usize;
         let tile = self.tile(cursor);
         let next = &mut self.cursors[g];
@@ -256,12 +346,38 @@ impl<'a> Flow<'a> {
         watch.step(Site { rank: Rank::at(rank), lane, index, tile }, step)
     }
 
+    /// A message that the link has no room for waits in the outbox.
+    fn wait_outside(&mut self, g: usize, link: usize, step: &Step) {
+        let tile = self.tile(self.cursors[g]);
+        let (region, chunk) = match step.verb {
+            Verb::Send => (step.source, step.source_chunk),
+            _ => (step.target, step.target_chunk),
+        };
+        let reads = Reads { region, chunk, chunks: step.chunks, tile };
+        self.outboxes[link].push_back(reads);
+        self.waiting[g] += 1;
+        self.count(g / self.lanes, reads, |n| *n += 1);
+    }
+
+    fn count(&mut self, rank: usize, reads: Reads, change: impl Fn(&mut u32)) {
+        let Reads { region, chunk, chunks, tile } = reads;
+        for chunk in chunk..chunk + chunks {
+            let place = self.places.at(Rank::at(rank).0, region, chunk, tile);
+            change(&mut self.readers[place]);
+        }
+    }
+
+    /// Makes room on a link, which the oldest message in the outbox takes.
     fn receive(&mut self, from: usize, to: usize, lane: usize) {
         let link = self.link(from, to, lane);
-        if self.posted[link] == self.received[link].saturating_add(self.slots) + 1 {
-            self.backlog[from] -= 1;
-        }
+        let sender = from * self.lanes + lane;
         self.received[link] += 1;
+        self.under_way[sender] -= 1;
+        if let Some(reads) = self.outboxes[link].pop_front() {
+            self.waiting[sender] -= 1;
+            self.count(from, reads, |n| *n -= 1);
+        }
+        self.rouse(from);
     }
 
     /// Nothing is left on any link.
@@ -312,12 +428,9 @@ impl<'a> Flow<'a> {
         if self.held(g) {
             return "what it posted for the tiles before to leave".into();
         }
-        if step.has(flag::SETTLE) && self.backlog[rank] > 0 {
+        if step.has(flag::SETTLE) && !self.settled(g, step) {
             let full = |to: &usize| {
-                (0..self.lanes).any(|l| {
-                    let link = self.link(rank, *to, l);
-                    self.posted[link] > self.received[link].saturating_add(self.slots)
-                })
+                (0..self.lanes).any(|l| !self.outboxes[self.link(rank, *to, l)].is_empty())
             };
             let peers: Vec<usize> = (0..self.plans.len()).filter(full).collect();
             return format!("what it posted to ranks {peers:?} to leave");
@@ -340,11 +453,8 @@ impl<'a> Flow<'a> {
 
 /// The ranks whose messages a fold takes, in group order.
 pub(super) fn senders<'a>(plan: &'a Plan, step: &Step) -> impl Iterator<Item = u32> + use<'a> {
-    let group: &[Rank] = if step.source == super::super::Region::PeerInput {
-        &[]
-    } else {
-        &plan.groups[step.from as usize]
-    };
+    let group: &[Rank] =
+        if step.source == Region::PeerInput { &[] } else { &plan.groups[step.from as usize] };
     group.iter().filter(|&&r| r != plan.key.rank).map(|r| r.0)
 }
 

@@ -1,12 +1,14 @@
-//! The buffers of all ranks, chunk by chunk and tile by tile, and who may touch them when.
+//! What the buffers of all ranks hold, chunk by chunk and tile by tile, and who may touch them
+//! when.
 
 use std::ops::Range;
 
 use super::super::{LANES_MAX, Plan, Region};
 use super::expr::{Expr, Exprs, NOTHING};
 use super::order::{Clocks, Moment, number};
+use super::places::Places;
 use super::structure::buffers;
-use crate::types::{Collective, Rank};
+use crate::types::Rank;
 
 /// What stands in a place or travels in a message.
 #[derive(Clone, Copy, Debug)]
@@ -45,110 +47,48 @@ impl Place {
 struct Post {
     message: u32,
     posted: Moment,
+    /// When a step that settled had waited for it to leave.
+    left: Moment,
     next: u32,
-}
-
-/// A step that waited until everything its rank had posted was gone.
-#[derive(Clone, Copy, Debug)]
-struct Settled {
-    moment: Moment,
-    /// The own rank's ticks known then: what was posted up to these has left.
-    known: [u32; LANES_MAX],
-}
-
-/// Where the places of a rank begin.
-#[derive(Clone, Copy, Debug)]
-struct Base {
-    input: u32,
-    output: u32,
-    work: u32,
-    inputs: u32,
-}
-
-/// The shape of a run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) lanes: usize,
-    pub(super) tiles: u32,
-    pub(super) window: u32,
-    pub(super) in_place: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Memory<'a> {
-    plans: &'a [Plan],
-    shape: Shape,
-    bases: Vec<Base>,
+    lanes: usize,
+    map: &'a Places<'a>,
     places: Vec<Place>,
     posts: Vec<Post>,
     /// When each message was received.
     received: Vec<Moment>,
-    settled: Vec<Vec<Settled>>,
 }
 
 impl<'a> Memory<'a> {
     /// All Inputs filled, nothing else.
-    pub(super) fn new(plans: &'a [Plan], shape: Shape, exprs: &Exprs) -> Self {
+    pub(super) fn new(plans: &[Plan], map: &'a Places<'a>, exprs: &Exprs) -> Self {
+        let empty = Value { expr: NOTHING, tile: 0, finished: false };
         let mut memory = Self {
-            plans,
-            shape,
-            bases: Vec::new(),
-            places: Vec::new(),
+            lanes: map.shape.lanes,
+            map,
+            places: vec![Place::holding(empty); map.count()],
             posts: Vec::new(),
             received: Vec::new(),
-            settled: vec![Vec::new(); plans.len()],
         };
         for plan in plans {
-            memory.lay_out(plan, exprs);
+            let rank = plan.key.rank;
+            for chunk in 0..buffers(&plan.key, rank, plan.chunks).0 {
+                for tile in 0..map.shape.tiles {
+                    let expr = exprs.leaf(rank.0, chunk);
+                    let at = memory.place(rank.0, Region::Input, chunk, tile);
+                    memory.places[at].value = Value { expr, tile, finished: false };
+                }
+            }
         }
         memory
     }
 
-    fn lay_out(&mut self, plan: &Plan, exprs: &Exprs) {
-        let Shape { tiles, window, .. } = self.shape;
-        let (inputs, outputs) = buffers(&plan.key, plan.key.rank, plan.chunks);
-        let input = number(self.places.len());
-        let output = input + inputs * tiles;
-        let work = output + outputs * tiles;
-        self.bases.push(Base { input, output, work, inputs });
-        for chunk in 0..inputs {
-            let expr = exprs.leaf(plan.key.rank.0, chunk);
-            let filled = (0..tiles).map(|tile| Value { expr, tile, finished: false });
-            self.places.extend(filled.map(Place::holding));
-        }
-        let end = work + plan.work_chunks * window;
-        let empty = Value { expr: NOTHING, tile: 0, finished: false };
-        self.places.resize(end as usize, Place::holding(empty));
-    }
-
     /// Where a chunk of a region of `rank` is.
     pub(super) fn place(&self, rank: u32, region: Region, chunk: u32, tile: u32) -> usize {
-        let base = self.bases[rank as usize];
-        let Shape { tiles, window, .. } = self.shape;
-        let at = match region {
-            Region::Input | Region::PeerInput => base.input + chunk * tiles + tile,
-            Region::Output | Region::PeerOutput => match self.shared(rank, chunk) {
-                Some(input) => base.input + input * tiles + tile,
-                None => base.output + chunk * tiles + tile,
-            },
-            Region::Work => base.work + chunk * window + tile % window,
-            Region::None => END,
-        };
-        at as usize
-    }
-
-    /// The Input chunk that is the same memory as this Output chunk when the call works in place.
-    fn shared(&self, rank: u32, chunk: u32) -> Option<u32> {
-        use Collective as C;
-        let inputs = self.bases[rank as usize].inputs;
-        let input = match self.plans[rank as usize].key.collective {
-            _ if !self.shape.in_place => None,
-            C::AllReduce | C::Reduce | C::Broadcast | C::AllToAll | C::AllToAllV => Some(chunk),
-            C::AllGather | C::AllGatherV | C::Gather | C::GatherV => (chunk == rank).then_some(0),
-            C::ReduceScatter | C::ReduceScatterV | C::Scatter | C::ScatterV => Some(rank),
-            C::Barrier | C::Send | C::Recv => None,
-        };
-        input.filter(|&i| i < inputs)
+        self.map.at(rank, region, chunk, tile)
     }
 
     /// What stands there now, whoever looks.
@@ -156,13 +96,18 @@ impl<'a> Memory<'a> {
         self.places[at].value
     }
 
+    /// Puts a value of no elements into a place: nothing is touched.
+    pub(super) fn pretend(&mut self, at: usize, value: Value) {
+        self.places[at].value = value;
+    }
+
     fn lanes(&self, rank: u32) -> Range<usize> {
-        let first = rank as usize * self.shape.lanes;
-        first..first + self.shape.lanes
+        let first = rank as usize * self.lanes;
+        first..first + self.lanes
     }
 
     fn who(&self, moment: Moment) -> String {
-        let (lane, lanes) = (moment.lane as usize, self.shape.lanes);
+        let (lane, lanes) = (moment.lane as usize, self.lanes);
         format!("lane {} of rank {}", lane % lanes, lane / lanes)
     }
 
@@ -219,7 +164,7 @@ impl<'a> Memory<'a> {
         let mut next = place.posts;
         while next != END {
             let post = self.posts[next as usize];
-            if !self.left(clocks, me, rank, post) {
+            if !self.left(clocks, me, post) {
                 let by = self.who(post.posted);
                 return Err(format!("overwrites what {by} posted and what may not have left"));
             }
@@ -253,7 +198,7 @@ impl<'a> Memory<'a> {
     pub(super) fn post(&mut self, at: usize, message: u32, posted: Moment) {
         let head = number(self.posts.len());
         let next = std::mem::replace(&mut self.places[at].posts, head);
-        self.posts.push(Post { message, posted, next });
+        self.posts.push(Post { message, posted, left: NEVER, next });
     }
 
     /// `message` has left, as everyone knows who knows of `moment`.
@@ -261,30 +206,27 @@ impl<'a> Memory<'a> {
         self.received[message as usize] = moment;
     }
 
-    /// Everything that lane `me` of `rank` knows to be posted by its rank has left.
-    pub(super) fn settle(&mut self, clocks: &Clocks, me: usize, rank: Rank) {
-        let mut known = [0; LANES_MAX];
-        for (tick, lane) in known.iter_mut().zip(self.lanes(rank.0)) {
-            *tick = clocks.known(me, lane);
+    /// Lane `me` has waited until what it knows to be posted from a place has left.
+    pub(super) fn settle(&mut self, clocks: &Clocks, me: usize, at: usize) {
+        let mut next = self.places[at].posts;
+        while next != END {
+            let post = self.posts[next as usize];
+            if clocks.knows(me, post.posted) && !self.left(clocks, me, post) {
+                self.posts[next as usize].left = clocks.now(me);
+            }
+            next = post.next;
         }
-        self.settled[rank.index()].push(Settled { moment: clocks.now(me), known });
     }
 
-    /// Whether `me` can know that a post of `rank` has left.
-    fn left(&self, clocks: &Clocks, me: usize, rank: u32, post: Post) -> bool {
-        let received = self.received[post.message as usize];
-        if received != NEVER && clocks.knows(me, received) {
-            return true;
-        }
-        let lane = post.posted.lane as usize % self.shape.lanes;
-        let mut settled = self.settled[rank as usize].iter().rev();
-        settled.any(|s| s.known[lane] >= post.posted.tick && clocks.knows(me, s.moment))
+    /// Whether `me` can know that a post has left.
+    fn left(&self, clocks: &Clocks, me: usize, post: Post) -> bool {
+        let known = |moment| moment != NEVER && clocks.knows(me, moment);
+        known(self.received[post.message as usize]) || known(post.left)
     }
 
     /// Nobody touches the buffers of `rank` once it has ended.
     pub(super) fn left_alone(&self, clocks: &Clocks, rank: Rank) -> Result<(), String> {
-        let base = self.bases[rank.index()];
-        for place in &self.places[base.input as usize..base.work as usize] {
+        for place in &self.places[self.map.buffers(rank)] {
             let mut touched = place.read_far.iter().copied().chain([place.written]);
             let known = |m| self.lanes(rank.0).any(|lane| clocks.knows(lane, m));
             if let Some(late) = touched.find(|&m| !known(m)) {

@@ -133,11 +133,6 @@ impl Clocks {
         self.row(lane)[other] >= 1
     }
 
-    /// The last tick of `other` that `lane` knows of.
-    pub(super) fn known(&self, lane: usize, other: usize) -> u32 {
-        self.row(lane)[other]
-    }
-
     /// `stamp` is not needed any more.
     pub(super) fn release(&mut self, stamp: &Stamp) {
         self.drop_one(stamp.copy);

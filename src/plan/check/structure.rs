@@ -177,6 +177,9 @@ impl Shape {
         if step.flags & !(self.flags | flag::SETTLE) != 0 {
             return Err(format!("flags {:#04x} mean nothing to a {}", step.flags, step.verb));
         }
+        if step.has(flag::SETTLE) && !step.writes_here() {
+            return Err("settles, but writes nothing here".into());
+        }
         let combines = matches!(
             step.verb,
             Verb::Reduce | Verb::RecvReduce | Verb::RecvReduceSend | Verb::Fold

@@ -117,14 +117,133 @@ fn counting_twice_is_found() {
     assert!(text.contains("counts rank 0 twice: (0+1)[0] + (0+1)[0]"), "{text}");
 }
 
+/// Each step that settles does so for what it writes itself: none makes another's settle idle.
 #[test]
 fn a_missing_settle_is_found() {
+    for number in 0..2 {
+        let text = flaw(world(3, samples::exchange), |plans| {
+            let mut settling = plans[1].steps.iter_mut().filter(|s| s.has(flag::SETTLE));
+            settling.nth(number).unwrap().flags &= !flag::SETTLE;
+        });
+        assert!(text.contains("what lane 0 of rank 1 posted and what may not have left"), "{text}");
+        assert!(text.ends_with("(in place)"), "{text}");
+    }
+}
+
+#[test]
+fn settling_for_nothing_is_found() {
     let text = flaw(world(3, samples::exchange), |plans| {
-        let step = plans[1].steps.iter_mut().find(|s| s.has(flag::SETTLE)).unwrap();
-        step.flags &= !flag::SETTLE;
+        let send = plans[1].steps.iter_mut().find(|s| s.verb == Verb::Send).unwrap();
+        send.flags |= flag::SETTLE;
     });
-    assert!(text.contains("what lane 0 of rank 1 posted and what may not have left"), "{text}");
-    assert!(text.ends_with("(in place)"), "{text}");
+    assert!(text.ends_with("settles, but writes nothing here"), "{text}");
+}
+
+/// Two lanes that run ahead of each other: each rank's receiving lane settles while its sending
+/// lane has more posted than the link takes. That is fine as long as it waits for its own place
+/// only.
+#[test]
+fn settling_waits_for_its_own_place_only() {
+    let plans = world(2, samples::crossing);
+    assert_eq!(check(&plans, Options::default()).err(), None);
+    let (window, slots) = (2, 3);
+    let run = |tiles: u32, all: bool, schedule| {
+        let places = Places::new(&plans, Shape::of(&plans, (tiles, window), true));
+        let flow = Flow::new(&plans, &places, slots, schedule);
+        if all { flow.settling_all().run(&mut ()) } else { flow.run(&mut ()) }
+    };
+    let schedule = late(Order::Ascending, true, false);
+    assert_eq!(run(3, true, schedule), Ok(()), "the links take that much");
+    assert_eq!(run(8, false, schedule), Ok(()));
+    let text = run(8, true, schedule).unwrap_err().to_string();
+    assert!(text.contains("nobody can move, with 3 slots a link"), "{text}");
+    assert!(text.contains("waits for what it posted to ranks [1] to leave"), "{text}");
+    // Every run of the checker is long enough to show it.
+    for (window, schedule) in RUNS {
+        let shape = Shape::of(&plans, (tiles_ahead(window), window), true);
+        let places = Places::new(&plans, shape);
+        let flow = Flow::new(&plans, &places, window + 1, schedule).settling_all();
+        let stuck = flow.run(&mut ()).is_err();
+        assert!(stuck || !schedule.settle_last || schedule.slow_links, "window {window}");
+    }
+}
+
+/// A lane is held at the start of a block, so what it posts is bounded.
+#[test]
+fn lanes_are_held_between_blocks() {
+    struct Ahead(u32);
+    impl flow::Watch for Ahead {
+        fn step(&mut self, site: Site, _: &Step) -> Result<(), Flaw> {
+            let tile = if site.lane == 0 { site.tile } else { 0 };
+            self.0 = self.0.max(tile);
+            // The receiver does nothing.
+            if site.rank == Rank(1) { Err(Flaw::of_rank(Rank(1), String::new())) } else { Ok(()) }
+        }
+    }
+    let make = |rank: u32| {
+        let mut b = Builder::new(key(Collective::Broadcast, Algorithm::Tree, 2, rank), 1);
+        if rank == 0 {
+            b.push(0, Step::send(Rank(1), Region::Input, 0));
+            b.push(1, Step::copy((Region::Input, 0), (Region::Output, 0)));
+        } else {
+            b.push(0, Step::recv(Rank(0), Region::Output, 0));
+        }
+        b.finish()
+    };
+    let plans: Vec<Plan> = (0..2).map(make).collect();
+    assert_eq!(check(&plans, Options::default()).err(), None);
+    let places = Places::new(&plans, Shape::of(&plans, (20, 2), true));
+    for (slow_links, last) in [(false, 3), (true, 1)] {
+        let mut ahead = Ahead(0);
+        let schedule = late(Order::Ascending, true, slow_links);
+        Flow::new(&plans, &places, 3, schedule).run(&mut ahead).unwrap_err();
+        assert_eq!(ahead.0, last, "slow links {slow_links}");
+    }
+}
+
+/// What orders two lanes here is a round trip of chunk 1. Where the last tile has none of it, there
+/// is no such message, and nothing orders what they do with chunk 0.
+#[test]
+fn order_by_messages_without_elements_is_found() {
+    let make = |rank: u32| {
+        let mut b = Builder::new(key(Collective::Broadcast, Algorithm::Tree, 2, rank), 2);
+        let peer = Rank(1 - rank);
+        if rank == 0 {
+            b.push(0, Step::send(peer, Region::Input, 0));
+            b.push(0, Step::send(peer, Region::Input, 1));
+            b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)).over(2));
+            let back = b.push(0, Step::recv(peer, Region::Work, 1));
+            b.push(1, Step::send(peer, Region::Input, 1).after(back));
+        } else {
+            b.push(0, Step::recv(peer, Region::Output, 0));
+            b.push(0, Step::recv(peer, Region::Output, 1));
+            b.push(0, Step::send(peer, Region::Output, 1));
+            b.push(1, Step::recv(peer, Region::Work, 1));
+            b.push(1, Step::copy((Region::Output, 0), (Region::Work, 0)));
+        }
+        b.finish()
+    };
+    let mut plans: Vec<Plan> = (0..2).map(make).collect();
+    let text = check(&plans, Options::default()).unwrap_err().to_string();
+    assert!(text.contains("reads what lane 0 of rank 1 writes at the same time"), "{text}");
+    assert!(text.ends_with("output[0] (with empty chunks)"), "{text}");
+    let got = crate::plan::build::StepId { lane: 0, index: 0 };
+    set_steps(&mut plans[1], 1, |steps| steps[1] = steps[1].after(got));
+    assert_eq!(check(&plans, Options::default()).err(), None);
+}
+
+/// Scratch is as long as the chunk of its number; another chunk may be longer.
+#[test]
+fn scratch_of_another_length_is_found() {
+    let text = flaw(samples::all().swap_remove(2).1, |plans| {
+        // Rank 1 puts its contributions one further on, and reads them there.
+        for step in &mut plans[1].steps {
+            step.source_chunk += u32::from(step.source == Region::Work);
+            step.target_chunk += u32::from(step.target == Region::Work);
+        }
+        plans[1].work_chunks += 1;
+    });
+    assert!(text.ends_with("which has another length"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::super::{NO_STEP, Plan, Step, Verb, flag};
 use super::flow::{Flow, Order, Schedule, Watch, senders};
+use super::places::{Places, Shape};
 use super::{Flaw, Site};
 use crate::types::Rank;
 
@@ -71,7 +72,7 @@ pub(in crate::plan) fn trace(plans: &[Plan]) -> (Trace, Option<Flaw>) {
         order: Order::Ascending,
         settle_last: false,
         post_copies: true,
-        hold_blocks: false,
+        slow_links: false,
     };
     let mut tracer = Tracer {
         plans,
@@ -81,7 +82,8 @@ pub(in crate::plan) fn trace(plans: &[Plan]) -> (Trace, Option<Flaw>) {
         phases: BTreeMap::new(),
         steps: BTreeMap::new(),
     };
-    let flaw = Flow::new(plans, (1, 1, u32::MAX / 2), order).run(&mut tracer).err();
+    let places = Places::new(plans, Shape::of(plans, (1, 1), false));
+    let flaw = Flow::new(plans, &places, u32::MAX / 2, order).run(&mut tracer).err();
     (tracer.trace, flaw)
 }
 

@@ -3,13 +3,14 @@
 //! A run under one schedule stands for all of them: values can differ between schedules only where
 //! two accesses to one place are not ordered by what happens before what, and such a pair is a flaw
 //! here. A posted message reads its source at some time between the post and the moment that it is
-//! known to have left: when the receiver has it, or when a settling step has run.
+//! known to have left: when the receiver has it, or when a step has settled that writes there.
 
 use super::super::{Key, NO_STEP, Plan, Region, Step, Verb, flag};
 use super::expr::{Expr, Exprs, NOTHING};
 use super::flow::{Watch, senders};
-use super::memory::{END, Memory, Shape, Value};
+use super::memory::{END, Memory, Value};
 use super::order::{Clocks, Stamp, number};
+use super::places::{Places, Shape};
 use super::structure::buffers;
 use super::{Flaw, Site};
 use crate::types::{Collective, Rank};
@@ -21,6 +22,8 @@ struct Message {
     count: u32,
     wide: bool,
     tile: u32,
+    /// It has no elements.
+    absent: bool,
     next: u32,
 }
 
@@ -53,19 +56,18 @@ pub(super) struct Values<'a> {
     moved: Vec<Value>,
     taken: Vec<u32>,
     parts: Vec<Expr>,
+    /// The sum of each chunk in tree order, once it was asked for.
+    sums: Vec<Expr>,
+    /// Parts from this one on have no elements in the last tile.
+    parts_full: u32,
     pub(super) cost: Cost,
 }
 
 impl<'a> Values<'a> {
-    pub(super) fn new(
-        plans: &'a [Plan],
-        exprs: &'a mut Exprs,
-        (tiles, window): (u32, u32),
-        in_place: bool,
-    ) -> Self {
+    pub(super) fn new(plans: &'a [Plan], places: &'a Places<'a>, exprs: &'a mut Exprs) -> Self {
         let world = plans.len();
-        let lanes = plans.iter().map(Plan::lanes).max().unwrap_or(0);
-        let memory = Memory::new(plans, Shape { lanes, tiles, window, in_place }, exprs);
+        let Shape { lanes, tiles, window, .. } = places.shape;
+        let memory = Memory::new(plans, places, exprs);
         let mut values = Self {
             plans,
             exprs,
@@ -83,12 +85,21 @@ impl<'a> Values<'a> {
             moved: Vec::new(),
             taken: Vec::new(),
             parts: Vec::new(),
+            sums: Vec::new(),
+            parts_full: u32::MAX,
             cost: Cost { sent: vec![0; world], ..Cost::default() },
         };
         for plan in plans {
             values.note_waits(plan);
         }
         values
+    }
+
+    /// The same call with parts from `full` on so short that they have no elements in the last
+    /// tile: messages without elements are not sent (but for those of the first tile), so nothing
+    /// can be known from them.
+    pub(super) fn short(self, full: u32) -> Self {
+        Self { parts_full: full, ..self }
     }
 
     /// Gives every step that another waits for a place for its stamps.
@@ -128,7 +139,12 @@ impl<'a> Values<'a> {
             let (what, region) = (self.exprs.text(value.expr), region.name());
             return Err(format!("rounds the partial result {what} by putting it into {region}"));
         }
+        self.fits(owner, region, chunk, value)?;
         let place = self.memory.place(owner, region, chunk, at.site.tile);
+        if self.empty(owner, region, chunk, at.site.tile) {
+            self.memory.pretend(place, value);
+            return Ok(());
+        }
         self.memory.write(&self.clocks, at.me, (owner, place), value)
     }
 
@@ -141,6 +157,42 @@ impl<'a> Values<'a> {
             && own(step.target)
             && !step.has(flag::FINISH | flag::PREPARE)
             && place(step.source, step.source_chunk) == place(step.target, step.target_chunk)
+    }
+
+    /// The step has waited until nothing posted reads what it is about to write.
+    fn settle(&mut self, at: &At<'_>) {
+        let step = at.step;
+        if !step.writes_here() {
+            return;
+        }
+        for chunk in step.target_chunk..step.target_chunk + step.chunks {
+            let place = self.memory.place(at.site.rank.0, step.target, chunk, at.site.tile);
+            self.memory.settle(&self.clocks, at.me, place);
+        }
+    }
+
+    /// Whether a chunk has no elements in a tile.
+    fn empty(&self, owner: u32, region: Region, chunk: u32, tile: u32) -> bool {
+        let part = part(&self.plans[owner as usize], region, chunk);
+        tile > 0 && tile + 1 == self.tiles && part.is_some_and(|part| part >= self.parts_full)
+    }
+
+    /// Whether a value is as long as the chunk it is put into: scratch chunks are as long as those
+    /// of the same number.
+    fn fits(&self, owner: u32, region: Region, chunk: u32, value: Value) -> Result<(), String> {
+        use Collective as C;
+        let plan = &self.plans[owner as usize];
+        let own = match plan.key.collective {
+            C::AllGatherV | C::GatherV => self.exprs.ranks(value.expr).trailing_zeros(),
+            _ => self.exprs.chunk(value.expr),
+        };
+        match part(plan, region, chunk) {
+            Some(part) if part != own => {
+                let (what, region) = (self.exprs.text(value.expr), region.name());
+                Err(format!("puts {what} into {region}[{chunk}], which has another length"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn exact(&self, expr: Expr) -> bool {
@@ -160,6 +212,9 @@ impl<'a> Values<'a> {
         (owner, region, chunk): (u32, Region, u32),
     ) -> Result<Value, String> {
         let place = self.memory.place(owner, region, chunk, at.site.tile);
+        if self.empty(owner, region, chunk, at.site.tile) {
+            return Ok(self.memory.holds(place));
+        }
         let value = self
             .memory
             .read(&self.clocks, at.me, (owner, place))
@@ -208,12 +263,19 @@ impl<'a> Values<'a> {
             return Err(format!("rounds the partial result {what} by sending it in native form"));
         }
         let message = self.memory.message();
+        let read = match at.step.verb {
+            Verb::RecvCopySend => (at.step.target, at.step.target_chunk),
+            _ => (at.step.source, at.step.source_chunk),
+        };
+        let empty = |chunk| self.empty(at.site.rank.0, read.0, chunk, at.site.tile);
+        let absent = (read.1..read.1 + at.step.chunks).all(empty);
         self.messages.push(Message {
             stamp: self.clocks.stamp(at.me),
             first: number(self.payload.len()),
             count: number(self.moved.len()),
             wide,
             tile: at.site.tile,
+            absent,
             next: END,
         });
         self.payload.extend_from_slice(&self.moved);
@@ -234,6 +296,9 @@ impl<'a> Values<'a> {
         };
         let posted = self.clocks.now(at.me);
         for chunk in first..first + at.step.chunks {
+            if self.empty(at.site.rank.0, region, chunk, at.site.tile) {
+                continue;
+            }
             let place = self.memory.place(at.site.rank.0, region, chunk, at.site.tile);
             self.memory.post(place, message, posted);
         }
@@ -246,7 +311,9 @@ impl<'a> Values<'a> {
         let (number, last) = self.links[link];
         let message = &mut self.messages[number as usize];
         self.links[link] = if number == last { (END, END) } else { (message.next, last) };
-        self.clocks.join(at.me, &message.stamp, 1);
+        if !message.absent {
+            self.clocks.join(at.me, &message.stamp, 1);
+        }
         self.clocks.release(&message.stamp);
         self.memory.receive(number, self.clocks.now(at.me));
         let form = |wide| if wide { "wide" } else { "native" };
@@ -461,12 +528,24 @@ impl<'a> Values<'a> {
         if !right {
             return Err(format!("chunk {source} of every rank, finished"));
         }
-        let mut leaves = Vec::with_capacity(self.plans.len());
-        for rank in 0..key.world {
-            let leaf = self.exprs.leaf(rank, source);
-            leaves.push(if key.prepared { self.exprs.prepare(leaf)? } else { leaf });
+        Ok(value.expr == self.sum_in_order(key, source)?)
+    }
+
+    /// Chunk `chunk` of every rank, summed in tree order.
+    fn sum_in_order(&mut self, key: &Key, chunk: u32) -> Result<Expr, String> {
+        let at = chunk as usize;
+        if self.sums.len() <= at {
+            self.sums.resize(at + 1, NOTHING);
         }
-        Ok(value.expr == self.exprs.tree(&leaves)?)
+        if self.sums[at] == NOTHING {
+            self.parts.clear();
+            for rank in 0..key.world {
+                let leaf = self.exprs.leaf(rank, chunk);
+                self.parts.push(if key.prepared { self.exprs.prepare(leaf)? } else { leaf });
+            }
+            self.sums[at] = self.exprs.tree(&self.parts)?;
+        }
+        Ok(self.sums[at])
     }
 
     /// The end of a barrier: every rank is known to have begun.
@@ -482,6 +561,20 @@ impl<'a> Values<'a> {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// The part of the call that a chunk is, where parts may differ in length and the plan must not mix
+/// them: a chunk of a buffer-wide call, the block of a rank in a call with counts.
+fn part(plan: &Plan, region: Region, chunk: u32) -> Option<u32> {
+    use Collective as C;
+    let own = Some(plan.key.rank.0);
+    match (plan.key.collective, region) {
+        (C::AllReduce | C::Reduce | C::Broadcast, _) => Some(chunk % plan.chunks),
+        (C::AllGatherV | C::GatherV, Region::Input | Region::PeerInput) => own,
+        (C::ReduceScatterV | C::ScatterV, Region::Output | Region::PeerOutput) => own,
+        (C::AllGatherV | C::GatherV | C::ReduceScatterV | C::ScatterV, _) => Some(chunk),
+        _ => None,
     }
 }
 
@@ -511,7 +604,7 @@ impl Watch for Values<'_> {
             self.clocks.join(me, &stamp.expect("the step it waits for has run"), 0);
         }
         if step.has(flag::SETTLE) {
-            self.memory.settle(&self.clocks, me, site.rank);
+            self.settle(&at);
         }
         self.run(&at).map_err(|what| Flaw::at(site, step, what))?;
         let own = self.awaited[site.rank.index()][start(site.lane) + site.index];

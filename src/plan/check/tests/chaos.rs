@@ -133,6 +133,19 @@ impl<'a> Chaos<'a> {
         self.links.iter().all(|(key, link)| key.0 != rank || link.outbox.is_empty())
     }
 
+    /// Nothing in an outbox of `rank` reads what the step writes.
+    fn settled(&self, rank: u32, step: &Step, tile: u32) -> bool {
+        let targets: Vec<Place> = (step.target_chunk..step.target_chunk + step.chunks)
+            .map(|chunk| self.place(rank, step.target, chunk, tile))
+            .collect();
+        let reads = |item: &Item| match item {
+            Item::Read(places) => places.iter().any(|place| targets.contains(place)),
+            Item::Held(_) => false,
+        };
+        let mut own = self.links.iter().filter(|(key, _)| key.0 == rank);
+        !own.any(|(_, link)| link.outbox.iter().any(|(item, _)| reads(item)))
+    }
+
     fn moves(&self) -> Vec<Move> {
         let mut moves = Vec::new();
         for (&(from, to, lane), link) in &self.links {
@@ -179,8 +192,15 @@ impl<'a> Chaos<'a> {
                 return false;
             }
         }
-        if step.has(flag::SETTLE) && !self.outboxes_empty(rank) {
+        if step.has(flag::SETTLE) && !self.settled(rank, step, tile) {
             return false;
+        }
+        let begins = self.done[rank as usize][lane] > 0 && tile % self.window == 0;
+        if begins && std::ptr::eq(step, &raw const self.plans[rank as usize].lane(lane)[0]) {
+            let own = |key: &(u32, u32, usize)| key.0 == rank && key.2 == lane;
+            if self.links.iter().any(|(key, link)| own(key) && !link.outbox.is_empty()) {
+                return false;
+            }
         }
         match step.verb {
             Verb::Await if step.source_chunk == 0 => self.begun[step.from as usize],

@@ -1,5 +1,5 @@
-//! The first sign of life.
-#![allow(missing_docs)]
+//! The Rust API: typed calls, scopes and groups, on threads and on every link.
+
 use std::thread;
 use unisono::comm::Communicator;
 use unisono::config::Config;
@@ -114,6 +114,7 @@ fn groups_fuse_and_requests_end() {
                 (args.send, args.recv, args.count) =
                     (i.as_ptr().cast(), o.as_mut_ptr().cast(), i.len() as u64);
                 let call = c.prepare(&args).expect("call");
+                // SAFETY: the buffers outlive the group.
                 unsafe { c.run(call).expect("collected") };
             }
             c.group_end().expect("end");
@@ -169,6 +170,7 @@ fn packed_calls_must_agree_one_by_one() {
             (args.send, args.recv, args.count) =
                 (data.as_ptr().cast(), out.as_mut_ptr().cast(), count);
             let call = c.prepare(&args).expect("call");
+            // SAFETY: the buffers outlive the group.
             unsafe { c.run(call).expect("collected") };
         }
         assert_eq!(c.group_end().expect_err("mismatch").code, unisono::Code::Mismatch);

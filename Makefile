@@ -1,0 +1,89 @@
+# Unisono: build, demonstrate, test, install. GNU make; needs a Rust toolchain and a C compiler.
+#
+#   make                        build/libunisono.a, build/libunisono.so, build/unisono
+#   make demo                   train a small language model on 2 ranks, then compare 1, 2 and 4
+#   make test                   everything; closing line "N passed, N failed"
+#   make check                  formatting, lints and the header alone
+#   make install PREFIX=/usr/local DESTDIR=
+#   make clean
+#
+# DEBUG=1 keeps line tables in the libraries. FILES="a.txt b.txt" gives the demo other text.
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+CC ?= cc
+CFLAGS ?= -O3 -march=native
+INSTALL ?= install
+FILES ?=
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+SONAME := libunisono.so.$(firstword $(subst ., ,$(VERSION)))
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILD := build
+
+# What the static library needs of the system: compared with rustc's own list by a test.
+LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+
+C99 := -std=c99 -Wall -Wextra -Wpedantic
+LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
+
+.PHONY: all lib program demo test check install clean libs-private version FORCE
+.DELETE_ON_ERROR:
+
+all: lib program
+
+lib: $(BUILD)/libunisono.a
+
+# cargo knows what is stale; an archive it leaves alone keeps its time.
+$(TARGET)/release/libunisono.a: FORCE
+	$(CARGO) rustc --quiet --release --locked --lib --no-default-features --crate-type staticlib
+
+$(BUILD)/libunisono.a: $(TARGET)/release/libunisono.a scripts/link.sh ffi/unisono.map
+	@mkdir -p $(BUILD)
+	LIBS="$(LIBS_PRIVATE)" CC="$(CC)" scripts/link.sh $< $(BUILD) $(VERSION)
+
+program:
+	@mkdir -p $(BUILD)
+	$(CARGO) build --quiet --release --locked --bin unisono
+	@cmp -s $(TARGET)/release/unisono $(BUILD)/unisono || cp $(TARGET)/release/unisono $(BUILD)/unisono
+
+$(BUILD)/train_lm: $(LM) $(wildcard ffi/examples/lm/*.h) ffi/include/unisono.h $(BUILD)/libunisono.a
+	$(CC) $(C99) $(CFLAGS) -Iffi/include $(LM) $(BUILD)/libunisono.a $(LIBS_PRIVATE) -o $@
+
+demo: all $(BUILD)/train_lm
+	BUILD=$(BUILD) scripts/demo.sh $(FILES)
+
+test:
+	CARGO="$(CARGO)" scripts/test.sh
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --quiet --locked --test capi_header
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/unisono
+	$(INSTALL) -m 755 $(BUILD)/unisono $(DESTDIR)$(PREFIX)/bin/unisono
+	$(INSTALL) -m 644 ffi/include/unisono.h ffi/include/unisono.hpp $(DESTDIR)$(PREFIX)/include
+	$(INSTALL) -m 644 $(BUILD)/libunisono.a $(DESTDIR)$(PREFIX)/lib/libunisono.a
+	$(INSTALL) -m 755 $(BUILD)/libunisono.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib
+	ln -sf libunisono.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libunisono.so
+	sed $(FILL) ffi/unisono.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/unisono.pc
+	for name in unisono-config unisono-config-version; do \
+	    sed $(FILL) ffi/cmake/$$name.cmake.in \
+	        > $(DESTDIR)$(PREFIX)/lib/cmake/unisono/$$name.cmake || exit 1; \
+	done
+
+FILL = -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@VERSION@|$(VERSION)|g' -e 's|@LIBS_PRIVATE@|$(LIBS_PRIVATE)|g'
+
+clean:
+	rm -rf $(BUILD)
+	$(CARGO) clean
+
+libs-private:
+	@echo $(LIBS_PRIVATE)
+
+version:
+	@echo $(VERSION)

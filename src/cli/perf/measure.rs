@@ -1,0 +1,188 @@
+//! Rounds, and the verification that goes with them.
+
+use std::time::Instant;
+
+use unisono::{Collective, Communicator, Dtype, ReduceOp, Result};
+
+use super::{Options, bus_factor, report};
+use crate::cli::data::Case;
+use crate::cli::data::memory::Source;
+use crate::cli::data::pattern::{Flavor, Patterns};
+use crate::cli::data::shape::{Kind, Shape};
+
+/// What one placement of one size gave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figure {
+    pub(super) in_place: bool,
+    pub(super) median_us: f64,
+    pub(super) min_us: f64,
+    pub(super) algbw: f64,
+    pub(super) busbw: f64,
+    /// Wrong elements on all ranks; `None` when not checked.
+    pub(super) wrong: Option<u64>,
+}
+
+/// One size: everything about it but its figures.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) bytes: u64,
+    pub(super) shape: Shape,
+}
+
+/// What all sizes gave together.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) wrong: u64,
+    busbw: f64,
+    figures: u32,
+}
+
+impl Totals {
+    fn add(&mut self, figure: &Figure) {
+        self.wrong += figure.wrong.unwrap_or(0);
+        self.busbw += figure.busbw;
+        self.figures += 1;
+    }
+
+    /// The mean bus bandwidth over all rows and placements, in GB/s.
+    pub(super) fn average(&self) -> f64 {
+        self.busbw / f64::from(self.figures.max(1))
+    }
+}
+
+/// Everything the options ask for.
+///
+/// # Errors
+/// Whatever ended a call.
+pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
+    let mut totals = Totals::default();
+    let mut patterns = Patterns::new(options.seed, comm.world_size() as usize);
+    let report = report::Report::new(comm, options);
+    for &kind in &options.op.0 {
+        report.begin(kind);
+        for row in rows(kind, comm.world_size(), options) {
+            let mut figures = Vec::new();
+            for &in_place in options.placements() {
+                if in_place && !kind.has_in_place() {
+                    continue;
+                }
+                let shape = Shape { in_place, ..row.shape.clone() };
+                let figure = time(comm, options, &shape, row.bytes, &mut patterns)?;
+                totals.add(&figure);
+                figures.push(figure);
+            }
+            report.row(&row, &figures);
+        }
+    }
+    Ok(totals)
+}
+
+/// Every combination of type, operation, root and size that means something.
+fn rows(kind: Kind, world: u32, options: &Options) -> Vec<Row> {
+    let any = |list: Result<Vec<u32>, String>| list.unwrap_or_default();
+    let (dtypes, ops) = (options.dtypes(), options.reductions());
+    let roots = if kind.rooted() { any(options.roots(world)) } else { vec![0] };
+    let mut rows = Vec::new();
+    let barrier = kind == Kind::Collective(Collective::Barrier);
+    let dtypes = if barrier { vec![Dtype::U8] } else { dtypes.unwrap_or_default() };
+    let ops = if kind.reduces() { ops.unwrap_or_default() } else { vec![ReduceOp::Sum] };
+    for &dtype in &dtypes {
+        for &op in ops.iter().filter(|op| op.supports(dtype)) {
+            for &root in &roots {
+                let sizes = if barrier { vec![0] } else { options.sizes() };
+                rows.extend(sizes.into_iter().map(|bytes| {
+                    let parts = if divided(kind) { u64::from(world) } else { 1 };
+                    let count = bytes / dtype.bytes() as u64 / parts;
+                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    let shape = Shape::new(kind, dtype, count, world as usize);
+                    Row { bytes, shape: Shape { op, root, ..shape } }
+                }));
+            }
+        }
+    }
+    rows
+}
+
+/// Whether a size means the blocks of all ranks together.
+fn divided(kind: Kind) -> bool {
+    use Collective as C;
+    !matches!(kind, Kind::SendRecv | Kind::Collective(C::AllReduce | C::Reduce | C::Broadcast))
+}
+
+fn calls(options: &Options, bytes: u64) -> u32 {
+    match (options.iters, bytes) {
+        (0, 0..=65_536) => 500,
+        (0, 65_537..=1_048_576) => 100,
+        (0, 1_048_577..=16_777_216) => 10,
+        (0, _) => 3,
+        (given, _) => given,
+    }
+}
+
+fn time(
+    comm: &Communicator,
+    options: &Options,
+    shape: &Shape,
+    bytes: u64,
+    patterns: &mut Patterns,
+) -> Result<Figure> {
+    let flavor = match (shape.kind.reduces(), options.deterministic) {
+        (false, _) => Flavor::Bits,
+        (true, false) => Flavor::Exact,
+        (true, true) => Flavor::Ordered,
+    };
+    let source = if options.registered { Source::Registered } else { Source::Plain };
+    let mut case = Case::new(shape, comm, flavor, source)?;
+    case.fill(patterns, 0);
+    let calls = calls(options, bytes);
+    let mut rounds = Vec::new();
+    for round in 0..options.warmup + options.rounds {
+        comm.barrier()?;
+        let start = Instant::now();
+        for _ in 0..calls {
+            case.run(comm)?;
+        }
+        let mine = start.elapsed().as_secs_f64() / f64::from(calls);
+        let mut slowest = [0.0];
+        comm.all_reduce(&[mine], &mut slowest, ReduceOp::Max)?;
+        if round >= options.warmup {
+            rounds.push(slowest[0]);
+        }
+    }
+    let wrong = verify(comm, options, &mut case, patterns)?;
+    case.free(comm)?;
+    rounds.sort_by(f64::total_cmp);
+    let (median, least) = (rounds[rounds.len() / 2], rounds[0]);
+    #[expect(clippy::cast_precision_loss, reason = "a figure to show")]
+    let algbw = bytes as f64 / median / 1e9;
+    Ok(Figure {
+        in_place: shape.in_place,
+        median_us: median * 1e6,
+        min_us: least * 1e6,
+        algbw,
+        busbw: algbw * bus_factor(shape.kind, comm.world_size()),
+        wrong,
+    })
+}
+
+/// Wrong elements of all ranks over as many calls as are to be checked, each with other data.
+fn verify(
+    comm: &Communicator,
+    options: &Options,
+    case: &mut Case,
+    patterns: &mut Patterns,
+) -> Result<Option<u64>> {
+    if options.check == 0 {
+        return Ok(None);
+    }
+    let mut wrong = 0;
+    for call in 0..options.check as usize {
+        case.fill(patterns, 1 + 131 * call);
+        comm.barrier()?;
+        case.run(comm)?;
+        wrong += case.wrong(patterns);
+    }
+    let mut all = [0];
+    comm.all_reduce(&[wrong], &mut all, ReduceOp::Sum)?;
+    Ok(Some(all[0]))
+}

@@ -1,0 +1,157 @@
+//! Tables and JSON lines. Only rank 0 prints.
+
+use std::io::Write;
+
+use serde_json::json;
+use unisono::Communicator;
+
+use super::Options;
+use super::measure::{Figure, Row, Totals};
+use crate::cli::data::shape::Kind;
+use crate::cli::ranks;
+
+/// Where figures go.
+#[derive(Debug)]
+pub(super) struct Report<'a> {
+    options: &'a Options,
+    comm: &'a Communicator,
+    link: &'static str,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(comm: &'a Communicator, options: &'a Options) -> Self {
+        let chosen = ranks::is_child() || !ranks::is_rank();
+        let link = if chosen { options.link.name() } else { "auto" };
+        Self { options, comm, link }
+    }
+
+    fn silent(&self) -> bool {
+        self.comm.rank().0 != 0
+    }
+
+    /// The lines above a collective's table.
+    pub(super) fn begin(&self, kind: Kind) {
+        if self.silent() || self.options.json {
+            return;
+        }
+        let (options, world) = (self.options, self.comm.world_size());
+        let memory = if options.registered { "registered" } else { "plain" };
+        let algorithm = options.algo.map_or("chosen by size", unisono::plan::Algorithm::name);
+        let mode = if options.deterministic { ", deterministic" } else { "" };
+        say(&format!(
+            "# unisono {}: {}, {world} ranks, link {}, {memory} memory, algorithm {algorithm}{mode}",
+            env!("CARGO_PKG_VERSION"),
+            kind.name(),
+            self.link
+        ));
+        for note in self.comm.notes() {
+            say(&format!("# {note}"));
+        }
+        say(&format!(
+            "# time: median of {} rounds, each the slowest rank's mean; GB/s are 10^9 bytes",
+            options.rounds
+        ));
+        let placements: String = options
+            .placements()
+            .iter()
+            .map(|in_place| format!("{:^42}", if *in_place { "in place" } else { "out of place" }))
+            .collect();
+        say(&format!("#{:>51} {placements}", ""));
+        let columns = format!("{:>12}{:>10}{:>10}{:>10}", "time", "algbw", "busbw", "#wrong");
+        say(&format!(
+            "#{:>12}{:>13}{:>11}{:>10}{:>5} {}",
+            "size",
+            "count",
+            "type",
+            "redop",
+            "root",
+            columns.repeat(options.placements().len())
+        ));
+        let units = format!("{:>12}{:>10}{:>10}{:>10}", "(us)", "(GB/s)", "(GB/s)", "");
+        say(&format!(
+            "#{:>12}{:>13}{:>26} {}",
+            "(B)",
+            "(elements)",
+            "",
+            units.repeat(options.placements().len())
+        ));
+    }
+
+    /// One size.
+    pub(super) fn row(&self, row: &Row, figures: &[Figure]) {
+        if self.silent() {
+            return;
+        }
+        let shape = &row.shape;
+        let reduction = if shape.kind.reduces() { shape.op.name() } else { "none" };
+        let root = if shape.kind.rooted() { i64::from(shape.root) } else { -1 };
+        if self.options.json {
+            for figure in figures {
+                say(&self.json(row, figure, reduction, root).to_string());
+            }
+            return;
+        }
+        let mut line = format!(
+            "{:>13}{:>13}{:>11}{:>10}{:>5} ",
+            row.bytes,
+            shape.count,
+            shape.dtype.name(),
+            reduction,
+            root
+        );
+        for figure in figures {
+            let wrong = figure.wrong.map_or_else(|| "N/A".to_owned(), |wrong| wrong.to_string());
+            line += &format!(
+                "{:>12.2}{:>10.3}{:>10.3}{wrong:>10}",
+                figure.median_us, figure.algbw, figure.busbw
+            );
+        }
+        if shape.count == 0 && row.bytes > 0 {
+            line += "  # less than an element for each rank";
+        }
+        say(&line);
+    }
+
+    fn json(&self, row: &Row, figure: &Figure, reduction: &str, root: i64) -> serde_json::Value {
+        let round = |value: f64, digits: i32| {
+            let scale = 10f64.powi(digits);
+            (value * scale).round() / scale
+        };
+        json!({
+            "op": row.shape.kind.name(),
+            "ranks": self.comm.world_size(),
+            "bytes": row.bytes,
+            "count": row.shape.count,
+            "dtype": row.shape.dtype.name(),
+            "redop": reduction,
+            "root": root,
+            "in_place": figure.in_place,
+            "link": self.link,
+            "algo": self.options.algo.map_or("auto", unisono::plan::Algorithm::name),
+            "registered": self.options.registered,
+            "deterministic": self.options.deterministic,
+            "median_us": round(figure.median_us, 3),
+            "min_us": round(figure.min_us, 3),
+            "algbw": round(figure.algbw, 6),
+            "busbw": round(figure.busbw, 6),
+            "wrong": figure.wrong,
+        })
+    }
+}
+
+/// The lines below the last table.
+pub(super) fn footer(totals: &Totals, checked: bool) {
+    if checked {
+        let verdict = if totals.wrong == 0 { "OK" } else { "FAILED" };
+        say(&format!("# Wrong elements : {} {verdict}", totals.wrong));
+    } else {
+        say("# Wrong elements : not checked");
+    }
+    say(&format!("# Avg bus bandwidth : {:.4} GB/s", totals.average()));
+}
+
+/// A line, flushed: whoever reads along sees it now. A reader that has gone ends nothing.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

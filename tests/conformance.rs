@@ -1,0 +1,116 @@
+//! The program's own suite and measurements, run as a user runs them.
+#![allow(missing_docs)]
+
+use std::process::{Command, Output};
+
+fn unisono(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unisono"));
+    // Whoever runs the tests may be a rank of something else.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("UNISONO_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).output().expect("the program starts")
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn the_quick_suite_passes_on_every_link() {
+    let output = unisono(&["check", "--quick"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains(" 0 failed"), "{}", text(&output));
+}
+
+#[test]
+fn check_fails_when_nothing_is_right() {
+    let output = unisono(&["check", "-n", "0"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+/// Every operation on every link, its lines parsed and its data found right.
+#[test]
+fn perf_prints_a_line_of_json_for_each_size() {
+    let ops = [
+        "all_reduce",
+        "all_gather",
+        "reduce_scatter",
+        "broadcast",
+        "reduce",
+        "gather",
+        "scatter",
+        "all_to_all",
+        "all_to_all_v",
+        "all_gather_v",
+        "reduce_scatter_v",
+        "gather_v",
+        "scatter_v",
+        "sendrecv",
+        "barrier",
+    ];
+    for link in ["mem", "shm", "tcp"] {
+        for op in ops {
+            let sizes = ["-b", "8", "-e", "128K", "-f", "128", "--iters", "3", "--rounds", "2"];
+            let output =
+                unisono(&[&["perf", op, "-n", "3", "--link", link, "--json"], &sizes[..]].concat());
+            assert!(output.status.success(), "{link} {op}: {}", text(&output));
+            let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+                .collect();
+            let bytes: Vec<u64> = lines.iter().filter_map(|line| line["bytes"].as_u64()).collect();
+            let expected: &[u64] = if op == "barrier" { &[0] } else { &[8, 1024, 131_072] };
+            assert_eq!(bytes, expected, "{link} {op}");
+            for line in &lines {
+                assert_eq!((&line["op"], &line["link"]), (&op.into(), &link.into()));
+                assert_eq!((&line["ranks"], &line["wrong"]), (&3.into(), &0.into()), "{line}");
+                for key in ["median_us", "min_us"] {
+                    assert!(line[key].as_f64().is_some_and(|us| us > 0.0), "{key} of {line}");
+                }
+                assert!(line["algbw"].is_number() && line["busbw"].is_number(), "{line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn perf_takes_every_type_reduction_and_root() {
+    let rest = ["-b", "4K", "-e", "4K", "--iters", "1", "--rounds", "1", "-n", "2"];
+    for extra in [
+        &["all_reduce", "-d", "all", "-o", "all"][..],
+        &["broadcast", "-r", "all"],
+        &["reduce", "--deterministic", "-o", "sum", "-d", "all"],
+        &["all_gather", "--registered"],
+        &["alltoall", "--in-place"],
+        &["all_reduce", "--algo", "ring", "-c", "3"],
+    ] {
+        let output = unisono(&[&["perf"], extra, &rest[..]].concat());
+        assert!(output.status.success(), "{extra:?}: {}", text(&output));
+        assert!(text(&output).contains("# Wrong elements : 0 OK"), "{extra:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn perf_refuses_what_it_does_not_know() {
+    for arguments in [
+        &["perf", "no_such_op"][..],
+        &["perf", "all_reduce", "-d", "f31"],
+        &["perf", "all_reduce", "-o", "median"],
+        &["perf", "all_reduce", "-o", "band", "-d", "f32"],
+        &["perf", "broadcast", "-r", "2", "-n", "2"],
+        &["perf", "all_reduce", "-b", "12X"],
+        &["perf", "all_reduce", "-b", "2M", "-e", "1M"],
+        &["perf", "all_reduce", "--algo", "best"],
+        &["perf", "all_reduce", "-n", "0"],
+    ] {
+        let output = unisono(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));
+    }
+}
