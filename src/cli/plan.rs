@@ -242,8 +242,7 @@ fn compare(question: &Question) -> ExitCode {
         let mut cells = vec![algorithm.name().to_owned(), own.lanes().to_string()];
         cells.push(own.chunks.to_string());
         let plans = question.world(algorithm).filter(|_| question.can_check());
-        let thoroughness =
-            Thoroughness { schedules: 0, in_place: false, ..Thoroughness::default() };
+        let thoroughness = Thoroughness { runs: 0, in_place: false, ..Thoroughness::default() };
         match plans.map(|plans| check(&plans, thoroughness)) {
             Some(Ok(proof)) => {
                 let order = match (question.collective.reduces(), proof.ordered) {
