@@ -18,6 +18,9 @@ use crate::sync::{AtomicU32, Ordering, compiler_fence};
 use crate::sys::barrier;
 use crate::types::Rank;
 
+/// A call that does not move, and the ranks it waits for.
+type Ask = (Head, Box<[Rank]>);
+
 /// What all threads of a world see.
 #[derive(Debug)]
 pub(crate) struct Slate {
@@ -28,7 +31,7 @@ pub(crate) struct Slate {
     /// 1 for each rank that has left.
     left: Box<[AtomicU32]>,
     /// The call in which each rank waits, and for whom; counted in `asks`.
-    asked: Mutex<Vec<Option<(Head, Box<[Rank]>)>>>,
+    asked: Mutex<Vec<Option<Ask>>>,
     asks: AtomicU32,
     /// 1 while a rank's engine is at work.
     working: Box<[CachePadded<AtomicU32>]>,

@@ -164,8 +164,8 @@ fn place(region: Region, chunk: u32, chunks: u32, collective: Collective, rank: 
 
 /// Marks every step that writes where a posted send may still read.
 ///
-/// A lane that settles knows that what it and the lanes before it posted has left; it says nothing to
-/// the other lanes. Each lane is walked twice: scratch is used again by the next block of tiles.
+/// The engine waits only for what touches the step's target. So what is posted from other places stays
+/// posted, and every later step that writes there waits in its turn. Each lane is walked twice: scratch is used again by the next block of tiles.
 fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
     let mut earlier: Vec<Place> = Vec::new();
     for lane in lanes.iter_mut() {
@@ -174,9 +174,6 @@ fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
             // Caller's buffers have another address in the next block: only scratch stays posted.
             posted.retain(|p| round == 0 || p.work);
             for step in lane.iter_mut() {
-                if step.has(flag::SETTLE) {
-                    posted.clear();
-                }
                 let writes = !matches!(step.target, Region::None) && step.verb != Verb::Send;
                 let at = |region, chunk| place(region, chunk, step.chunks, collective, rank);
                 let target = at(step.target, step.target_chunk);
@@ -185,7 +182,6 @@ fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
                 };
                 if writes && posted.iter().any(hits) {
                     step.flags |= flag::SETTLE;
-                    posted.clear();
                 }
                 let leaves = match step.verb {
                     Verb::Send => Some(at(step.source, step.source_chunk)),
