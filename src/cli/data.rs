@@ -71,11 +71,6 @@ impl Case {
         send + self.recv.wrong(&self.layout.recv_after, patterns, shape, flavor, phase)
     }
 
-    /// The received elements' bytes.
-    pub(crate) fn output(&self) -> &[u8] {
-        self.recv.bytes()
-    }
-
     fn args(&self, collective: Collective) -> Args<'_> {
         let layout = &self.layout;
         let recv = self.recv.element(0);

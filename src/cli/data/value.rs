@@ -60,8 +60,8 @@ pub(crate) fn input(
     let bits = random(seed, rank, index);
     match dtype.class() {
         Class::Integer => Value::Int(match op {
-            ReduceOp::Land if bits % 8 == 0 => 0,
-            ReduceOp::Lor if bits % 8 != 0 => 0,
+            ReduceOp::Land if bits.is_multiple_of(8) => 0,
+            ReduceOp::Lor if !bits.is_multiple_of(8) => 0,
             _ => bits >> 3,
         }),
         Class::Complex if op == ReduceOp::Prod => gaussian(bits, rank),
