@@ -8,7 +8,7 @@
 //! bits. Cells belong to their communicator's block, and are used again: a handle kept too long meets
 //! another generation (all but one in 64 times) and gets `INVALID_HANDLE`.
 //!
-//! So 128 bytes stay for each communicator ever destroyed, and 64 for each request it had outstanding
+//! So 192 bytes stay for each communicator ever destroyed, and 64 for each request it had outstanding
 //! at its peak.
 //!
 //! Thread rule: all of it from any thread. Whoever uses a communicator is counted; it is only emptied

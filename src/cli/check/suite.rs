@@ -94,7 +94,12 @@ pub(super) fn sections(world: u32, link: Link, depth: Depth) -> impl Iterator<It
         cases: cases(place),
     });
     let forced = Algorithm::ALL.iter().map(move |&algorithm| algorithms(place, algorithm));
-    plain.chain(forced).chain(deterministic(place))
+    plain.chain(forced).chain(deterministic(place)).map(|mut section| {
+        // In small worlds some shapes come to the same: one of each is enough.
+        let mut seen = std::collections::HashSet::new();
+        section.cases.retain(|case| seen.insert(case.name.clone()));
+        section
+    })
 }
 
 /// A case's name from what distinguishes it.
