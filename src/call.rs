@@ -1,7 +1,8 @@
 //! A validated call, and the fingerprint by which ranks recognise that they make the same one.
 //!
-//! [`Call`] is what the communicator hands to a backend: every value checked, addresses raw. Who makes
-//! one promises that the buffers stay valid, and are touched by nobody else, until the call is done.
+//! [`Call`] is what the communicator hands to a backend: every value checked, addresses raw. Who
+//! makes one promises that the buffers stay valid, and are touched by nobody else, until the call
+//! is done.
 //!
 //! [`Head`] opens the first message of a call on every link, as 32 bytes, little endian:
 //!
@@ -12,7 +13,8 @@
 //!
 //! `count` is what all ranks must agree on: elements for equal counts, a hash of all counts for
 //! all_gather_v, reduce_scatter_v and the calls of a group that travel as one; for gather_v,
-//! scatter_v and all_to_all_v, where counts are between two ranks, that of the pair. `plan` is a hash of algorithm, tile and window.
+//! scatter_v and all_to_all_v, where counts are between two ranks, that of the pair. `plan` is a
+//! hash of algorithm, tile and window.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -63,9 +65,11 @@ pub struct Call {
     pub send: *const u8,
     /// First element received; may be null where this rank receives nothing.
     pub recv: *mut u8,
-    /// Elements: of the buffer (buffer-wide collectives), of one block (the others), of the message.
+    /// Elements: of the buffer (buffer-wide collectives), of one block (the others), of the
+    /// message.
     pub count: u64,
-    /// Stands for the counts of the calls that were packed into this one; `None` for a call of its own.
+    /// Stands for the counts of the calls that were packed into this one; `None` for a call of its
+    /// own.
     pub packed: Option<u64>,
     /// Blocks of the send buffer, for scatter_v and all_to_all_v.
     pub send_blocks: Ragged,

@@ -24,8 +24,8 @@
 //!
 //! # Where to look
 //!
-//! [`comm`] is what a program uses: communicators, requests, groups. [`config`] has the settings and
-//! their environment variables, [`error`] the one table of errors, [`types`] the element types,
+//! [`comm`] is what a program uses: communicators, requests, groups. [`config`] has the settings
+//! and their environment variables, [`error`] the one table of errors, [`types`] the element types,
 //! operations and collectives.
 //!
 //! The rest is how it works. [`algo`] makes plans, [`plan`] is what they are and proves them,

@@ -36,7 +36,9 @@ impl fmt::Display for Rank {
 pub const WORLD_MAX: u32 = 16_384;
 
 macro_rules! numbered {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $number:literal, $text:literal;)+ }) => {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[$doc:meta])* $variant:ident = $number:literal, $text:literal;)+
+    }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
@@ -213,7 +215,8 @@ impl Dtype {
         }
     }
 
-    /// The type partial results are held in: `F32` for the half and 8-bit floats, else the type itself.
+    /// The type partial results are held in: `F32` for the half and 8-bit floats, else the type
+    /// itself.
     #[must_use]
     pub const fn accumulator(self) -> Self {
         match self {

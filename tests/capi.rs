@@ -309,7 +309,8 @@ fn the_libraries_define_nothing_but_unisono_symbols() {
         exported.len() > 50 && exported.iter().all(|s| s.starts_with("unisono_")),
         "{exported:?}"
     );
-    // Neither weak symbols, nor unique ones, nor common ones: nothing that another archive could meet.
+    // Neither weak symbols, nor unique ones, nor common ones: nothing that another archive could
+    // meet.
     for (kind, name) in symbols(&["--defined-only"], &archive) {
         let local = kind.chars().all(|c| c.is_ascii_lowercase() && !"uvwi".contains(c));
         assert!(local || name.starts_with("unisono_"), "{kind} {name}");
@@ -332,7 +333,8 @@ fn the_archive_links_beside_another_rust_archive() {
         &rust,
         "#[unsafe(no_mangle)]\n\
          pub extern \"C\" fn other_sum(n: u32) -> u64 {\n\
-             let threads: Vec<_> = (0..n).map(|i| std::thread::spawn(move || u64::from(i))).collect();\n\
+             let work = |i| std::thread::spawn(move || u64::from(i));\n\
+             let threads: Vec<_> = (0..n).map(work).collect();\n\
              let caught = std::panic::catch_unwind(|| panic!(\"on purpose\")).is_err();\n\
              threads.into_iter().map(|t| t.join().unwrap()).sum::<u64>() + u64::from(caught)\n\
          }\n",

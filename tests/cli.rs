@@ -196,9 +196,16 @@ fn the_first_failure_ends_the_others_and_is_named() {
 
 #[test]
 fn ranks_that_ignore_the_end_are_killed_after_the_grace() {
-    let script = "trap '' TERM; if [ $UNISONO_RANK = 0 ]; then exit 7; fi
-        while :; do sleep 1; done";
-    let (status, _, err) = ranks(2, &["--grace", "0.2"], script);
+    let folder = Folder::new("grace");
+    // Rank 0 fails once rank 1 ignores the end.
+    let script = format!(
+        "trap '' TERM
+         if [ $UNISONO_RANK = 0 ]; then until [ -e {0} ]; do sleep 0.01; done; exit 7; fi
+         : > {0}
+         while :; do sleep 1; done",
+        folder.0.join("ready").display()
+    );
+    let (status, _, err) = ranks(2, &["--grace", "0.2"], &script);
     assert_eq!(status, Some(7), "{err}");
     assert!(err.contains("killed"), "{err}");
 }

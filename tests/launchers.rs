@@ -265,7 +265,8 @@ fn torchrun_with_the_agents_store() {
     all_fine((0..RANKS).map(|r| torchrun(r, port, true)).collect());
 }
 
-/// As on several hosts, where nothing says that all ranks are on this one: they meet at the address.
+/// As on several hosts, where nothing says that all ranks are on this one: they meet at the
+/// address.
 #[test]
 fn torchrun_at_an_address() {
     for agent in [false, true] {

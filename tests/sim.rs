@@ -549,7 +549,8 @@ fn order_sensitive(case: &Case) -> Vec<u32> {
     bits(&recvs[0])
 }
 
-/// Messages between pairs, every rank with every rank, beside a collective on links that hold little.
+/// Messages between pairs, every rank with every rank, beside a collective on links that hold
+/// little.
 #[test]
 fn messages_beside_a_collective() {
     for seed in 0..20u64 {

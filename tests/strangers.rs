@@ -1,6 +1,6 @@
 //! Strangers on this machine, while a job forms and while it runs: port scans, noise, half-open
-//! connections, bytes that begin well and end badly, bytes that trickle. The job neither notices nor
-//! grows.
+//! connections, bytes that begin well and end badly, bytes that trickle. The job neither notices
+//! nor grows.
 #![allow(missing_docs)]
 
 mod support;

@@ -80,6 +80,8 @@ const UNSAFE: &[(&str, &str)] = &[
 const LONG: &[(&str, &str)] = &[
     ("src/boot/env.rs", "one table of launchers and its reading"),
     ("src/boot/server.rs", "one state machine"),
+    ("src/cli/check/special.rs", "one case after the other"),
+    ("src/cli/check/suite.rs", "one case after the other"),
     ("src/comm/mod.rs", "the public calls"),
     ("src/cli/launch/job.rs", "one job from start to end"),
     ("src/comm/call.rs", "every argument check"),
@@ -89,11 +91,16 @@ const LONG: &[(&str, &str)] = &[
     ("src/engine/wires.rs", "outboxes and heads of all links"),
     ("src/kernel/scalar.rs", "every rule in plain code"),
     ("src/link/sim.rs", "a whole world"),
+    ("src/plan/check/flow.rs", "one run of a plan"),
     ("src/plan/check/values.rs", "one table of rules"),
     ("src/plan/mod.rs", "the words of plans"),
     ("src/plan/svg.rs", "one drawing"),
     ("src/boot/mesh.rs", "one handshake, both sides"),
 ];
+
+/// Functions of 70 lines and more, and why they are whole.
+const LONG_FUNCTIONS: &[(&str, &str, &str)] =
+    &[("src/cli/data/shape.rs", "ends", "one arm a collective: a table")];
 
 const LINES_SOFT: usize = 400;
 const LINES_HARD: usize = 800;
@@ -355,7 +362,10 @@ fn functions_are_short() {
                     open = Some((number, indent, function));
                 }
                 Some((from, depth, function)) if indent == *depth && line.trim() == "}" => {
-                    if number - from >= FUNCTION_LINES {
+                    let listed = |(file, word, _): &(&str, &str, &str)| {
+                        file == name && function.split('(').next() == Some(word)
+                    };
+                    if number - from >= FUNCTION_LINES && !LONG_FUNCTIONS.iter().any(listed) {
                         let lines = number - from + 1;
                         faults.push(format!("{name}:{from}: {function} has {lines} lines"));
                     }

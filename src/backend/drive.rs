@@ -1,9 +1,9 @@
 //! Waiting: spin briefly, then yield, then sleep in the kernel.
 //!
 //! Spinning pays only while the peer runs on another core. So the budget is generous where every
-//! local rank has a core of its own, and tiny where ranks share cores: there a yield lets the peer do
-//! what we wait for. Deadline, abort and the peers' health are looked at every few dozen empty polls,
-//! and always around a sleep.
+//! local rank has a core of its own, and tiny where ranks share cores: there a yield lets the peer
+//! do what we wait for. Deadline, abort and the peers' health are looked at every few dozen empty
+//! polls, and always around a sleep.
 
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,8 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
-/// Polls `backend` until `done` says so (asked after anything moved), nothing is pending, `deadline`
-/// passes, or `interrupted` says so (asked before every pause, so it must be cheap).
+/// Polls `backend` until `done` says so (asked after anything moved), nothing is pending,
+/// `deadline` passes, or `interrupted` says so (asked before every pause, so it must be cheap).
 pub(crate) fn drive(
     backend: &mut dyn Backend,
     patience: Patience,

@@ -138,8 +138,8 @@ impl Launch {
     /// other, from 0, so that they do not meet each other's.
     ///
     /// # Errors
-    /// `NoLauncher` when no launcher's variables are set; `InvalidEnvironment` names the variable that
-    /// is missing or wrong and its launcher.
+    /// `NoLauncher` when no launcher's variables are set; `InvalidEnvironment` names the variable
+    /// that is missing or wrong and its launcher.
     pub fn from_env(instance: u32) -> Result<Self> {
         // Variables that are not text cannot be ours.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {

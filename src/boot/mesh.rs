@@ -64,7 +64,8 @@ pub(crate) fn listen(addresses: &[IpAddr]) -> Result<Vec<TcpListener>> {
 }
 
 /// Connects to every peer that has addresses; an empty list means no connection with that peer,
-/// and both must mean it. `lanes` says how many lanes each peer gets beside its control connection. Strangers' connections at `listeners` are dropped.
+/// and both must mean it. `lanes` says how many lanes each peer gets beside its control connection.
+/// Strangers' connections at `listeners` are dropped.
 ///
 /// # Errors
 /// `MissingRanks` names the peers that were not connected by the deadline, with the last failure.

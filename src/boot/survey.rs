@@ -1,4 +1,5 @@
-//! What this host offers to links and start-up, tried out rather than looked up: for `unisono info`.
+//! What this host offers to links and start-up, tried out rather than looked up: for `unisono
+//! info`.
 
 use std::net::IpAddr;
 

@@ -96,8 +96,8 @@ impl Given {
     /// Makes the call.
     ///
     /// # Safety
-    /// As the header words it: buffers, counts and displacements that this rank uses are valid until
-    /// this returns (inside a group: buffers until the group has ended).
+    /// As the header words it: buffers, counts and displacements that this rank uses are valid
+    /// until this returns (inside a group: buffers until the group has ended).
     pub(super) unsafe fn run(&self, comm: *mut Comm) -> c_int {
         // SAFETY: the caller's promise.
         on_comm(comm, |held| unsafe { held.comm.run(self.prepare(held)?) })

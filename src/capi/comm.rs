@@ -24,8 +24,8 @@ pub struct UniqueIdBytes {
 
 const _: () = assert!(UNISONO_UNIQUE_ID_BYTES == ID_BYTES);
 
-/// Makes the id of a new job, and a background thread in this process where its ranks meet. One rank
-/// calls it and hands the id to the others. An id serves one communicator.
+/// Makes the id of a new job, and a background thread in this process where its ranks meet. One
+/// rank calls it and hands the id to the others. An id serves one communicator.
 ///
 /// # Safety
 /// `id` is valid.
@@ -41,8 +41,8 @@ pub unsafe extern "C" fn unisono_get_unique_id(id: *mut UniqueIdBytes) -> c_int 
 }
 
 /// This process's place in the job of `id`, as rank `rank` of `world`. Blocks until all ranks have
-/// called it with the same id, at most config->init_timeout_ms; UNISONO_MISSING_RANKS names those that
-/// did not come. `config` may be NULL.
+/// called it with the same id, at most config->init_timeout_ms; UNISONO_MISSING_RANKS names those
+/// that did not come. `config` may be NULL.
 ///
 /// # Safety
 /// `comm`, `id` and `config` are valid.
@@ -92,8 +92,8 @@ pub unsafe extern "C" fn unisono_comm_init_all(
 }
 
 /// This process's place as its launcher's environment tells it: rank, world, and where to meet.
-/// UNISONO_NO_LAUNCHER where no launcher has set its variables, UNISONO_INVALID_ENVIRONMENT where they
-/// are half set. `config` may be NULL.
+/// UNISONO_NO_LAUNCHER where no launcher has set its variables, UNISONO_INVALID_ENVIRONMENT where
+/// they are half set. `config` may be NULL.
 ///
 /// # Safety
 /// `comm` and `config` are valid.
@@ -113,8 +113,8 @@ pub unsafe extern "C" fn unisono_comm_init_env(
     })
 }
 
-/// Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative color
-/// takes part and gets NULL. A collective call.
+/// Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
+/// color takes part and gets NULL. A collective call.
 ///
 /// # Safety
 /// `split` is valid.
@@ -147,8 +147,8 @@ pub unsafe extern "C" fn unisono_comm_destroy(comm: *mut Comm) -> c_int {
     guard(|| handle::take(comm)?.destroy())
 }
 
-/// Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From any
-/// thread; a second time does nothing. The communicator must still be destroyed.
+/// Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From
+/// any thread; a second time does nothing. The communicator must still be destroyed.
 ///
 /// # Safety
 /// `comm` is a handle.

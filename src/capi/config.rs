@@ -8,8 +8,8 @@ use crate::error::{Code, Error, Result};
 use std::time::Duration;
 
 /// Settings of a communicator. Start from UNISONO_CONFIG_INIT. `size` tells versions of this struct
-/// apart: it only grows at the end. What a program's older header lacks has its default; what a newer
-/// header adds must be zero for an older library.
+/// apart: it only grows at the end. What a program's older header lacks has its default; what a
+/// newer header adds must be zero for an older library.
 ///
 /// Where a field leaves it open, the environment decides (UNISONO_TIMEOUT_MS and so on), then the
 /// default.
@@ -22,7 +22,8 @@ pub struct ConfigStruct {
     pub timeout_ms: i64,
     /// Deadline of start-up in milliseconds; 0: the default (60000).
     pub init_timeout_ms: i64,
-    /// 1: the result's bits depend on inputs and rank numbers alone; 0: they need not; -1: default (0).
+    /// 1: the result's bits depend on inputs and rank numbers alone; 0: they need not; -1: default
+    /// (0).
     pub deterministic: i32,
     /// 1: non-blocking calls progress by themselves; 0: only while the program waits or tests; -1:
     /// default (1).
@@ -78,7 +79,8 @@ pub(super) unsafe fn read(given: *const ConfigStruct) -> Result<Config> {
     let own = size_of::<ConfigStruct>();
     let mut known = ConfigStruct::INIT;
     let bytes = given.cast::<u8>();
-    // SAFETY: the caller promises `size` bytes, and any bytes make the integers and addresses inside.
+    // SAFETY: the caller promises `size` bytes, and any bytes make the integers and addresses
+    // inside.
     unsafe { bytes.copy_to((&raw mut known).cast::<u8>(), size.min(own)) };
     // SAFETY: the caller promises `size` bytes.
     if let Some(at) = (own..size).find(|&at| unsafe { bytes.add(at).read() } != 0) {

@@ -140,8 +140,8 @@ pub extern "C" fn unisono_status_text(status: c_int) -> *const c_char {
 }
 
 /// Copies the text of the last error to `text`, NUL-terminated and cut at `bytes`: of a call on
-/// `comm`, or, where `comm` is NULL, of any call of this thread. Empty where there was none. The text
-/// names the offending value. The next error replaces it; success does not.
+/// `comm`, or, where `comm` is NULL, of any call of this thread. Empty where there was none. The
+/// text names the offending value. The next error replaces it; success does not.
 ///
 /// # Safety
 /// `text` has room for `bytes` bytes.

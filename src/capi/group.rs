@@ -5,9 +5,9 @@ use std::ffi::c_int;
 use super::handle::{Comm, RequestHandle};
 use super::{on_comm, output};
 
-/// From here on the blocking calls on `comm` are only checked and collected; their buffers belong to
-/// the library until the group has ended. Non-blocking calls are refused with UNISONO_INVALID_STATE.
-/// A call that is refused is not part of the group. Groups do not nest.
+/// From here on the blocking calls on `comm` are only checked and collected; their buffers belong
+/// to the library until the group has ended. Non-blocking calls are refused with
+/// UNISONO_INVALID_STATE. A call that is refused is not part of the group. Groups do not nest.
 ///
 /// # Safety
 /// `comm` is a handle.
@@ -16,8 +16,8 @@ pub unsafe extern "C" fn unisono_group_start(comm: *mut Comm) -> c_int {
     on_comm(comm, |held| held.comm.group_start())
 }
 
-/// Posts the collected calls together and waits for all of them. Where some fail, the status is that
-/// of the first.
+/// Posts the collected calls together and waits for all of them. Where some fail, the status is
+/// that of the first.
 ///
 /// # Safety
 /// The buffers of the group's calls are valid.
@@ -26,7 +26,8 @@ pub unsafe extern "C" fn unisono_group_end(comm: *mut Comm) -> c_int {
     on_comm(comm, |held| held.comm.group_end())
 }
 
-/// Posts the collected calls together; `*request` ends when all have, and is NULL where there are none.
+/// Posts the collected calls together; `*request` ends when all have, and is NULL where there are
+/// none.
 ///
 /// # Safety
 /// The buffers of the group's calls are valid until the request has ended; `request` is valid.

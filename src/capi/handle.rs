@@ -1,18 +1,19 @@
 //! Handles: what a C program holds, checked at every use.
 //!
-//! A communicator's handle points to a [`Block`] that is never freed and never used again: destroying
-//! the communicator empties it, so a later use finds a tombstone and gets `INVALID_HANDLE`. Blocks of
-//! the dead are chained, only so that leak checkers see where they are; nothing reads the chain.
+//! A communicator's handle points to a [`Block`] that is never freed and never used again:
+//! destroying the communicator empties it, so a later use finds a tombstone and gets
+//! `INVALID_HANDLE`. Blocks of the dead are chained, only so that leak checkers see where they are;
+//! nothing reads the chain.
 //!
-//! A request's handle is the address of a 64-byte [`Cell`] with the cell's generation in its low six
-//! bits. Cells belong to their communicator's block, and are used again: a handle kept too long meets
-//! another generation (all but one in 64 times) and gets `INVALID_HANDLE`.
+//! A request's handle is the address of a 64-byte [`Cell`] with the cell's generation in its low
+//! six bits. Cells belong to their communicator's block, and are used again: a handle kept too long
+//! meets another generation (all but one in 64 times) and gets `INVALID_HANDLE`.
 //!
-//! So 192 bytes stay for each communicator ever destroyed, and 64 for each request it had outstanding
-//! at its peak.
+//! So 192 bytes stay for each communicator ever destroyed, and 64 for each request it had
+//! outstanding at its peak.
 //!
-//! Thread rule: all of it from any thread. Whoever uses a communicator is counted; it is only emptied
-//! by its only user. Whoever uses a request has it alone.
+//! Thread rule: all of it from any thread. Whoever uses a communicator is counted; it is only
+//! emptied by its only user. Whoever uses a request has it alone.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
@@ -66,8 +67,8 @@ struct Block {
     before: AtomicPtr<Self>,
 }
 
-// SAFETY: `inner` changes hands by `state`: shared while LIVE, its taker's alone afterwards; the rest
-// is atomic or locked.
+// SAFETY: `inner` changes hands by `state`: shared while LIVE, its taker's alone afterwards; the
+// rest is atomic or locked.
 unsafe impl Sync for Block {}
 
 /// Where the chain of tombstones begins.

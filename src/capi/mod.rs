@@ -1,8 +1,8 @@
 //! The C ABI: what `ffi/include/unisono.h` declares, one file per C object.
 //!
-//! Every function is a thin door: it checks handles, pointers and numbers (in release too), calls the
-//! Rust API, keeps the error's text, and returns a status. Outputs are written last. A panic stops at
-//! the door, becomes `PANIC` and aborts the communicator, so that its peers wake.
+//! Every function is a thin door: it checks handles, pointers and numbers (in release too), calls
+//! the Rust API, keeps the error's text, and returns a status. Outputs are written last. A panic
+//! stops at the door, becomes `PANIC` and aborts the communicator, so that its peers wake.
 //!
 //! The header is generated from the files here by a pinned cbindgen; `tests/capi.rs` compares. Its
 //! text is the doc comments below, so they speak to a C programmer.

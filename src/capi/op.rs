@@ -71,8 +71,8 @@ fn unknown(number: c_int) -> Error {
 }
 
 /// Makes an operation that multiplies this rank's input by `*scalar` before summing: one element of
-/// `dtype`, or of f32 for the half and 8-bit floats. Every rank makes its own. `*op` (1000 and up) is
-/// valid on `comm`, for elements of `dtype`, until destroyed.
+/// `dtype`, or of f32 for the half and 8-bit floats. Every rank makes its own. `*op` (1000 and up)
+/// is valid on `comm`, for elements of `dtype`, until destroyed.
 ///
 /// # Safety
 /// `scalar` and `op` are valid.

@@ -42,8 +42,8 @@ fn on_request<T>(
     held.note(result)
 }
 
-/// Whether the call has ended, to `*done`: 1 once it has, and the status is the call's own then. A NULL
-/// `*request` has ended. What has ended, well or not, is freed and `*request` becomes NULL.
+/// Whether the call has ended, to `*done`: 1 once it has, and the status is the call's own then. A
+/// NULL `*request` has ended. What has ended, well or not, is freed and `*request` becomes NULL.
 ///
 /// # Safety
 /// `request` and `done` are valid.
@@ -69,10 +69,10 @@ pub unsafe extern "C" fn unisono_test(request: *mut *mut RequestHandle, done: *m
     })
 }
 
-/// Waits for the call's end, at most `timeout_ms` (-1: the communicator's deadline alone), and gives the
-/// call's status. UNISONO_IN_PROGRESS when the time ran out first: the call goes on, and the request
-/// stays. A NULL `*request` has ended well. What has ended, well or not, is freed and `*request`
-/// becomes NULL.
+/// Waits for the call's end, at most `timeout_ms` (-1: the communicator's deadline alone), and
+/// gives the call's status. UNISONO_IN_PROGRESS when the time ran out first: the call goes on, and
+/// the request stays. A NULL `*request` has ended well. What has ended, well or not, is freed and
+/// `*request` becomes NULL.
 ///
 /// # Safety
 /// `request` is valid.
@@ -96,11 +96,11 @@ pub unsafe extern "C" fn unisono_wait(request: *mut *mut RequestHandle, timeout_
     })
 }
 
-/// Waits for one of `count` requests, at most `timeout_ms` (-1: their own deadlines alone). The index of
-/// the one that ended goes to `*index`, also when its call failed: the status is the call's. NULL
-/// entries are skipped; where all are NULL the status is UNISONO_INVALID_ARGUMENT, since there is
-/// nothing to wait for. What has ended is freed and its entry becomes NULL. UNISONO_IN_PROGRESS when
-/// the time ran out first.
+/// Waits for one of `count` requests, at most `timeout_ms` (-1: their own deadlines alone). The
+/// index of the one that ended goes to `*index`, also when its call failed: the status is the
+/// call's. NULL entries are skipped; where all are NULL the status is UNISONO_INVALID_ARGUMENT,
+/// since there is nothing to wait for. What has ended is freed and its entry becomes NULL.
+/// UNISONO_IN_PROGRESS when the time ran out first.
 ///
 /// # Safety
 /// `requests` has `count` entries; `index` is valid.

@@ -1,9 +1,10 @@
 //! `unisono check`: the conformance suite of this build on this machine.
 //!
 //! One suite for every link and world. [`suite`] lists it as data: sections, each a communicator's
-//! settings, of named cases. [`rank`] walks the list on every rank in lockstep and tells what happens in
-//! events; [`watch`] collects them from threads or processes, ends what hangs, and counts. [`special`]
-//! holds the cases that are more than one call, [`fault`] those that end in an error.
+//! settings, of named cases. [`rank`] walks the list on every rank in lockstep and tells what
+//! happens in events; [`watch`] collects them from threads or processes, ends what hangs, and
+//! counts. [`special`] holds the cases that are more than one call, [`fault`] those that end in an
+//! error.
 
 mod event;
 mod fault;
@@ -24,7 +25,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "mem,shm,tcp")]
     link: Vec<Link>,
     /// World sizes to check [default: 1,2,3,4 with --quick, else 1,2,3,4,5,8]
-    #[arg(short = 'n', long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(short = 'n', long, value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     ranks: Vec<u32>,
     /// A selection that takes less than a minute
     #[arg(long, conflicts_with = "full")]

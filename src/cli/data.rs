@@ -1,9 +1,9 @@
 //! Data with a known result, and calls laid out in guarded memory.
 //!
-//! [`pattern`] makes inputs that are a pure function of (seed, rank, element, type, operation) and the
-//! results they must give. [`shape`] says which elements of which buffer a call reads and writes.
-//! [`memory`] holds buffers between guard bytes. [`Case`] puts the three together: fill, run, compare
-//! every byte, those that must not change included.
+//! [`pattern`] makes inputs that are a pure function of (seed, rank, element, type, operation) and
+//! the results they must give. [`shape`] says which elements of which buffer a call reads and
+//! writes. [`memory`] holds buffers between guard bytes. [`Case`] puts the three together: fill,
+//! run, compare every byte, those that must not change included.
 
 pub(crate) mod memory;
 pub(crate) mod pattern;
@@ -134,8 +134,8 @@ impl Case {
         let mut requests = Vec::new();
         for &collective in self.shape.kind.calls() {
             let call = comm.prepare(&self.args(collective))?;
-            // SAFETY: the buffers are this case's own, and its owner waits for the requests before it
-            // drops or looks at the case.
+            // SAFETY: the buffers are this case's own, and its owner waits for the requests before
+            // it drops or looks at the case.
             requests.push(unsafe { comm.start(call) }?);
         }
         Ok(requests)

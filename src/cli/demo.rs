@@ -16,9 +16,9 @@ use super::table::{Table, bytes};
 
 /// Show in a few seconds what the library does
 ///
-/// Sums buffers over threads and over processes, on every kind of link, and shows that the bits of a
-/// deterministic result depend neither on the algorithm nor on the number of ranks. `make demo` in
-/// the source tree goes further: it trains a small language model through the C interface.
+/// Sums buffers over threads and over processes, on every kind of link, and shows that the bits of
+/// a deterministic result depend neither on the algorithm nor on the number of ranks. `make demo`
+/// in the source tree goes further: it trains a small language model through the C interface.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Options {

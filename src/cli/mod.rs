@@ -1,7 +1,8 @@
 //! The command line: one module per subcommand, each with its `Options` and a `main`.
 //!
-//! Exit status: 0 when all is well, 1 for a failure, 2 for a usage error; `run` ends with the status
-//! of the first rank that failed. Errors are one line on stderr that begins with "unisono: ".
+//! Exit status: 0 when all is well, 1 for a failure, 2 for a usage error; `run` ends with the
+//! status of the first rank that failed. Errors are one line on stderr that begins with "unisono:
+//! ".
 
 mod check;
 mod data;

@@ -1,8 +1,8 @@
 //! `unisono perf`: times collectives and verifies their results.
 //!
-//! A round is many calls back to back, its figure the slowest rank's mean time of one call; median and
-//! minimum are over the rounds after those that warm up. Sizes, bus-bandwidth factors, columns and
-//! verification follow nccl-tests.
+//! A round is many calls back to back, its figure the slowest rank's mean time of one call; median
+//! and minimum are over the rounds after those that warm up. Sizes, bus-bandwidth factors, columns
+//! and verification follow nccl-tests.
 
 mod measure;
 mod report;
@@ -25,12 +25,13 @@ use measure::Totals;
     bandwidth, 2 for a usage error."
 )]
 pub(crate) struct Options {
-    /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all, their
-    /// `_v` forms, sendrecv, barrier, or all
+    /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all,
+    /// their `_v` forms, sendrecv, barrier, or all
     #[arg(value_parser = parse_kinds)]
     op: Kinds,
     /// Ranks to start (when no launcher has started this one)
-    #[arg(short = 'n', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short = 'n', long, default_value_t = 2)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     ranks: u32,
     /// Smallest size, in bytes; K, M and G are powers of 1024
     #[arg(short = 'b', long, default_value = "8", value_parser = parse_size)]
@@ -90,7 +91,8 @@ pub(crate) struct Options {
     #[arg(long)]
     min_bw: Option<f64>,
     /// Deadline of a call, in seconds
-    #[arg(short = 't', long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 't', long, default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Keep each rank on one core: always, never, or when every rank can have its own
     #[arg(long, value_enum, default_value = "auto")]

@@ -1,8 +1,8 @@
-//! Ranks for `perf` and `check`: threads of this process, copies of this program, or what a launcher
-//! has started.
+//! Ranks for `perf` and `check`: threads of this process, copies of this program, or what a
+//! launcher has started.
 //!
-//! Copies meet by an id that this process serves. Each reads its standard input until it ends, so that
-//! none outlives the process that started it, however that one ends.
+//! Copies meet by an id that this process serves. Each reads its standard input until it ends, so
+//! that none outlives the process that started it, however that one ends.
 
 use std::io::Read;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};

@@ -157,7 +157,8 @@ pub(crate) fn processors() -> Vec<usize> {
     (0..size_of_val(&set) * 8).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
 }
 
-/// Sends `signal` to every process of the group `leader` leads. A group that is gone is not an error.
+/// Sends `signal` to every process of the group `leader` leads. A group that is gone is not an
+/// error.
 pub(crate) fn signal_group(leader: u32, signal: Signal) {
     if let Ok(leader) = libc::pid_t::try_from(leader)
         && leader > 0
@@ -275,8 +276,8 @@ impl Waiting {
     }
 }
 
-/// Makes reads and writes of `fd` return at once. For pipes of our own only: the flag belongs to the
-/// open file, which others may share.
+/// Makes reads and writes of `fd` return at once. For pipes of our own only: the flag belongs to
+/// the open file, which others may share.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open; the call reads plain integers.
     let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
@@ -315,7 +316,8 @@ impl Guard {
     /// Starts the guard. Call it before there are ranks and their pipes.
     pub(crate) fn start() -> io::Result<Self> {
         let (read, write) = io::pipe()?;
-        // SAFETY: the child makes async-signal-safe calls only, allocates nothing and never returns.
+        // SAFETY: the child makes async-signal-safe calls only, allocates nothing and never
+        // returns.
         let pid = check(unsafe { libc::fork() })?;
         if pid == 0 {
             // SAFETY: `read` is an open descriptor; both ends were made above.
@@ -348,9 +350,9 @@ impl Drop for Guard {
 unsafe fn guard(pipe: RawFd) -> ! {
     let mut leaders = [0i32; GUARDED_MAX];
     let mut count = 0;
-    // SAFETY: all calls are async-signal-safe; buffers are locals of the stated size. The terminal's
-    // signals do not reach a new session, and the launcher's own copy of the pipe's other end and
-    // everything else but the pipe is closed.
+    // SAFETY: all calls are async-signal-safe; buffers are locals of the stated size. The
+    // terminal's signals do not reach a new session, and the launcher's own copy of the pipe's
+    // other end and everything else but the pipe is closed.
     unsafe {
         libc::setsid();
         libc::dup2(pipe, 0);

@@ -1,5 +1,5 @@
-//! Every collective by its raw arguments: what the C ABI, and programs that choose types at run time,
-//! call with.
+//! Every collective by its raw arguments: what the C ABI, and programs that choose types at run
+//! time, call with.
 
 use crate::call::Call;
 use crate::comm::Communicator;
@@ -22,14 +22,16 @@ pub struct Args<'a> {
     pub send: *const u8,
     /// First element received.
     pub recv: *mut u8,
-    /// Elements: of the buffer (all_reduce, reduce, broadcast, send, recv), of one block (all_gather,
-    /// reduce_scatter, gather, scatter, all_to_all), of the own block (gather_v, scatter_v).
+    /// Elements: of the buffer (all_reduce, reduce, broadcast, send, recv), of one block
+    /// (all_gather, reduce_scatter, gather, scatter, all_to_all), of the own block (gather_v,
+    /// scatter_v).
     pub count: u64,
     /// all_to_all_v, scatter_v at the root: elements for each rank.
     pub send_counts: &'a [u64],
     /// Where each begins; `None`: one after the other.
     pub send_displacements: Option<&'a [u64]>,
-    /// all_gather_v, reduce_scatter_v, all_to_all_v, gather_v at the root: elements of each rank's block.
+    /// all_gather_v, reduce_scatter_v, all_to_all_v, gather_v at the root: elements of each rank's
+    /// block.
     pub recv_counts: &'a [u64],
     /// Where each begins; `None`: one after the other. Not used by reduce_scatter_v.
     pub recv_displacements: Option<&'a [u64]>,

@@ -185,7 +185,8 @@ impl Core {
     fn nudge_abort(&self) {
         let mut backend = match self.backend.try_lock() {
             Ok(backend) => backend,
-            // A driver panicked: all that is left to do is to end what is pending and tell the peers.
+            // A driver panicked: all that is left to do is to end what is pending and tell the
+            // peers.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };

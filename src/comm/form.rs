@@ -1,8 +1,9 @@
 //! Forms a communicator: from an id or an environment to connected, authenticated links.
 //!
-//! The order, the same on every rank: listen; give a card and get everyone's; trade segments with the
-//! ranks of this host and agree who shares memory; connect sockets to everyone (one for control, and
-//! lanes to those without shared memory); meet once more, so that nobody goes on before all are ready.
+//! The order, the same on every rank: listen; give a card and get everyone's; trade segments with
+//! the ranks of this host and agree who shares memory; connect sockets to everyone (one for
+//! control, and lanes to those without shared memory); meet once more, so that nobody goes on
+//! before all are ready.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Small all_reduces of a group travel as one.
 //!
-//! Calls that follow each other with the same type and operation are packed into one buffer, reduced by
-//! one call, and unpacked when it ends: n latencies become one. Which calls are fused depends on values
-//! all ranks agree on. `pre_mul_sum` is left alone: its factor is each rank's own.
+//! Calls that follow each other with the same type and operation are packed into one buffer,
+//! reduced by one call, and unpacked when it ends: n latencies become one. Which calls are fused
+//! depends on values all ranks agree on. `pre_mul_sum` is left alone: its factor is each rank's
+//! own.
 //!
 //! Bits stay as they are: a reduction treats every element by itself.
 
@@ -25,8 +26,8 @@ pub(crate) struct Pack {
     results: Vec<(*mut u8, usize)>,
 }
 
-// SAFETY: the result addresses belong to calls whose makers promise them valid on any thread until the
-// request has ended; the pack is unpacked before that.
+// SAFETY: the result addresses belong to calls whose makers promise them valid on any thread until
+// the request has ended; the pack is unpacked before that.
 unsafe impl Send for Pack {}
 
 /// How many calls at the front of `calls` go into one pack; 1 when none do.
@@ -45,7 +46,8 @@ pub(crate) fn run_length(calls: &[Call]) -> usize {
     calls.iter().take_while(fits).count().max(1)
 }
 
-/// Packs `calls` (of one type and operation) for the request `parent`; also the call that reduces them.
+/// Packs `calls` (of one type and operation) for the request `parent`; also the call that reduces
+/// them.
 ///
 /// # Safety
 /// The calls' buffers must be valid until the request has ended.
@@ -64,7 +66,8 @@ pub(crate) unsafe fn pack(calls: &[Call], parent: u32) -> (Pack, Call) {
     for call in calls {
         let length = bytes(call.count);
         if length > 0 {
-            // SAFETY: the input is `length` readable bytes (validated), the buffer has room for all.
+            // SAFETY: the input is `length` readable bytes (validated), the buffer has room for
+            // all.
             unsafe { std::ptr::copy_nonoverlapping(call.send, base.add(at), length) };
         }
         pack.results.push((call.recv, length));

@@ -1,13 +1,13 @@
 //! Communicators: what a program holds, calls and waits on.
 //!
 //! A [`Communicator`] is one rank's place in a group of ranks. Its calls are the collectives; each
-//! rank makes the same calls in the same order. Blocking calls return when this rank's part is done;
-//! non-blocking ones return a [`Request`]. One thread may be inside a communicator at a time (a second
-//! gets `BUSY`), but any number of communicators may be used at once, and `abort`, `wait` and `test`
-//! work from any thread.
+//! rank makes the same calls in the same order. Blocking calls return when this rank's part is
+//! done; non-blocking ones return a [`Request`]. One thread may be inside a communicator at a time
+//! (a second gets `BUSY`), but any number of communicators may be used at once, and `abort`, `wait`
+//! and `test` work from any thread.
 //!
-//! The safe methods take slices. The raw ones ([`Communicator::run`], [`Communicator::start`]) take a
-//! [`Call`] and are the C ABI's.
+//! The safe methods take slices. The raw ones ([`Communicator::run`], [`Communicator::start`]) take
+//! a [`Call`] and are the C ABI's.
 //!
 //! Not here: how a call is carried out (the backend), and agreement on who is left after a failure.
 
@@ -68,8 +68,8 @@ fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
 }
 
-/// Lets the calling thread, and threads it starts later, run on one processor only: number `index` of
-/// those it may use now, counted around.
+/// Lets the calling thread, and threads it starts later, run on one processor only: number `index`
+/// of those it may use now, counted around.
 ///
 /// A communicator counts the processors when it forms, to decide how to wait: bind after that.
 ///
@@ -118,8 +118,8 @@ impl Communicator {
     /// This rank's place in the job of `id`. Blocks until all `world` ranks have come.
     ///
     /// # Errors
-    /// `MISSING_RANKS` names those that did not come in time; `UNAUTHENTICATED`, `VERSION_MISMATCH`,
-    /// `RANK_OUT_OF_RANGE` and `INVALID_ARGUMENT` say what is wrong with whom.
+    /// `MISSING_RANKS` names those that did not come in time; `UNAUTHENTICATED`,
+    /// `VERSION_MISMATCH`, `RANK_OUT_OF_RANGE` and `INVALID_ARGUMENT` say what is wrong with whom.
     pub fn init_rank(id: &UniqueId, rank: i64, world: i64, config: &Config) -> Result<Self> {
         Self::with_epoch(id, rank, world, config, 0)
     }
@@ -152,7 +152,8 @@ impl Communicator {
         // Everyone has joined, or nobody will: the meeting place may go.
         drop(hosted);
         let mut made = made?;
-        // A failed attempt has used up no meeting place: this rank may try again where the others are.
+        // A failed attempt has used up no meeting place: this rank may try again where the others
+        // are.
         FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
         made.say(Level::Info, format!("rank and world from {}", launch.launcher));
         if let Some(warning) = launch.warning() {
@@ -260,8 +261,8 @@ impl Communicator {
         result
     }
 
-    /// Ends everything pending and refuses everything later, on every rank, with `ABORTED`. From any
-    /// thread; idempotent.
+    /// Ends everything pending and refuses everything later, on every rank, with `ABORTED`. From
+    /// any thread; idempotent.
     pub fn abort(&self) {
         self.core.abort();
     }
@@ -280,8 +281,8 @@ impl Communicator {
     /// Makes a call and waits for its end. Inside a group it is only collected.
     ///
     /// # Safety
-    /// The call's buffers must be valid, and touched by nobody else, until this returns (inside a group:
-    /// until the group has ended).
+    /// The call's buffers must be valid, and touched by nobody else, until this returns (inside a
+    /// group: until the group has ended).
     ///
     /// # Errors
     /// Whatever ended the call.
@@ -423,8 +424,8 @@ impl Communicator {
         self.core.with_backend(|b| b.free(memory))
     }
 
-    /// Ranks with equal `color` form a communicator, ordered by `key`, then by rank. A negative color
-    /// takes part and gets `None`.
+    /// Ranks with equal `color` form a communicator, ordered by `key`, then by rank. A negative
+    /// color takes part and gets `None`.
     ///
     /// # Errors
     /// As a collective and as [`Communicator::init_rank`].
@@ -432,7 +433,8 @@ impl Communicator {
         group::split(self, color, key)
     }
 
-    /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything back.
+    /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything
+    /// back.
     ///
     /// # Errors
     /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
@@ -477,8 +479,8 @@ impl Request {
         self.core.table.result(ticket).map(|()| true)
     }
 
-    /// Waits for the end, at most `timeout` (`None`: the call's own deadline). False when that passed
-    /// first; the call goes on.
+    /// Waits for the end, at most `timeout` (`None`: the call's own deadline). False when that
+    /// passed first; the call goes on.
     ///
     /// # Errors
     /// Whatever ended the call.
@@ -494,11 +496,12 @@ impl Request {
         self.core.table.result(ticket).map(|()| true)
     }
 
-    /// Waits for one of `requests` (those already reported are skipped), at most `timeout`; its index,
-    /// or `None` when the time passed or none is outstanding.
+    /// Waits for one of `requests` (those already reported are skipped), at most `timeout`; its
+    /// index, or `None` when the time passed or none is outstanding.
     ///
     /// # Errors
-    /// Whatever ended the call; the error's request is the one with [`Request::reported`] newly set.
+    /// Whatever ended the call; the error's request is the one with [`Request::reported`] newly
+    /// set.
     pub fn wait_any(
         requests: &mut [&mut Self],
         timeout: Option<Duration>,

@@ -1,7 +1,7 @@
 //! What is known of a call under way, shared by whoever waits and whoever drives.
 //!
-//! A cell is taken when a call is submitted and given back when its end has been reported. Cell 0 is
-//! the blocking call's: there is one at a time.
+//! A cell is taken when a call is submitted and given back when its end has been reported. Cell 0
+//! is the blocking call's: there is one at a time.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -95,8 +95,8 @@ impl Table {
             return false;
         }
         self.pending.fetch_sub(1, Ordering::Relaxed);
-        // ORDERING: release pairs with the acquire in `is_pending`; of this and `detach`, the second
-        // to come gives the cell back.
+        // ORDERING: release pairs with the acquire in `is_pending`; of this and `detach`, the
+        // second to come gives the cell back.
         let ended =
             cell.state.compare_exchange(PENDING, ENDED, Ordering::AcqRel, Ordering::Acquire);
         if ended.is_err() {

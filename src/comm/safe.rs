@@ -57,8 +57,8 @@ impl Communicator {
     /// Runs a call whose buffers are borrowed for as long as this takes.
     fn run_borrowed(&self, call: Result<Call>) -> Result<()> {
         self.note(self.outside_group().and(call).and_then(|call| {
-            // SAFETY: the callers below borrow the slices the call was made of until this returns, and
-            // outside a group the call has ended by then.
+            // SAFETY: the callers below borrow the slices the call was made of until this returns,
+            // and outside a group the call has ended by then.
             unsafe { self.run(call) }
         }))
     }
@@ -153,7 +153,8 @@ impl Communicator {
     /// Block s of `send` goes to rank s; block s of `recv` comes from rank s.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when lengths differ or are no multiple of the world; whatever ends the call.
+    /// `INVALID_ARGUMENT` when lengths differ or are no multiple of the world; whatever ends the
+    /// call.
     pub fn all_to_all<T: Element>(&self, send: &[T], recv: &mut [T]) -> Result<()> {
         same(recv.len(), send.len(), "the output of all_to_all")?;
         let count = part(send.len(), self.world_size(), "the input of all_to_all")?;

@@ -31,7 +31,8 @@ pub struct Scope<'comm, 'env> {
 }
 
 impl Communicator {
-    /// Runs `body`, which may start calls on slices that outlive the scope, then waits for all of them.
+    /// Runs `body`, which may start calls on slices that outlive the scope, then waits for all of
+    /// them.
     ///
     /// # Errors
     /// Of `body`, else of the first call that failed.
@@ -46,8 +47,8 @@ impl Communicator {
 
 impl<'env> Scope<'_, 'env> {
     fn start(&self, call: Result<Call>) -> Result<()> {
-        // SAFETY: the slices behind the call are borrowed for `'env`, which outlives the scope, and the
-        // scope waits for every request before it ends.
+        // SAFETY: the slices behind the call are borrowed for `'env`, which outlives the scope, and
+        // the scope waits for every request before it ends.
         let started = call.and_then(|call| unsafe { self.comm.start(call) });
         self.requests.borrow_mut().push(self.comm.note(started)?);
         Ok(())

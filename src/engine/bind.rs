@@ -1,8 +1,8 @@
 //! A plan tied to one call: chunk numbers become addresses, types become kernels.
 //!
-//! This is the only file of the engine that touches memory. Invariant: every address it computes lies
-//! inside the call's buffers (their lengths were checked when the call was validated), inside the
-//! scratch it was given, or inside a peer's buffer whose place the board has checked.
+//! This is the only file of the engine that touches memory. Invariant: every address it computes
+//! lies inside the call's buffers (their lengths were checked when the call was validated), inside
+//! the scratch it was given, or inside a peer's buffer whose place the board has checked.
 
 use std::ptr;
 
@@ -166,8 +166,8 @@ impl Bound {
     fn stored(&self, source: Operand, target: Operand, count: usize, stage: Stage) {
         if source.form == target.form && stage == Stage::Plain {
             if source.at != target.at && count > 0 {
-                // SAFETY: both operands are `count` elements inside live buffers (module invariant);
-                // `copy` allows overlap, which a caller's in-place use may bring.
+                // SAFETY: both operands are `count` elements inside live buffers (module
+                // invariant); `copy` allows overlap, which a caller's in-place use may bring.
                 unsafe { ptr::copy(source.at, target.at, count * self.bytes(source.form)) };
             }
             return;

@@ -1,7 +1,7 @@
 //! One lane of a running plan: where it stands, and one attempt to move on.
 //!
-//! A lane's position is (block, step, tile of the block, chunk of the range, elements done). Positions
-//! grow in that order, so "step s has run on tile t" is a comparison.
+//! A lane's position is (block, step, tile of the block, chunk of the range, elements done).
+//! Positions grow in that order, so "step s has run on tile t" is a comparison.
 
 use crate::call::{Call, Head};
 use crate::engine::bind::{Bound, Operand, PeerBuffers};
@@ -122,8 +122,8 @@ impl Cursor {
             }
         }
         let block_begins = (self.step, self.tile, self.chunk, self.at) == (0, 0, 0, 0);
-        // What bounds the outboxes: a lane is at most one block ahead of its links. The checker proves
-        // that lanes may be held here, and that a settle is sure to end only if they are.
+        // What bounds the outboxes: a lane is at most one block ahead of its links. The checker
+        // proves that lanes may be held here, and that a settle is sure to end only if they are.
         if block_begins && cx.wires.waiting(usize::from(step.lane)) > 0 {
             return Ok(false);
         }

@@ -1,10 +1,10 @@
 //! What the engine asks of a link: traits with no clock, no system call and no waiting in them.
 //!
-//! A link is one direction between two ranks on one lane: a byte stream that keeps its order and loses
-//! nothing. Links whose memory both ends see (rings of slots) hand out windows into that memory, so
-//! that a kernel reads the peer's bytes and writes the next peer's in one pass. Streams (sockets) do
-//! the same through a staging buffer of their own, and move large runs straight between the caller's
-//! memory and the kernel by `write` and `read`.
+//! A link is one direction between two ranks on one lane: a byte stream that keeps its order and
+//! loses nothing. Links whose memory both ends see (rings of slots) hand out windows into that
+//! memory, so that a kernel reads the peer's bytes and writes the next peer's in one pass. Streams
+//! (sockets) do the same through a staging buffer of their own, and move large runs straight
+//! between the caller's memory and the kernel by `write` and `read`.
 //!
 //! Nothing here blocks: no room and nothing to read are empty windows and zero counts. An error is
 //! final for the link.
@@ -52,8 +52,8 @@ pub trait Tx {
     /// The link is broken.
     unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize>;
 
-    /// As [`Tx::write`], but into memory of the link's own: takes at least what [`Fabric::capacity`]
-    /// leaves free, even while the peer does nothing.
+    /// As [`Tx::write`], but into memory of the link's own: takes at least what
+    /// [`Fabric::capacity`] leaves free, even while the peer does nothing.
     ///
     /// # Safety
     /// `from` must be readable for `bytes` bytes.

@@ -2,12 +2,12 @@
 //!
 //! One engine belongs to one rank of one communicator and is driven by one thread at a time:
 //! [`Engine::submit`] puts calls in, [`Engine::poll`] moves everything that can move, and
-//! [`Engine::take_ended`] hands out the requests that have ended. Collectives run one at a time, in the
-//! order submitted, which is the order on every rank; point-to-point messages run beside them.
+//! [`Engine::take_ended`] hands out the requests that have ended. Collectives run one at a time, in
+//! the order submitted, which is the order on every rank; point-to-point messages run beside them.
 //!
 //! Where the ranks share memory, a call may begin with a *meeting*: each rank shows a notice of its
-//! call on the board and reads all others', so that the ranks know of each other's buffers and choose
-//! the plan together.
+//! call on the board and reads all others', so that the ranks know of each other's buffers and
+//! choose the plan together.
 //!
 //! The first error breaks the engine: all that is pending ends with it.
 //!
@@ -177,8 +177,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.run.as_ref().map(|run| run.head)
     }
 
-    /// Compares `peer`'s call of a number this rank has reached with the own call of that number, if
-    /// that is remembered.
+    /// Compares `peer`'s call of a number this rank has reached with the own call of that number,
+    /// if that is remembered.
     ///
     /// # Errors
     /// `MISMATCH` names both.

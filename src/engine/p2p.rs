@@ -1,8 +1,8 @@
 //! Messages between two ranks, outside any plan.
 //!
 //! They have a lane of their own, so a message nobody receives yet holds up no collective. Messages
-//! from one rank to another keep their order; the k-th receive takes the k-th send, and both must name
-//! the same type and count. All posted sends and receives progress side by side.
+//! from one rank to another keep their order; the k-th receive takes the k-th send, and both must
+//! name the same type and count. All posted sends and receives progress side by side.
 
 use std::collections::VecDeque;
 

@@ -2,8 +2,9 @@
 //!
 //! All lengths and offsets are elements. A *tile* is a fixed number of elements of each chunk. In a
 //! buffer-wide collective the buffer is cut into segments of `chunks * tile` elements, so that the
-//! chunks of one tile follow each other in memory; the last segment is shared out evenly, in multiples
-//! of [`GRAIN`]. In a collective made of blocks, a chunk is a rank's block and a tile a stretch of it.
+//! chunks of one tile follow each other in memory; the last segment is shared out evenly, in
+//! multiples of [`GRAIN`]. In a collective made of blocks, a chunk is a rank's block and a tile a
+//! stretch of it.
 
 use crate::call::{Call, Ragged};
 use crate::types::Collective;
@@ -48,7 +49,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The layout of `call` for rank `me`, a plan of `chunks` parts and a tile of at most `tile_max`.
+    /// The layout of `call` for rank `me`, a plan of `chunks` parts and a tile of at most
+    /// `tile_max`.
     pub(crate) fn new(call: &Call, me: usize, chunks: u32, tile_max: u64) -> Self {
         use Collective as C;
         let count = call.count;
@@ -129,8 +131,8 @@ impl Layout {
             return Piece { offset: begin + chunk * self.tile, count: self.tile };
         }
         let share = left.div_ceil(chunks).next_multiple_of(GRAIN).min(self.tile);
-        // `share * chunks >= left` still holds: the tile is either a multiple of the grain or covers
-        // the even share (see `even_tile`).
+        // `share * chunks >= left` still holds: the tile is either a multiple of the grain or
+        // covers the even share (see `even_tile`).
         let from = (chunk * share).min(left);
         Piece { offset: begin + from, count: share.min(left - from) }
     }

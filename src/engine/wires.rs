@@ -1,7 +1,7 @@
 //! All links of a rank with what waits in front of them: posted messages and expected heads.
 //!
-//! Invariant: messages of one link leave in the order they were posted; a fused step writes to a link
-//! only when nothing waits in front of it.
+//! Invariant: messages of one link leave in the order they were posted; a fused step writes to a
+//! link only when nothing waits in front of it.
 
 use std::collections::VecDeque;
 
@@ -333,8 +333,8 @@ pub(crate) fn send_head<T: Tx>(tx: &mut T, head: &Head) -> Result<bool> {
     Ok(true)
 }
 
-/// Gives the link as much of `out` as it takes (with `stage`, into its own memory); true when all of it
-/// has gone.
+/// Gives the link as much of `out` as it takes (with `stage`, into its own memory); true when all
+/// of it has gone.
 fn transmit<T: Tx>(
     tx: &mut T,
     out: &mut Outgoing,

@@ -5,9 +5,10 @@
 //! without a goodbye is a death. Data a rank sent before it died may still be under way, so a death
 //! ends calls only once nothing has moved for [`GRACE`].
 //!
-//! A rank whose call has not moved for [`STALL`] tells those it waits for which call it makes. Ranks
-//! that wait for each other in different calls, neither of which sends first, learn of it that way.
-//! After [`STALL_LONG`] it tells everyone, so that whose deadline passes can blame who has not come.
+//! A rank whose call has not moved for [`STALL`] tells those it waits for which call it makes.
+//! Ranks that wait for each other in different calls, neither of which sends first, learn of it
+//! that way. After [`STALL_LONG`] it tells everyone, so that whose deadline passes can blame who
+//! has not come.
 //!
 //! Not here: what to do about it (the backend), and heartbeats.
 

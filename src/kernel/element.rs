@@ -1,9 +1,10 @@
-//! What the generic fold needs from an element type on an instruction set, and the operations on it.
+//! What the generic fold needs from an element type on an instruction set, and the operations on
+//! it.
 //!
-//! An [`Element`] is one dtype in the registers of one instruction set; a [`Set`] names the elements
-//! of all dtypes. The loops in `pass` are written once over these traits and compiled per set.
-//! Everything here is `#[inline(always)]`, because a function only gets the wide instructions when
-//! it becomes part of a caller that enables them.
+//! An [`Element`] is one dtype in the registers of one instruction set; a [`Set`] names the
+//! elements of all dtypes. The loops in `pass` are written once over these traits and compiled per
+//! set. Everything here is `#[inline(always)]`, because a function only gets the wide instructions
+//! when it becomes part of a caller that enables them.
 
 use super::Scalar;
 use super::pass::Pass;
@@ -12,7 +13,8 @@ use super::pass::Pass;
 ///
 /// # Safety of all methods
 /// The CPU must have the instructions of the set; loads and stores must be valid for `LANES`
-/// elements of the form, on any alignment except for `STREAM`, which needs 64 bytes at a line's start.
+/// elements of the form, on any alignment except for `STREAM`, which needs 64 bytes at a line's
+/// start.
 pub(super) trait Element: 'static {
     /// The accumulators of `LANES` elements.
     type Acc: Copy;

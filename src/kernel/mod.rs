@@ -1,11 +1,11 @@
 //! Reductions and conversions on raw memory, chosen once for a type, an operation and a CPU.
 //!
-//! A *fold* combines n sources element by element. A *convert* copies one source, changing its form.
-//! Neither allocates, fails or looks at anything but its arguments. Thread rule: none; kernels are
-//! plain functions.
+//! A *fold* combines n sources element by element. A *convert* copies one source, changing its
+//! form. Neither allocates, fails or looks at anything but its arguments. Thread rule: none;
+//! kernels are plain functions.
 //!
-//! An element has two forms. `Native` is the caller's type; `Wide` is the accumulator, which differs
-//! for the half and 8-bit floats only (`f32`).
+//! An element has two forms. `Native` is the caller's type; `Wide` is the accumulator, which
+//! differs for the half and 8-bit floats only (`f32`).
 //!
 //! # Rules
 //!
@@ -18,7 +18,8 @@
 //!    is the lower-numbered subtree. Nothing is reassociated or fused.
 //! 2. *Form.* Sources are widened, folded in wide form, and rounded once if the target is native.
 //!    Sources of one fold may have different forms.
-//! 3. *Floats.* `sum` and `prod` are IEEE 754 operations, round to nearest even. `min` and `max` are
+//! 3. *Floats.* `sum` and `prod` are IEEE 754 operations, round to nearest even. `min` and `max`
+//! are
 //!    `minimum` and `maximum` of IEEE 754-2019: a NaN wins, -0 is below +0.
 //! 4. *NaN.* With [`Stage::Finish`], and whenever a value is rounded from wide to native, every NaN
 //!    becomes the canonical one: f16 0x7e00, bf16 0x7fc0, f32 0x7fc00000, f64 0x7ff8000000000000,
@@ -28,7 +29,8 @@
 //!    infinities. Widening is exact.
 //! 6. *Integers.* `sum` and `prod` wrap. `land` and `lor` see 1 where an element is not zero, so
 //!    their results are 0 or 1, with one source too.
-//! 7. *Avg* is `sum`, and [`Stage::Finish`] divides the wide sum by the world size: floats by a true
+//! 7. *Avg* is `sum`, and [`Stage::Finish`] divides the wide sum by the world size: floats by a
+//! true
 //!    division rounded to the wide form, complex by component, integers truncate towards zero.
 //! 8. *`pre_mul_sum`* is `sum`; [`Stage::Prepare`] multiplies the widened element by the factor and
 //!    rounds to the wide form.
@@ -81,9 +83,11 @@ pub struct Scalar(pub [u8; 16]);
 pub enum Stage {
     /// Nothing.
     Plain,
-    /// Multiply by the factor (first step of `pre_mul_sum`); the product is rounded to the wide form.
+    /// Multiply by the factor (first step of `pre_mul_sum`); the product is rounded to the wide
+    /// form.
     Prepare(Scalar),
-    /// The result is final: divide by the world size for `avg`, turn any NaN into the canonical one.
+    /// The result is final: divide by the world size for `avg`, turn any NaN into the canonical
+    /// one.
     Finish {
         /// The world size, at least 1.
         ranks: u32,
@@ -93,7 +97,8 @@ pub enum Stage {
 /// Folds `sources` and stores the result to every target.
 #[derive(Debug)]
 pub struct Fold<'a> {
-    /// At least one; a target may be the same memory as a source of the same form, else they do not overlap.
+    /// At least one; a target may be the same memory as a source of the same form, else they do not
+    /// overlap.
     pub sources: &'a [Source],
     /// At least one; none overlaps another.
     pub targets: &'a [*mut u8],

@@ -114,8 +114,8 @@ unsafe fn partial<E: Element, O: Op<E>>(pass: &Pass<'_>, index: usize) {
     let mut output = Padded([0; ACCUMULATOR_BYTES]);
     let mut sources = [pass.sources[0]; FAN];
     let count = pass.sources.len().min(FAN);
-    // SAFETY: `left` is below LANES, so `left` elements of either form fit ACCUMULATOR_BYTES, and they
-    // are the last of each source and target.
+    // SAFETY: `left` is below LANES, so `left` elements of either form fit ACCUMULATOR_BYTES, and
+    // they are the last of each source and target.
     unsafe {
         for slot in 0..count {
             let source = pass.sources[slot];

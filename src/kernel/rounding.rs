@@ -1,6 +1,7 @@
 //! Conversions between `f32` and the smaller floats without branches, one number at a time.
 //!
-//! The vector sets do the same steps in registers; this form is for sets without instructions for it.
+//! The vector sets do the same steps in registers; this form is for sets without instructions for
+//! it.
 
 /// A float format below 32 bits: how many bits, where its exponent starts, what it saturates to.
 #[derive(Clone, Copy, Debug)]

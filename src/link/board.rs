@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A notice is published by storing its words, then its turn. Two notices suffice: a rank publishes
-//! turn k + 2 only after it has seen every notice of turn k + 1, and a rank shows its notice of turn
-//! k + 1 only after it has read every notice of turn k.
+//! turn k + 2 only after it has seen every notice of turn k + 1, and a rank shows its notice of
+//! turn k + 1 only after it has read every notice of turn k.
 
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -137,7 +137,8 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// No links yet, to `world - 1` peers; `doze` is this rank's, `capacity` what every link will hold.
+    /// No links yet, to `world - 1` peers; `doze` is this rank's, `capacity` what every link will
+    /// hold.
     pub(crate) fn new(world: usize, doze: Arc<Doze>, capacity: usize) -> Self {
         let ports = world * FABRIC_LANES;
         Self {

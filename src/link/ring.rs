@@ -65,8 +65,8 @@ impl Memory {
     ///
     /// # Safety
     /// `at` must point to [`CONTROL_BYTES`]` + capacity` bytes, aligned to 128, zero at first, kept
-    /// alive by `keep`, and used by nothing but one writer and one reader of this ring. `capacity` is a
-    /// multiple of [`LINE`] and at least four of them.
+    /// alive by `keep`, and used by nothing but one writer and one reader of this ring. `capacity`
+    /// is a multiple of [`LINE`] and at least four of them.
     pub(crate) unsafe fn at(
         at: NonNull<u8>,
         capacity: usize,
@@ -175,8 +175,8 @@ impl Tx for RingTx {
             if count == 0 {
                 break;
             }
-            // SAFETY: the caller promises `bytes` readable bytes; the window is `count` bytes of the
-            // ring that only the writer owns now.
+            // SAFETY: the caller promises `bytes` readable bytes; the window is `count` bytes of
+            // the ring that only the writer owns now.
             unsafe { std::ptr::copy_nonoverlapping(from.add(done), window.at, count) };
             self.commit(count)?;
             done += count;

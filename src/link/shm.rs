@@ -7,8 +7,8 @@
 //!  | (boot's) | doze flag at 512    |   ring control 256 | ring data
 //! ```
 //!
-//! Memory from [`HostBoard::alloc`] is a segment too; its descriptor goes to the local peers when it
-//! is made, so a peer that reads a notice naming it finds it in its socket.
+//! Memory from [`HostBoard::alloc`] is a segment too; its descriptor goes to the local peers when
+//! it is made, so a peer that reads a notice naming it finds it in its socket.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -87,8 +87,8 @@ impl Neighbour {
 }
 
 /// Puts rings to every neighbour into `links`. `candidates` are the ranks of this host in order, as
-/// all of them see it; `None` for those that turned out not to share memory with this rank. `me` is the
-/// index of the own rank among them.
+/// all of them see it; `None` for those that turned out not to share memory with this rank. `me` is
+/// the index of the own rank among them.
 pub(crate) fn join(links: &mut Links, candidates: &[Option<Neighbour>], me: usize) {
     let Some(own) = &candidates[me] else { return };
     // A rank has no ring to itself: later ranks move down by one.

@@ -1,15 +1,16 @@
 //! Links in virtual time: many ranks in one thread, every run repeatable from its seed.
 //!
 //! A [`World`] holds the clock and all links; each rank's engine gets a [`SimFabric`] of it, and
-//! [`run`] polls the engines in a seeded random order until all are idle. When nobody moves, the clock
-//! jumps to the next arrival; when nothing is under way either, the ranks wait for each other for ever
-//! and [`run`] says where each stands.
+//! [`run`] polls the engines in a seeded random order until all are idle. When nobody moves, the
+//! clock jumps to the next arrival; when nothing is under way either, the ranks wait for each other
+//! for ever and [`run`] says where each stands.
 //!
-//! Every lane of every pair is a link of its own with random delays, so what goes over different lanes
-//! and pairs is reordered freely; inside one link order is kept. A link holds [`Options::capacity`]
-//! bytes and no more, from the writer's commit until the writer has *heard* of the reader's release:
-//! room comes back late, as data does. Two kinds: [`Kind::Ring`] has the wrap, the rounding and the
-//! thrifty publishing of [`crate::link::ring`]; [`Kind::Stream`] cuts bytes anywhere, as sockets do.
+//! Every lane of every pair is a link of its own with random delays, so what goes over different
+//! lanes and pairs is reordered freely; inside one link order is kept. A link holds
+//! [`Options::capacity`] bytes and no more, from the writer's commit until the writer has *heard*
+//! of the reader's release: room comes back late, as data does. Two kinds: [`Kind::Ring`] has the
+//! wrap, the rounding and the thrifty publishing of [`crate::link::ring`]; [`Kind::Stream`] cuts
+//! bytes anywhere, as sockets do.
 //!
 //! Not here: faults (loss, corruption, crashes), and a board, so no direct plans.
 

@@ -1,7 +1,7 @@
 //! Lines on standard error, for operators.
 //!
-//! Levels mean: `error`, a communicator is lost; `warn`, it works but somebody should know; `info`, what
-//! was chosen and why, once per communicator. Nothing is logged on a call's path.
+//! Levels mean: `error`, a communicator is lost; `warn`, it works but somebody should know; `info`,
+//! what was chosen and why, once per communicator. Nothing is logged on a call's path.
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,8 +1,8 @@
 //! Which algorithm, tile and window a call gets, from facts all ranks agree on.
 //!
-//! Pure: the choice depends on the call's agreed values (collective, count, type, operation), the world,
-//! the hosts, and settings taken from rank 0. So ranks cannot differ; should they all the same, the hash
-//! in every message's head says so.
+//! Pure: the choice depends on the call's agreed values (collective, count, type, operation), the
+//! world, the hosts, and settings taken from rank 0. So ranks cannot differ; should they all the
+//! same, the hash in every message's head says so.
 
 use std::sync::Arc;
 
@@ -83,7 +83,8 @@ impl Tuner {
         &self.facts
     }
 
-    /// The plan for `call`: by the algorithm asked for where it applies, else by the best that does.
+    /// The plan for `call`: by the algorithm asked for where it applies, else by the best that
+    /// does.
     ///
     /// # Errors
     /// No algorithm does it: a bug, since pairwise and binomial between them do everything.
@@ -170,8 +171,8 @@ impl Planner for Tuner {
     }
 }
 
-/// The call's size as every rank sees it: of the buffer or block; of all blocks where counts differ;
-/// endless where only two ranks know.
+/// The call's size as every rank sees it: of the buffer or block; of all blocks where counts
+/// differ; endless where only two ranks know.
 fn agreed_bytes(call: &Call) -> u64 {
     use Collective as C;
     let elements = match call.collective {
@@ -184,8 +185,8 @@ fn agreed_bytes(call: &Call) -> u64 {
     elements.saturating_mul(call.dtype.bytes() as u64)
 }
 
-/// Whether peers know enough to use each other's buffers: not the factors of `pre_mul_sum`, nor where the
-/// root of scatter_v keeps their blocks.
+/// Whether peers know enough to use each other's buffers: not the factors of `pre_mul_sum`, nor
+/// where the root of scatter_v keeps their blocks.
 fn directly(call: &Call) -> bool {
     let factors = call.collective.reduces() && call.op == ReduceOp::PreMulSum;
     !factors && call.collective != Collective::ScatterV

@@ -1,9 +1,10 @@
-//! Ranks as real processes: the test binary runs itself, and the copies do what they are told, a line
-//! on standard input at a time.
+//! Ranks as real processes: the test binary runs itself, and the copies do what they are told, a
+//! line on standard input at a time.
 //!
-//! A test file that uses this has a `#[test] fn rank_program()` that calls [`rank_program`]: in a copy
-//! (the variable [`ROLE`] is set) it never returns, in a normal run it does nothing. What a rank says
-//! to its test begins with [`MARK`]; everything else on its output is noise of the test runner.
+//! A test file that uses this has a `#[test] fn rank_program()` that calls [`rank_program`]: in a
+//! copy (the variable [`ROLE`] is set) it never returns, in a normal run it does nothing. What a
+//! rank says to its test begins with [`MARK`]; everything else on its output is noise of the test
+//! runner.
 #![allow(dead_code, missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,5 @@
-//! Cases that are more than one call: many in flight, groups, messages, communicators beside each other.
+//! Cases that are more than one call: many in flight, groups, messages, communicators beside each
+//! other.
 
 use std::time::Duration;
 
@@ -210,8 +211,8 @@ pub(super) fn ordered_messages(bench: &mut Bench<'_>) -> Result<Verdict> {
         for number in 0..MANY {
             let send = message(comm, Collective::Send, next, &mut sent[number])?;
             let recv = message(comm, Collective::Recv, previous, &mut received[number])?;
-            // SAFETY: both vectors outlive the requests (they are forgotten on an error), and nobody
-            // looks at them before their end.
+            // SAFETY: both vectors outlive the requests (they are forgotten on an error), and
+            // nobody looks at them before their end.
             requests.push(unsafe { comm.start(send) }?);
             // SAFETY: as above.
             requests.push(unsafe { comm.start(recv) }?);

@@ -423,7 +423,8 @@ fn algorithms(place: Place, algorithm: Algorithm) -> Section {
     Section { name: format!("algorithm {}", algorithm.name()), config, cases }
 }
 
-/// Order-sensitive data by every ordered algorithm and several tiles: bits as the tree order gives them.
+/// Order-sensitive data by every ordered algorithm and several tiles: bits as the tree order gives
+/// them.
 fn deterministic(place: Place) -> impl Iterator<Item = Section> {
     let algorithms = [None].into_iter().chain(Algorithm::ALL.iter().copied().map(Some));
     algorithms.flat_map(move |algorithm| {

@@ -56,7 +56,8 @@ impl Buffer {
             }
             made
         };
-        // SAFETY: `all` bytes were just allocated. This thread, which uses them, touches them first.
+        // SAFETY: `all` bytes were just allocated. This thread, which uses them, touches them
+        // first.
         unsafe { base.write_bytes(POISON, all) };
         Ok(Self { base, registered, all, at, bytes, size })
     }
@@ -67,7 +68,8 @@ impl Buffer {
     }
 
     fn everything(&self) -> &[u8] {
-        // SAFETY: the allocation is this buffer's own, and no call is under way while it is looked at.
+        // SAFETY: the allocation is this buffer's own, and no call is under way while it is looked
+        // at.
         unsafe { std::slice::from_raw_parts(self.base, self.all) }
     }
 

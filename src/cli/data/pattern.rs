@@ -1,7 +1,7 @@
 //! Periodic inputs and the results they must give, computed once a type and operation.
 //!
-//! Element i of a rank is element i modulo [`PERIOD`] of its pattern. The period is a prime, so data
-//! that lands a tile, a block or a rank away from its place does not match.
+//! Element i of a rank is element i modulo [`PERIOD`] of its pattern. The period is a prime, so
+//! data that lands a tile, a block or a rank away from its place does not match.
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -77,7 +77,8 @@ pub(crate) struct Shape {
     pub(crate) root: u32,
     /// Elements: of the buffer or of one block.
     pub(crate) count: usize,
-    /// Elements of each rank's block in the `v` forms. Rank a sends `counts[(a + b) % n]` to rank b.
+    /// Elements of each rank's block in the `v` forms. Rank a sends `counts[(a + b) % n]` to rank
+    /// b.
     pub(crate) counts: Vec<usize>,
     /// Elements between blocks of the `v` forms.
     pub(crate) gap: usize,
@@ -305,8 +306,8 @@ fn exchanged(counts: &[usize], gap: usize, me: usize) -> Vec<Piece> {
         .collect()
 }
 
-/// A buffer of `length` poisoned elements with layers of pieces on it, each shifted; the pieces that
-/// remain visible, in order, without holes.
+/// A buffer of `length` poisoned elements with layers of pieces on it, each shifted; the pieces
+/// that remain visible, in order, without holes.
 fn overlay(length: usize, layers: &[(&[Piece], usize)]) -> Vec<Piece> {
     let ground = Piece { at: 0, count: length, origin: Origin::Poison, start: 0 };
     let mut visible = vec![ground];

@@ -1,8 +1,10 @@
-//! Elements as numbers: the inputs, and the arithmetic of the results, written apart from the library's.
+//! Elements as numbers: the inputs, and the arithmetic of the results, written apart from the
+//! library's.
 //!
-//! Results are exact in any order: floats are small integers (every partial sum fits the accumulator),
-//! products are of powers of two and one other mantissa, complex products are of Gaussian integers none
-//! of whose products has a part that is zero, minimum and maximum see zeros of both signs and NaNs.
+//! Results are exact in any order: floats are small integers (every partial sum fits the
+//! accumulator), products are of powers of two and one other mantissa, complex products are of
+//! Gaussian integers none of whose products has a part that is zero, minimum and maximum see zeros
+//! of both signs and NaNs.
 
 use unisono::kernel::Scalar;
 use unisono::types::Class;
@@ -249,7 +251,8 @@ pub(crate) fn store(dtype: Dtype, value: Value, at: &mut [u8]) {
     }
 }
 
-/// The nearest 8-bit float with `mantissa` bits, the even one of two, the largest where out of range.
+/// The nearest 8-bit float with `mantissa` bits, the even one of two, the largest where out of
+/// range.
 fn eight_bits(x: f64, mantissa: u32, largest: u8) -> u8 {
     if x.is_nan() {
         return 0x7f;

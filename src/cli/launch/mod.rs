@@ -1,8 +1,8 @@
 //! Ranks of a program on this machine: started, shown, signalled, and ended together.
 //!
-//! One thread waits for everything at once: the ranks' outputs, their ends (SIGCHLD), signals to pass
-//! on, and room in our own outputs. Every rank leads a process group of its own, so a signal reaches
-//! all it has started, and the terminal's Ctrl-C comes here first.
+//! One thread waits for everything at once: the ranks' outputs, their ends (SIGCHLD), signals to
+//! pass on, and room in our own outputs. Every rank leads a process group of its own, so a signal
+//! reaches all it has started, and the terminal's Ctrl-C comes here first.
 //!
 //! However this process ends, the ranks end: orderly by what is below; when it is killed, by the
 //! kernel (the ranks themselves) and by the guard (what they have started).

@@ -6,9 +6,9 @@
 //! On files and pipes a line ends with a newline, and nothing but the label is added: what follows
 //! a carriage return inside a line gets a label too, since it is shown in the label's place.
 //!
-//! On a terminal, rank 0 may draw. Whatever it has written since its last newline (a progress bar, a
-//! prompt) stands in the terminal's last row, cut to its width; lines of all ranks scroll by above.
-//! Of a line that was drawn over, only what it showed last is left.
+//! On a terminal, rank 0 may draw. Whatever it has written since its last newline (a progress bar,
+//! a prompt) stands in the terminal's last row, cut to its width; lines of all ranks scroll by
+//! above. Of a line that was drawn over, only what it showed last is left.
 
 use std::collections::VecDeque;
 
@@ -109,8 +109,8 @@ impl Screen {
         self.line(rank, stream, &rest);
     }
 
-    /// Somebody has pressed Enter: what rank 0 has drawn, a prompt as a rule, stays where it is, and
-    /// the cursor is in the row below.
+    /// Somebody has pressed Enter: what rank 0 has drawn, a prompt as a rule, stays where it is,
+    /// and the cursor is in the row below.
     pub(crate) fn entered(&mut self) {
         if let Some((stream, _)) = self.drawing.take() {
             self.open[0][stream as usize].clear();
