@@ -18,8 +18,7 @@
 //!    is the lower-numbered subtree. Nothing is reassociated or fused.
 //! 2. *Form.* Sources are widened, folded in wide form, and rounded once if the target is native.
 //!    Sources of one fold may have different forms.
-//! 3. *Floats.* `sum` and `prod` are IEEE 754 operations, round to nearest even. `min` and `max`
-//! are
+//! 3. *Floats.* `sum` and `prod` are IEEE 754 operations, round to nearest even. `min` and `max` are
 //!    `minimum` and `maximum` of IEEE 754-2019: a NaN wins, -0 is below +0.
 //! 4. *NaN.* With [`Stage::Finish`], and whenever a value is rounded from wide to native, every NaN
 //!    becomes the canonical one: f16 0x7e00, bf16 0x7fc0, f32 0x7fc00000, f64 0x7ff8000000000000,
@@ -30,7 +29,7 @@
 //! 6. *Integers.* `sum` and `prod` wrap. `land` and `lor` see 1 where an element is not zero, so
 //!    their results are 0 or 1, with one source too.
 //! 7. *Avg* is `sum`, and [`Stage::Finish`] divides the wide sum by the world size: floats by a
-//! true
+//!    true
 //!    division rounded to the wide form, complex by component, integers truncate towards zero.
 //! 8. *`pre_mul_sum`* is `sum`; [`Stage::Prepare`] multiplies the widened element by the factor and
 //!    rounds to the wide form.
