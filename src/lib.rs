@@ -46,6 +46,10 @@
 //! together; `docs/` has the guides.
 //!
 //! [`Config::deterministic`]: config::Config::deterministic
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "these texts are built with private items, for those who read the code"
+)]
 #![deny(rust_2018_idioms)]
 
 pub mod algo;
