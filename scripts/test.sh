@@ -119,10 +119,8 @@ else
     run tests cargo test --locked --no-fail-fast --lib --bins --tests
 fi
 run doctests cargo test --locked --doc
-# Known open: a wake-up may be lost between two sleeps of one rank, which then sleeps out DOZE_MAX
-# (100 ms). The model loom_the_second_sleep_is_woken_too shows it and is left out until it is mended.
 run loom env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
-    cargo test --lib --release -- loom_ --skip loom_the_second_sleep_is_woken_too
+    cargo test --lib --release -- loom_
 check docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 if [ -s "$UNISONO_TEST_SKIPS" ]; then

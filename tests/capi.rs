@@ -46,10 +46,19 @@ fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Held while something is made that other tests use too: each test may be a process of its own.
+fn alone() -> fs::File {
+    fs::create_dir_all(root().join("build")).expect("build");
+    let lock = fs::File::create(root().join("build/tests.lock")).expect("lock");
+    lock.lock().expect("lock");
+    lock
+}
+
 /// The folder of the built libraries.
 fn build() -> &'static Path {
     static BUILD: OnceLock<PathBuf> = OnceLock::new();
     BUILD.get_or_init(|| {
+        let _alone = alone();
         succeed(command("make").args(["--no-print-directory", "lib"]));
         root().join("build")
     })
@@ -73,10 +82,27 @@ fn system_libraries() -> Vec<String> {
     list.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Compiles and links a program with the static library.
+/// Whether the program is younger than all it may be made of.
+fn fresh(program: &Path, sources: &[&str]) -> bool {
+    let changed = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+    let Some(made) = changed(program) else { return false };
+    let files = |folder: &str| fs::read_dir(root().join(folder)).expect("folder");
+    let headers = ["ffi/include", "ffi/examples", "ffi/examples/lm", "tests/capi"];
+    let headers = headers.into_iter().flat_map(files).map(|f| f.expect("file").path());
+    let sources = sources.iter().map(|s| root().join(s));
+    let library = [build().join("libunisono.a"), root().join("tests/capi.rs")];
+    headers.chain(sources).chain(library).all(|f| changed(&f).is_some_and(|at| at < made))
+}
+
+/// Compiles and links a program with the static library; once for all processes of a test run.
 #[track_caller]
 fn compile(name: &str, sources: &[&str], flags: &[&str]) -> PathBuf {
-    let program = scratch(name).join("program");
+    let program = build().join("tests").join(name).join("program");
+    let _alone = alone();
+    if fresh(&program, sources) {
+        return program;
+    }
+    scratch(name);
     let cpp = sources.iter().any(|s| s.ends_with(".cpp"));
     let mut compiler = command(if cpp { "c++" } else { "cc" });
     compiler.args(STRICT).args(flags).arg("-Iffi/include").args(sources);
@@ -388,16 +414,14 @@ fn the_list_of_system_libraries_is_the_compilers() {
     assert_eq!(system_libraries(), list);
 }
 
-/// An installation, with its prefix.
-fn installed() -> &'static Path {
-    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
-    PREFIX.get_or_init(|| {
-        let prefix = scratch("install").join("prefix");
-        let mut make = command("make");
-        make.args(["--no-print-directory", "install"]).arg(format!("PREFIX={}", prefix.display()));
-        succeed(&mut make);
-        prefix
-    })
+/// An installation of the test's own, with its prefix.
+fn installed(test: &str) -> PathBuf {
+    let prefix = scratch(&format!("install-{test}")).join("prefix");
+    let _alone = alone();
+    let mut make = command("make");
+    make.args(["--no-print-directory", "install"]).arg(format!("PREFIX={}", prefix.display()));
+    succeed(&mut make);
+    prefix
 }
 
 #[test]
@@ -405,7 +429,7 @@ fn an_installation_is_found_by_pkg_config() {
     if !need("pkg-config", "pkg-config") {
         return;
     }
-    let prefix = installed();
+    let prefix = installed("pkg-config");
     assert!(prefix.join("bin/unisono").is_file());
     for (flags, name) in [(&["--static"][..], "static"), (&[], "shared")] {
         let mut ask = command("pkg-config");
@@ -456,10 +480,10 @@ fn an_installation_is_found_by_cmake() {
         ),
     )
     .expect("write");
-    let built = at.join("built");
+    let (built, prefix) = (at.join("built"), installed("cmake"));
     let mut configure = command("cmake");
     configure.arg("-S").arg(&at).arg("-B").arg(&built);
-    succeed(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", installed().display())));
+    succeed(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", prefix.display())));
     succeed(command("cmake").arg("--build").arg(&built));
     for kind in ["unisono", "static"] {
         let program = built.join(format!("hello-{kind}"));

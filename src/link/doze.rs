@@ -61,14 +61,16 @@ impl Doze {
     /// Announces sleep. Poll once more afterwards, and sleep only if that was in vain.
     pub(crate) fn lie_down(&self) {
         // ORDERING: the fence pairs with the one in `wake`: of our flag and the waker's data, at
-        // least one side sees the other's.
-        self.flag().store(1, Ordering::Relaxed);
+        // least one side sees the other's. A swap, as in `get_up`.
+        self.flag().swap(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Takes the announcement back.
     pub(crate) fn get_up(&self) {
-        self.flag().store(0, Ordering::Relaxed);
+        // ORDERING: a swap, so that it stands in one order with the wakers' swaps: one that took our
+        // announcement comes before it, and cannot take the next.
+        self.flag().swap(0, Ordering::Relaxed);
         self.bell.drain();
     }
 
