@@ -177,8 +177,8 @@ typedef struct {
 } unisono_unique_id_t;
 
 /* Settings of a communicator. Start from UNISONO_CONFIG_INIT. `size` tells versions of this struct
- * apart: it only grows at the end. What a program's older header lacks has its default; what a newer
- * header adds must be zero for an older library.
+ * apart: it only grows at the end. What a program's older header lacks has its default; what a
+ * newer header adds must be zero for an older library.
  *
  * Where a field leaves it open, the environment decides (UNISONO_TIMEOUT_MS and so on), then the
  * default. */
@@ -189,7 +189,8 @@ typedef struct {
     int64_t timeout_ms;
     /* Deadline of start-up in milliseconds; 0: the default (60000). */
     int64_t init_timeout_ms;
-    /* 1: the result's bits depend on inputs and rank numbers alone; 0: they need not; -1: default (0). */
+    /* 1: the result's bits depend on inputs and rank numbers alone; 0: they need not; -1: default
+     * (0). */
     int32_t deterministic;
     /* 1: non-blocking calls progress by themselves; 0: only while the program waits or tests; -1:
      * default (1). */
@@ -216,8 +217,8 @@ const char *unisono_status_name(int status);
 const char *unisono_status_text(int status);
 
 /* Copies the text of the last error to `text`, NUL-terminated and cut at `bytes`: of a call on
- * `comm`, or, where `comm` is NULL, of any call of this thread. Empty where there was none. The text
- * names the offending value. The next error replaces it; success does not. */
+ * `comm`, or, where `comm` is NULL, of any call of this thread. Empty where there was none. The
+ * text names the offending value. The next error replaces it; success does not. */
 int unisono_last_error(const unisono_comm_t *comm, char *text, size_t bytes);
 
 /* The rank that the last error blames (see `unisono_last_error`), or -1 where it blames none. */
@@ -227,20 +228,20 @@ int unisono_last_error_rank(const unisono_comm_t *comm, int *rank);
 int unisono_dtype_size(int dtype, size_t *bytes);
 
 /* Makes an operation that multiplies this rank's input by `*scalar` before summing: one element of
- * `dtype`, or of f32 for the half and 8-bit floats. Every rank makes its own. `*op` (1000 and up) is
- * valid on `comm`, for elements of `dtype`, until destroyed. */
+ * `dtype`, or of f32 for the half and 8-bit floats. Every rank makes its own. `*op` (1000 and up)
+ * is valid on `comm`, for elements of `dtype`, until destroyed. */
 int unisono_op_create_pre_mul_sum(unisono_comm_t *comm, int dtype, const void *scalar, int *op);
 
 /* Ends an operation that `unisono_op_create_pre_mul_sum` has made. Calls under way keep it. */
 int unisono_op_destroy(unisono_comm_t *comm, int op);
 
-/* Makes the id of a new job, and a background thread in this process where its ranks meet. One rank
- * calls it and hands the id to the others. An id serves one communicator. */
+/* Makes the id of a new job, and a background thread in this process where its ranks meet. One
+ * rank calls it and hands the id to the others. An id serves one communicator. */
 int unisono_get_unique_id(unisono_unique_id_t *id);
 
 /* This process's place in the job of `id`, as rank `rank` of `world`. Blocks until all ranks have
- * called it with the same id, at most config->init_timeout_ms; UNISONO_MISSING_RANKS names those that
- * did not come. `config` may be NULL. */
+ * called it with the same id, at most config->init_timeout_ms; UNISONO_MISSING_RANKS names those
+ * that did not come. `config` may be NULL. */
 int unisono_comm_init_rank(unisono_comm_t **comm,
                            int world,
                            const unisono_unique_id_t *id,
@@ -251,12 +252,12 @@ int unisono_comm_init_rank(unisono_comm_t **comm,
 int unisono_comm_init_all(unisono_comm_t **comms, int world, const unisono_config_t *config);
 
 /* This process's place as its launcher's environment tells it: rank, world, and where to meet.
- * UNISONO_NO_LAUNCHER where no launcher has set its variables, UNISONO_INVALID_ENVIRONMENT where they
- * are half set. `config` may be NULL. */
+ * UNISONO_NO_LAUNCHER where no launcher has set its variables, UNISONO_INVALID_ENVIRONMENT where
+ * they are half set. `config` may be NULL. */
 int unisono_comm_init_env(unisono_comm_t **comm, const unisono_config_t *config);
 
-/* Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative color
- * takes part and gets NULL. A collective call. */
+/* Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
+ * color takes part and gets NULL. A collective call. */
 int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t **split);
 
 /* Ends the communicator: outstanding requests complete first, at most for the communicator's
@@ -265,8 +266,8 @@ int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t 
  * UNISONO_BUSY: another thread is inside a call, and nothing has happened. */
 int unisono_comm_destroy(unisono_comm_t *comm);
 
-/* Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From any
- * thread; a second time does nothing. The communicator must still be destroyed. */
+/* Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From
+ * any thread; a second time does nothing. The communicator must still be destroyed. */
 int unisono_comm_abort(unisono_comm_t *comm);
 
 /* This rank, to `*rank`. */
@@ -589,40 +590,35 @@ int unisono_isend_recv(const void *send,
                        unisono_comm_t *comm,
                        unisono_request_t **request);
 
-/* Whether the call has ended, to `*done`: 1 once it has, and the status is the call's own then. A NULL
- * `*request` has ended. What has ended, well or not, is freed and `*request` becomes NULL. */
-int unisono_test(unisono_request_t **request,
-                 int *done);
+/* Whether the call has ended, to `*done`: 1 once it has, and the status is the call's own then. A
+ * NULL `*request` has ended. What has ended, well or not, is freed and `*request` becomes NULL. */
+int unisono_test(unisono_request_t **request, int *done);
 
-/* Waits for the call's end, at most `timeout_ms` (-1: the communicator's deadline alone), and gives the
- * call's status. UNISONO_IN_PROGRESS when the time ran out first: the call goes on, and the request
- * stays. A NULL `*request` has ended well. What has ended, well or not, is freed and `*request`
- * becomes NULL. */
-int unisono_wait(unisono_request_t **request,
-                 int64_t timeout_ms);
+/* Waits for the call's end, at most `timeout_ms` (-1: the communicator's deadline alone), and
+ * gives the call's status. UNISONO_IN_PROGRESS when the time ran out first: the call goes on, and
+ * the request stays. A NULL `*request` has ended well. What has ended, well or not, is freed and
+ * `*request` becomes NULL. */
+int unisono_wait(unisono_request_t **request, int64_t timeout_ms);
 
-/* Waits for one of `count` requests, at most `timeout_ms` (-1: their own deadlines alone). The index of
- * the one that ended goes to `*index`, also when its call failed: the status is the call's. NULL
- * entries are skipped; where all are NULL the status is UNISONO_INVALID_ARGUMENT, since there is
- * nothing to wait for. What has ended is freed and its entry becomes NULL. UNISONO_IN_PROGRESS when
- * the time ran out first. */
-int unisono_wait_any(unisono_request_t **requests,
-                     size_t count,
-                     int64_t timeout_ms,
-                     size_t *index);
+/* Waits for one of `count` requests, at most `timeout_ms` (-1: their own deadlines alone). The
+ * index of the one that ended goes to `*index`, also when its call failed: the status is the
+ * call's. NULL entries are skipped; where all are NULL the status is UNISONO_INVALID_ARGUMENT,
+ * since there is nothing to wait for. What has ended is freed and its entry becomes NULL.
+ * UNISONO_IN_PROGRESS when the time ran out first. */
+int unisono_wait_any(unisono_request_t **requests, size_t count, int64_t timeout_ms, size_t *index);
 
-/* From here on the blocking calls on `comm` are only checked and collected; their buffers belong to
- * the library until the group has ended. Non-blocking calls are refused with UNISONO_INVALID_STATE.
- * A call that is refused is not part of the group. Groups do not nest. */
+/* From here on the blocking calls on `comm` are only checked and collected; their buffers belong
+ * to the library until the group has ended. Non-blocking calls are refused with
+ * UNISONO_INVALID_STATE. A call that is refused is not part of the group. Groups do not nest. */
 int unisono_group_start(unisono_comm_t *comm);
 
-/* Posts the collected calls together and waits for all of them. Where some fail, the status is that
- * of the first. */
+/* Posts the collected calls together and waits for all of them. Where some fail, the status is
+ * that of the first. */
 int unisono_group_end(unisono_comm_t *comm);
 
-/* Posts the collected calls together; `*request` ends when all have, and is NULL where there are none. */
-int unisono_igroup_end(unisono_comm_t *comm,
-                       unisono_request_t **request);
+/* Posts the collected calls together; `*request` ends when all have, and is NULL where there are
+ * none. */
+int unisono_igroup_end(unisono_comm_t *comm, unisono_request_t **request);
 
 #ifdef __cplusplus
 }  // extern "C"

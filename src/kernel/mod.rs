@@ -18,8 +18,8 @@
 //!    is the lower-numbered subtree. Nothing is reassociated or fused.
 //! 2. *Form.* Sources are widened, folded in wide form, and rounded once if the target is native.
 //!    Sources of one fold may have different forms.
-//! 3. *Floats.* `sum` and `prod` are IEEE 754 operations, round to nearest even. `min` and `max` are
-//!    `minimum` and `maximum` of IEEE 754-2019: a NaN wins, -0 is below +0.
+//! 3. *Floats.* `sum` and `prod` are IEEE 754 operations, round to nearest even. `min` and `max`
+//!    are `minimum` and `maximum` of IEEE 754-2019: a NaN wins, -0 is below +0.
 //! 4. *NaN.* With [`Stage::Finish`], and whenever a value is rounded from wide to native, every NaN
 //!    becomes the canonical one: f16 0x7e00, bf16 0x7fc0, f32 0x7fc00000, f64 0x7ff8000000000000,
 //!    f8 0x7f, complex by component. Elsewhere a NaN stays a NaN with any payload.

@@ -68,8 +68,8 @@ impl Doze {
 
     /// Takes the announcement back.
     pub(crate) fn get_up(&self) {
-        // ORDERING: a swap, so that it stands in one order with the wakers' swaps: one that took our
-        // announcement comes before it, and cannot take the next.
+        // ORDERING: a swap, so that it stands in one order with the wakers' swaps: one that took
+        // our announcement comes before it, and cannot take the next.
         self.flag().swap(0, Ordering::Relaxed);
         self.bell.drain();
     }
