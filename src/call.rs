@@ -112,6 +112,14 @@ impl Call {
             _ => self.count,
         }
     }
+
+    /// Whether this is an all_to_all over one buffer. Where blocks have lengths of their own the
+    /// plan is the same in place; and no data is in place nowhere, whatever the addresses.
+    pub(crate) fn in_place_all_to_all(&self) -> bool {
+        self.collective == Collective::AllToAll
+            && self.count > 0
+            && std::ptr::eq(self.send, self.recv)
+    }
 }
 
 /// FNV-1a over the counts, never 0 so that it cannot pass for "not compared".

@@ -63,6 +63,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/kernel/", "vector instructions, and buffers given as addresses"),
     ("src/capi/", "pointers from C"),
     ("src/call.rs", "a call carries addresses between threads"),
+    ("src/backend/", "passes calls with their promises on to the engine"),
     ("src/comm/", "calls on borrowed and on raw buffers"),
     ("src/engine/", "buffers of a call by address, and windows into links"),
     ("src/link/board.rs", "rows in shared memory"),

@@ -2,17 +2,17 @@
 //!
 //! Spinning pays only while the peer runs on another core. So the budget is generous where every
 //! local rank has a core of its own, and tiny where ranks share cores: there a yield lets the peer
-//! do what we wait for. Deadline, abort and the peers' health are looked at every few dozen empty
-//! polls, and always around a sleep.
+//! do what we wait for. Deadline, abort and the peers' health are looked at every few dozen polls,
+//! whether or not they move something (a peer may trickle), and always around a sleep.
 
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::engine::Progress;
 
-/// Empty polls between two looks at clock and peers.
+/// Polls between two looks at clock and peers.
 const LOOK_EVERY: u32 = 64;
-/// Yields before sleeping, where ranks share cores.
+/// Empty polls, at the least, before sleeping.
 const YIELDS: u32 = 200;
 /// No sleep lasts longer: a bound on noticing anything that rings no bell.
 const DOZE_MAX: Duration = Duration::from_millis(100);
@@ -59,8 +59,9 @@ pub(crate) fn drive(
     interrupted: impl Fn() -> bool,
     mut done: impl FnMut(&mut dyn Backend) -> bool,
 ) -> Outcome {
-    let mut wait = Wait::new(patience);
-    // BOUND: every turn moves something, or pauses, which ends at the deadline.
+    let mut wait = Wait { patience, empty: 0, since: None, watched: None };
+    let mut polls = 0u32;
+    // BOUND: the deadline, looked at every few polls.
     loop {
         let progress = backend.poll();
         if progress != Progress::Blocked {
@@ -70,11 +71,20 @@ pub(crate) fn drive(
             if progress == Progress::Idle {
                 return Outcome::Idle;
             }
-            wait.empty = 0;
+            (wait.empty, wait.since) = (0, None);
         } else if interrupted() {
             return Outcome::Interrupted;
-        } else if !wait.pause(backend, deadline) {
-            return Outcome::Deadline;
+        } else {
+            wait.pause();
+        }
+        polls = polls.wrapping_add(1);
+        if polls.is_multiple_of(LOOK_EVERY) {
+            if interrupted() {
+                return Outcome::Interrupted;
+            }
+            if !wait.look(backend, deadline) {
+                return Outcome::Deadline;
+            }
         }
     }
 }
@@ -83,47 +93,40 @@ struct Wait {
     patience: Patience,
     /// Empty polls since something moved.
     empty: u32,
-    since: Instant,
-    watched: Instant,
+    /// The first look since something moved.
+    since: Option<Instant>,
+    /// When the peers were last looked after.
+    watched: Option<Instant>,
 }
 
 impl Wait {
-    fn new(patience: Patience) -> Self {
-        let now = Instant::now();
-        Self { patience, empty: 0, since: now, watched: now }
+    /// Between an empty poll and the next.
+    fn pause(&mut self) {
+        self.empty = self.empty.saturating_add(1);
+        if self.patience.shares_cores {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
     }
 
-    /// One pause between two polls; false when the deadline has passed.
-    fn pause(&mut self, backend: &mut dyn Backend, deadline: Option<Instant>) -> bool {
-        self.empty = self.empty.saturating_add(1);
-        if self.empty == 1 {
-            self.since = Instant::now();
-        }
-        if !self.empty.is_multiple_of(LOOK_EVERY) {
-            if self.patience.shares_cores {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
-            return true;
-        }
+    /// Looks at clock and peers, and sleeps when nothing has moved for long; false when the
+    /// deadline has passed.
+    fn look(&mut self, backend: &mut dyn Backend, deadline: Option<Instant>) -> bool {
         let now = Instant::now();
         if deadline.is_some_and(|d| now >= d) {
             return false;
         }
-        if now - self.watched >= WATCH_EVERY {
-            self.watched = now;
+        if now - *self.watched.get_or_insert(now) >= WATCH_EVERY {
+            self.watched = Some(now);
             backend.watch();
         }
-        let spun = now - self.since >= self.patience.spin;
-        if !self.patience.shares_cores && !spun {
-            return true;
+        if self.empty >= LOOK_EVERY {
+            let spun = now - *self.since.get_or_insert(now) >= self.patience.spin;
+            if spun && self.empty >= YIELDS {
+                self.sleep(backend, deadline, now);
+            }
         }
-        if self.empty < YIELDS {
-            std::thread::yield_now();
-            return true;
-        }
-        self.sleep(backend, deadline, now);
         true
     }
 
@@ -136,7 +139,7 @@ impl Wait {
             backend.doze(left.min(DOZE_MAX));
             backend.watch();
         } else {
-            self.empty = 0;
+            (self.empty, self.since) = (0, None);
         }
         bell.get_up();
         // Woken for nothing, the rank goes back to sleep soon, not after a full spin.

@@ -16,8 +16,12 @@ use crate::types::Rank;
 
 /// Carries out calls for one rank of one communicator.
 pub(crate) trait Backend: Send + std::fmt::Debug {
-    /// Takes a call; its end will be told under `ticket`.
-    fn submit(&mut self, call: Call, ticket: u32) -> Result<()>;
+    /// Takes a call; its end will be told under `ticket`, once, whatever happens.
+    ///
+    /// # Safety
+    /// The call must be validated for this rank and world, and its buffers valid, and touched by
+    /// nobody else, until its end has been told.
+    unsafe fn submit(&mut self, call: Call, ticket: u32);
 
     /// Moves whatever can move.
     fn poll(&mut self) -> Progress;
@@ -58,6 +62,6 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// Gives memory back.
     fn free(&mut self, memory: *mut u8) -> Result<()>;
 
-    /// Says goodbye to the peers. Nothing is called afterwards.
+    /// Says goodbye to the peers. No call comes afterwards.
     fn close(&mut self);
 }

@@ -126,9 +126,7 @@ impl Given {
 /// As [`Given::run`].
 pub(super) unsafe fn run_both(send: &Given, recv: &Given, comm: *mut Comm) -> c_int {
     // SAFETY: the caller's promise.
-    on_comm(comm, |held| unsafe {
-        held.comm.run_all(vec![send.prepare(held)?, recv.prepare(held)?])
-    })
+    on_comm(comm, |held| unsafe { held.comm.run_pair(send.prepare(held)?, recv.prepare(held)?) })
 }
 
 /// A send and a receive as one request.
@@ -145,8 +143,8 @@ pub(super) unsafe fn start_both(
         let at = output(request, "request")?;
         // SAFETY: the caller's promise.
         unsafe {
-            let calls = vec![send.prepare(held)?, recv.prepare(held)?];
-            at.write(held.give_request(held.comm.start_all(calls)?));
+            let made = held.comm.start_pair(send.prepare(held)?, recv.prepare(held)?)?;
+            at.write(held.give_request(made));
         }
         Ok(())
     })

@@ -410,3 +410,13 @@ fn disjoint_or(send: Extent, recv: Extent, in_place: bool) -> Result<()> {
     );
     Err(Error::new(Code::Overlap, text))
 }
+
+/// A message sent and one received at once must lie apart.
+pub(crate) fn apart(send: &Call, recv: &Call) -> Result<()> {
+    let extent = |at: usize, call: &Call| Extent {
+        at,
+        // The call has been validated: its bytes fit the address space.
+        bytes: usize::try_from(call.count).unwrap_or(usize::MAX) * call.dtype.bytes(),
+    };
+    disjoint_or(extent(send.send as usize, send), extent(recv.recv as usize, recv), false)
+}

@@ -5,7 +5,7 @@
 //! else in flight takes one uncontended lock and never leaves its thread.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -13,7 +13,7 @@ use crate::backend::drive::{Outcome, Patience, drive};
 use crate::boot::missing::ranks_text;
 use crate::call::{Call, Ragged};
 use crate::comm::fuse::{Pack, pack};
-use crate::comm::request::{BLOCKING, Table, lock};
+use crate::comm::table::{BLOCKING, Table, lock};
 use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering};
@@ -24,6 +24,13 @@ const SLICE: Duration = Duration::from_millis(20);
 const SPARE_MAX: usize = 16;
 /// How long a waiter whose call another thread drives looks before it sleeps.
 const GLANCE: Duration = Duration::from_micros(20);
+
+/// Why [`Core::heed_abort`] ends everything; the values of `Core::abort`.
+const ABORT: u32 = 1;
+const DROP: u32 = 2;
+
+/// Whoever may drive.
+type Driver<'a> = MutexGuard<'a, Box<dyn Backend>>;
 
 /// What a communicator's handles share.
 #[derive(Debug)]
@@ -41,7 +48,7 @@ pub(crate) struct Core {
     posted: AtomicU32,
     /// The error that broke the backend, as last seen by whoever drove it.
     first: Mutex<Option<Error>>,
-    /// 1: abort was asked for.
+    /// [`ABORT`] or [`DROP`] once that was asked for, else 0.
     abort: AtomicU32,
     /// Told whenever a request ends or the progress thread has work.
     told: Condvar,
@@ -75,33 +82,58 @@ impl Core {
     /// Runs one call to its end on this thread if it can.
     pub(crate) fn run(&self, call: Call, timeout: Option<Duration>) -> Result<()> {
         self.table.begin(BLOCKING, 1, timeout);
-        match self.backend.try_lock() {
-            Ok(mut backend) => {
-                self.take_posted(&mut **backend);
-                self.submit(&mut **backend, call, BLOCKING);
-                self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
-            }
-            Err(TryLockError::Poisoned(_)) => {
-                self.table.end(BLOCKING, Err(Error::new(Code::Internal, "a driver panicked")));
-            }
-            Err(TryLockError::WouldBlock) => self.post(call, BLOCKING),
+        if let Some(mut backend) = self.try_backend() {
+            self.take_posted(&mut **backend);
+            self.submit(&mut **backend, call, BLOCKING);
+            self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
+        } else {
+            self.post(call, BLOCKING);
         }
         self.wait(BLOCKING, None)?;
         self.table.result(BLOCKING)
     }
 
+    /// The backend, unless somebody drives it.
+    fn try_backend(&self) -> Option<Driver<'_>> {
+        match self.backend.try_lock() {
+            Ok(backend) => Some(backend),
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.recover(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The backend, once nobody drives it.
+    fn lock_backend(&self) -> Driver<'_> {
+        let locked = self.backend.lock();
+        locked.unwrap_or_else(|poisoned| self.recover(poisoned.into_inner()))
+    }
+
+    /// A driver panicked, so the backend is in no state to go on. Everything pending ends, here and
+    /// on every rank.
+    fn recover<'a>(&self, mut backend: Driver<'a>) -> Driver<'a> {
+        self.backend.clear_poison();
+        let error = Error::new(Code::Internal, "a thread panicked while it drove the communicator");
+        backend.fail(error.clone());
+        self.collect(&mut **backend);
+        // What the panicking thread had in its hands.
+        self.table.end_all(&error);
+        self.tell();
+        backend
+    }
+
     /// Waits until nothing is pending, at most `timeout`.
     pub(crate) fn settle(&self, timeout: Option<Duration>) -> Result<()> {
-        let until = Instant::now() + timeout.unwrap_or(Duration::from_secs(600));
-        // BOUND: the deadline.
+        let until = timeout.and_then(|t| Instant::now().checked_add(t));
+        // BOUND: the deadline, where there is one.
         while self.table.pending() > 0 {
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if until.is_some_and(|u| now >= u) {
                 return Err(Error::new(Code::TimedOut, "calls were outstanding"));
             }
-            let slice = until.min(Instant::now() + SLICE);
-            if let Ok(mut backend) = self.backend.try_lock() {
+            let slice = now + SLICE;
+            if let Some(mut backend) = self.try_backend() {
                 self.take_posted(&mut **backend);
-                self.turn_all(&mut **backend, slice);
+                self.turn_all(&mut **backend, until.map_or(slice, |u| u.min(slice)));
             } else {
                 std::thread::yield_now();
             }
@@ -119,15 +151,11 @@ impl Core {
         self.tell();
     }
 
-    /// Leaves `calls`, as one, to whoever drives; alone where there is no ticket for a pack.
+    /// Leaves `calls`, as one under the ticket `own`, to whoever drives.
     ///
     /// # Safety
     /// The calls' buffers must be valid until the request has ended.
-    pub(crate) unsafe fn post_packed(&self, calls: &[Call], ticket: u32) {
-        let Ok(own) = self.table.take() else {
-            calls.iter().for_each(|call| self.post(call.clone(), ticket));
-            return;
-        };
+    pub(crate) unsafe fn post_packed(&self, calls: &[Call], own: u32, ticket: u32) {
         self.table.begin(own, 1, None);
         // SAFETY: the caller's promise is passed on.
         let (pack, call) = unsafe { pack(calls, ticket) };
@@ -143,7 +171,7 @@ impl Core {
         while self.table.is_pending(ticket) {
             let own = self.table.deadline(ticket);
             let until = [own, limit].into_iter().flatten().min();
-            if let Ok(mut backend) = self.backend.try_lock() {
+            if let Some(mut backend) = self.try_backend() {
                 self.take_posted(&mut **backend);
                 self.turn(&mut **backend, ticket, until);
             } else if started.elapsed() > GLANCE {
@@ -167,7 +195,7 @@ impl Core {
 
     /// Moves things on once, without waiting.
     pub(crate) fn nudge(&self) {
-        if let Ok(mut backend) = self.backend.try_lock() {
+        if let Some(mut backend) = self.try_backend() {
             self.take_posted(&mut **backend);
             self.turn(&mut **backend, BLOCKING, Some(Instant::now()));
         }
@@ -175,48 +203,56 @@ impl Core {
 
     /// Ends everything pending, here and on every rank.
     pub(crate) fn abort(&self) {
-        // ORDERING: a flag alone; the bell's fence orders it before the sleeper's last look.
-        self.abort.store(1, Ordering::Release);
-        self.bell.wake();
-        // Nobody may be driving: then tell the peers from here.
-        self.nudge_abort();
+        self.abort_for(ABORT);
     }
 
-    fn nudge_abort(&self) {
-        let mut backend = match self.backend.try_lock() {
-            Ok(backend) => backend,
-            // A driver panicked: all that is left to do is to end what is pending and tell the
-            // peers.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        self.heed_abort(&mut **backend);
-        self.collect(&mut **backend);
+    /// As [`Core::abort`], when the communicator goes while calls are pending.
+    pub(crate) fn abandon(&self) {
+        if self.table.pending() > 0 {
+            self.abort_for(DROP);
+        }
+    }
+
+    fn abort_for(&self, why: u32) {
+        // ORDERING: a flag alone, and the first stays; the bell's fence orders it before the
+        // sleeper's last look.
+        let _ = self.abort.compare_exchange(0, why, Ordering::Release, Ordering::Relaxed);
+        self.bell.wake();
+        // Nobody may be driving: then tell the peers from here.
+        if let Some(mut backend) = self.try_backend() {
+            self.heed_abort(&mut **backend);
+            self.collect(&mut **backend);
+        }
     }
 
     fn heed_abort(&self, backend: &mut dyn Backend) {
-        if self.abort.load(Ordering::Acquire) != 0 {
-            backend.fail(Error::new(Code::Aborted, "aborted on this rank"));
+        if let Some(error) = self.aborted() {
+            backend.fail(error);
         }
+    }
+
+    fn aborted(&self) -> Option<Error> {
+        let text = match self.abort.load(Ordering::Acquire) {
+            0 => return None,
+            ABORT => "aborted on this rank",
+            _ => "the communicator was dropped with calls outstanding",
+        };
+        Some(Error::new(Code::Aborted, text))
     }
 
     /// The error that broke the communicator: the first, whatever came after.
     pub(crate) fn broken(&self) -> Option<Error> {
-        if let Ok(backend) = self.backend.try_lock() {
+        if let Some(backend) = self.try_backend() {
             *lock(&self.first) = backend.broken().cloned();
         }
         let first = lock(&self.first).clone();
-        let aborted = || self.abort.load(Ordering::Acquire) != 0;
-        first.or_else(|| aborted().then(|| Error::new(Code::Aborted, "aborted on this rank")))
+        first.or_else(|| self.aborted())
     }
 
     /// Says goodbye. Whatever is still pending ends, here and on every rank.
     pub(crate) fn close(&self) {
         self.with_backend(|backend| {
-            if self.table.pending() > 0 {
-                let text = "the communicator was dropped with calls outstanding";
-                backend.fail(Error::new(Code::Aborted, text));
-            }
+            self.heed_abort(backend);
             self.collect(backend);
             backend.close();
         });
@@ -227,7 +263,7 @@ impl Core {
         // ORDERING: whoever drives sees the count, comes back, and lets us in.
         self.posted.fetch_add(1, Ordering::Release);
         self.bell.wake();
-        let mut backend = lock(&self.backend);
+        let mut backend = self.lock_backend();
         self.posted.fetch_sub(1, Ordering::Release);
         what(&mut **backend)
     }
@@ -238,7 +274,7 @@ impl Core {
             if self.table.pending() == 0 {
                 let guard = lock(&self.ear);
                 self.listeners.fetch_add(1, Ordering::SeqCst);
-                if self.table.pending() == 0 && stop.load(Ordering::Acquire) == 0 {
+                if self.table.pending() == 0 && stop.load(Ordering::SeqCst) == 0 {
                     // A missed call would cost this long at most.
                     let _ = self.told.wait_timeout(guard, Duration::from_secs(1));
                 }
@@ -246,7 +282,7 @@ impl Core {
                 continue;
             }
             {
-                let mut backend = lock(&self.backend);
+                let mut backend = self.lock_backend();
                 self.take_posted(&mut **backend);
                 self.turn_all(&mut **backend, Instant::now() + SLICE);
             }
@@ -293,23 +329,10 @@ impl Core {
     }
 
     fn submit(&self, backend: &mut dyn Backend, call: Call, ticket: u32) {
-        if let Err(error) = backend.submit(call, ticket) {
-            // A refused call is not in the backend: it ends here.
-            let ended = self.collect_one(backend, ticket);
-            if !ended {
-                self.ended(ticket, Err(error));
-            }
-        }
-    }
-
-    /// Reports ends until `ticket`'s; whether it was among them.
-    fn collect_one(&self, backend: &mut dyn Backend, ticket: u32) -> bool {
-        let mut found = false;
-        while let Some((other, result)) = backend.take_ended() {
-            found |= other == ticket;
-            self.ended(other, result);
-        }
-        found
+        self.heed_abort(backend);
+        // SAFETY: calls come from `Communicator`'s unsafe functions, whose callers promise the
+        // buffers, and from `pack`, whose buffer lives until the call's end is told.
+        unsafe { backend.submit(call, ticket) };
     }
 
     fn collect(&self, backend: &mut dyn Backend) {
@@ -394,8 +417,9 @@ impl Core {
     }
 
     /// The request's deadline has passed: everything ends, naming the ranks that were waited for.
-    fn expire(&self, ticket: u32) {
+    pub(crate) fn expire(&self, ticket: u32) {
         self.with_backend(|backend| {
+            self.take_posted(backend);
             if !self.table.is_pending(ticket) {
                 return;
             }
@@ -410,6 +434,7 @@ impl Core {
             error.peer = ranks.first().copied();
             backend.fail(error);
             self.collect(backend);
+            debug_assert!(!self.table.is_pending(ticket), "a call was lost");
         });
     }
 }

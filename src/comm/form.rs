@@ -262,7 +262,8 @@ impl Forming<'_> {
             Some(own) => own.doze.clone(),
             None => Arc::new(Doze::new()?),
         };
-        let local = found.iter().flatten().count();
+        // Whatever carries their bytes, ranks of one host share its cores.
+        let local = self.cards.iter().filter(|c| c.hint == self.cards[me].hint).count();
         let mut links = Links::new(world, doze, STAGING_BYTES.min(mem::RING_BYTES));
         shm::join(&mut links, &found, index);
         if memory && world > 1 {

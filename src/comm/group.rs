@@ -2,7 +2,7 @@
 
 use crate::boot::id::UniqueId;
 use crate::call::Call;
-use crate::comm::request::lock;
+use crate::comm::table::lock;
 use crate::comm::{Communicator, Request, unique_id_on};
 use crate::error::{Code, Error, Result};
 
@@ -19,15 +19,6 @@ impl Communicator {
         }
         *group = Some(Vec::new());
         Ok(())
-    }
-
-    /// Borrowed buffers may be gone when a group ends: calls on slices are refused inside one.
-    pub(super) fn outside_group(&self) -> Result<()> {
-        if lock(&self.group).is_none() {
-            return Ok(());
-        }
-        let text = "calls on slices cannot be collected: end the group first";
-        Err(Error::new(Code::InvalidState, text))
     }
 
     fn group_take(&self) -> Result<Vec<Call>> {

@@ -21,19 +21,24 @@ mod group;
 mod request;
 mod safe;
 mod scope;
+mod table;
+#[cfg(test)]
+mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use self::args::Args;
 pub use self::call::Operation;
-use self::call::Seat;
+use self::call::{Seat, apart};
 use self::core::Core;
 use self::form::Formed;
-pub(crate) use self::request::lock;
+pub use self::request::Request;
 pub use self::safe::Element;
 pub use self::scope::Scope;
+pub(crate) use self::table::lock;
 use crate::backend::drive::Patience;
 use crate::boot::env::Launch;
 use crate::boot::id::UniqueId;
@@ -45,6 +50,7 @@ use crate::config::Config;
 use crate::error::{self, Code, Error, Result};
 use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering, StaticU32};
+use crate::sys::process::block_signals;
 use crate::sys::{affinity, limits};
 use crate::types::Rank;
 
@@ -93,15 +99,6 @@ pub struct Communicator {
     last_error: Mutex<Option<Error>>,
     progress: Mutex<Option<JoinHandle<()>>>,
     stop: Arc<AtomicU32>,
-}
-
-/// A call under way. Dropping it does not end the call.
-#[derive(Debug)]
-#[must_use = "a request that is never waited for tells nobody how its call ended"]
-pub struct Request {
-    core: Arc<Core>,
-    /// `None` once the end has been reported.
-    ticket: Option<u32>,
 }
 
 /// Marks that a thread is inside; unmarks when dropped.
@@ -295,6 +292,19 @@ impl Communicator {
         self.core.run(call, self.config.timeout)
     }
 
+    /// As [`Communicator::run`], but refused inside a group: the call has ended when this returns.
+    ///
+    /// # Safety
+    /// The call's buffers must be valid, and touched by nobody else, until this returns.
+    unsafe fn run_now(&self, call: Call) -> Result<()> {
+        let _inside = self.enter()?;
+        if lock(&self.group).is_some() {
+            let text = "calls on slices cannot be collected: end the group first";
+            return Err(Error::new(Code::InvalidState, text));
+        }
+        self.core.run(call, self.config.timeout)
+    }
+
     /// Starts a call.
     ///
     /// # Safety
@@ -305,10 +315,11 @@ impl Communicator {
     pub unsafe fn start(&self, call: Call) -> Result<Request> {
         let _inside = self.enter()?;
         self.no_group()?;
+        self.ensure_progress()?;
         let ticket = self.core.table.take()?;
         self.core.table.begin(ticket, 1, self.config.timeout);
         self.core.post(call, ticket);
-        self.posted(ticket)
+        Ok(self.posted(ticket))
     }
 
     /// Calls that start a request of their own are refused inside a group.
@@ -320,42 +331,37 @@ impl Communicator {
         Err(Error::new(Code::InvalidState, text))
     }
 
-    /// Makes calls that end together, and waits for them. Inside a group they are only collected.
+    /// Sends and receives at once, and waits for both. Inside a group they are only collected.
     ///
     /// # Safety
-    /// As [`Communicator::run`], for each call.
+    /// As [`Communicator::run`], for each of the two.
     ///
     /// # Errors
-    /// Whatever ended the first call that failed.
-    pub unsafe fn run_all(&self, calls: Vec<Call>) -> Result<()> {
+    /// `OVERLAP`; whatever ended the one that failed.
+    pub unsafe fn run_pair(&self, send: Call, recv: Call) -> Result<()> {
         let _inside = self.enter()?;
+        apart(&send, &recv)?;
         if let Some(group) = &mut *lock(&self.group) {
-            group.extend(calls);
+            group.extend([send, recv]);
             return Ok(());
         }
-        if !calls.is_empty() {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { self.post_all(&calls)? }.wait(None)?;
-        }
-        Ok(())
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.post_all(&[send, recv])? }.wait(None).map(drop)
     }
 
-    /// Starts calls that share a request.
+    /// Starts a send and a receive that share a request.
     ///
     /// # Safety
-    /// As [`Communicator::start`], for each call.
+    /// As [`Communicator::start`], for each of the two.
     ///
     /// # Errors
-    /// As [`Communicator::start`]; `INVALID_ARGUMENT` for no calls.
-    #[expect(clippy::needless_pass_by_value, reason = "calls are taken, as by `start`")]
-    pub unsafe fn start_all(&self, calls: Vec<Call>) -> Result<Request> {
+    /// As [`Communicator::start`]; `OVERLAP`.
+    pub unsafe fn start_pair(&self, send: Call, recv: Call) -> Result<Request> {
         let _inside = self.enter()?;
         self.no_group()?;
-        if calls.is_empty() {
-            return Err(Error::new(Code::InvalidArgument, "a request of no calls"));
-        }
+        apart(&send, &recv)?;
         // SAFETY: the caller's promise is passed on.
-        unsafe { self.post_all(&calls) }
+        unsafe { self.post_all(&[send, recv]) }
     }
 
     /// Posts calls that share a request.
@@ -363,8 +369,10 @@ impl Communicator {
     /// # Safety
     /// As [`Communicator::start`], for each call.
     unsafe fn post_all(&self, mut calls: &[Call]) -> Result<Request> {
+        // Nothing may fail once the first call is posted.
+        self.ensure_progress()?;
         let table = &self.core.table;
-        let ticket = table.take()?;
+        let (ticket, mut packs) = self.tickets(calls)?;
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
         table.begin(ticket, count, self.config.timeout);
         while !calls.is_empty() {
@@ -372,30 +380,62 @@ impl Communicator {
             calls = rest;
             match run {
                 [one] => self.core.post(one.clone(), ticket),
-                // SAFETY: the caller's promise is passed on.
-                many => unsafe { self.core.post_packed(many, ticket) },
+                many => {
+                    let own = packs.pop().unwrap_or(ticket);
+                    // SAFETY: the caller's promise is passed on.
+                    unsafe { self.core.post_packed(many, own, ticket) };
+                }
             }
         }
-        self.posted(ticket)
+        Ok(self.posted(ticket))
+    }
+
+    /// A ticket for `calls`, and one for each pack of them: all or none, so that what is fused does
+    /// not depend on how many requests this rank has outstanding.
+    fn tickets(&self, mut calls: &[Call]) -> Result<(u32, Vec<u32>)> {
+        let table = &self.core.table;
+        let ticket = table.take()?;
+        let mut packs = Vec::new();
+        while !calls.is_empty() {
+            let length = fuse::run_length(calls);
+            calls = &calls[length..];
+            if length == 1 {
+                continue;
+            }
+            match table.take() {
+                Ok(own) => packs.push(own),
+                Err(error) => {
+                    packs.into_iter().chain([ticket]).for_each(|t| table.untake(t));
+                    return Err(error);
+                }
+            }
+        }
+        Ok((ticket, packs))
     }
 
     /// The request whose calls have just been posted.
-    fn posted(&self, ticket: u32) -> Result<Request> {
-        if self.config.progress_thread {
-            self.ensure_progress()?;
-        }
+    fn posted(&self, ticket: u32) -> Request {
         // Whatever can go out at once should: the peers are waiting.
         self.core.nudge();
-        Ok(Request { core: self.core.clone(), ticket: Some(ticket) })
+        Request::new(self.core.clone(), ticket)
     }
 
+    /// Starts the progress thread where one is wanted and none is there.
     fn ensure_progress(&self) -> Result<()> {
         let mut progress = lock(&self.progress);
-        if progress.is_none() {
+        if self.config.progress_thread && progress.is_none() {
             let (core, stop) = (self.core.clone(), self.stop.clone());
+            let drive = move || {
+                // The program's signals are for its own threads.
+                block_signals();
+                // After a panic, whoever next takes the backend ends everything: at once, here.
+                if catch_unwind(AssertUnwindSafe(|| core.progress(&stop))).is_err() {
+                    core.nudge();
+                }
+            };
             let thread = std::thread::Builder::new()
                 .name(format!("unisono-{}", self.seat.rank))
-                .spawn(move || core.progress(&stop))
+                .spawn(drive)
                 .map_err(|e| Error::os(&e, "starting the progress thread"))?;
             *progress = Some(thread);
         }
@@ -450,99 +490,15 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        self.stop.store(1, Ordering::Release);
+        // Whoever drives without a deadline would keep the progress thread from ending.
+        self.core.abandon();
+        // ORDERING: of this and the progress thread's last look, one sees the other.
+        self.stop.store(1, Ordering::SeqCst);
         self.core.tell();
         if let Some(thread) = lock(&self.progress).take() {
             // It has no panic to pass on: whatever it drove has ended with an error.
             let _ = thread.join();
         }
         self.core.close();
-    }
-}
-
-impl Request {
-    /// Whether the call has ended; its result then, once.
-    ///
-    /// # Errors
-    /// Whatever ended the call.
-    pub fn test(&mut self) -> Result<bool> {
-        let Some(ticket) = self.ticket else {
-            return Ok(true);
-        };
-        if self.core.table.is_pending(ticket) {
-            self.core.nudge();
-        }
-        if self.core.table.is_pending(ticket) {
-            return Ok(false);
-        }
-        self.ticket = None;
-        self.core.table.result(ticket).map(|()| true)
-    }
-
-    /// Waits for the end, at most `timeout` (`None`: the call's own deadline). False when that
-    /// passed first; the call goes on.
-    ///
-    /// # Errors
-    /// Whatever ended the call.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        let Some(ticket) = self.ticket else {
-            return Ok(true);
-        };
-        let limit = timeout.map(|t| Instant::now() + t);
-        if !self.core.wait(ticket, limit)? {
-            return Ok(false);
-        }
-        self.ticket = None;
-        self.core.table.result(ticket).map(|()| true)
-    }
-
-    /// Waits for one of `requests` (those already reported are skipped), at most `timeout`; its
-    /// index, or `None` when the time passed or none is outstanding.
-    ///
-    /// # Errors
-    /// Whatever ended the call; the error's request is the one with [`Request::reported`] newly
-    /// set.
-    pub fn wait_any(
-        requests: &mut [&mut Self],
-        timeout: Option<Duration>,
-    ) -> Result<Option<usize>> {
-        let limit = timeout.map(|t| Instant::now() + t);
-        let mut pause = Duration::from_micros(10);
-        // BOUND: each request has a deadline of its own, and `limit` ends the wait.
-        loop {
-            let mut outstanding = false;
-            for (index, request) in requests.iter_mut().enumerate() {
-                if request.ticket.is_none() {
-                    continue;
-                }
-                outstanding = true;
-                if request.test()? {
-                    return Ok(Some(index));
-                }
-            }
-            if !outstanding || limit.is_some_and(|l| Instant::now() >= l) {
-                return Ok(None);
-            }
-            if let Some(first) = requests.iter_mut().find(|r| r.ticket.is_some()) {
-                let left = limit.map_or(pause, |l| l.saturating_duration_since(Instant::now()));
-                let ticket = first.ticket.unwrap_or(request::BLOCKING);
-                first.core.wait(ticket, Some(Instant::now() + left.min(pause)))?;
-            }
-            pause = (pause * 2).min(Duration::from_millis(1));
-        }
-    }
-
-    /// Whether the end has been reported.
-    #[must_use]
-    pub fn reported(&self) -> bool {
-        self.ticket.is_none()
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.core.table.detach(ticket);
-        }
     }
 }

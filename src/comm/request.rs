@@ -1,241 +1,112 @@
-//! What is known of a call under way, shared by whoever waits and whoever drives.
-//!
-//! A cell is taken when a call is submitted and given back when its end has been reported. Cell 0
-//! is the blocking call's: there is one at a time.
+//! Requests: what a non-blocking call returns.
 
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Code, Error, Result};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::comm::core::Core;
+use crate::comm::table::BLOCKING;
+use crate::error::Result;
 
-/// Requests that may be outstanding on a communicator at a time.
-#[cfg(not(loom))]
-pub(crate) const REQUESTS_MAX: usize = 4096;
-#[cfg(loom)]
-pub(crate) const REQUESTS_MAX: usize = 3;
-
-const FREE: u32 = 0;
-const PENDING: u32 = 1;
-const ENDED: u32 = 2;
-/// Nobody will ask: the cell is given back when the request ends.
-const DETACHED: u32 = 3;
-
-/// One request.
+/// A call under way. Dropping it does not end the call.
 #[derive(Debug)]
-pub(crate) struct Cell {
-    state: AtomicU32,
-    /// Calls of a group that have not ended.
-    left: AtomicU32,
-    /// Nanoseconds after the table's birth; `u64::MAX`: none.
-    deadline: AtomicU64,
-    error: Mutex<Option<Error>>,
+#[must_use = "a request that is never waited for tells nobody how its call ended"]
+pub struct Request {
+    core: Arc<Core>,
+    /// `None` once the end has been reported.
+    ticket: Option<u32>,
 }
 
-/// All cells of a communicator.
-#[derive(Debug)]
-pub(crate) struct Table {
-    cells: Box<[Cell]>,
-    free: Mutex<Vec<u32>>,
-    /// Pending cells, the blocking one included.
-    pending: AtomicU32,
-    born: Instant,
-}
+impl Request {
+    pub(super) fn new(core: Arc<Core>, ticket: u32) -> Self {
+        Self { core, ticket: Some(ticket) }
+    }
 
-/// The blocking call's ticket.
-pub(crate) const BLOCKING: u32 = 0;
-
-impl Table {
-    pub(crate) fn new() -> Self {
-        let cell = || Cell {
-            state: AtomicU32::new(FREE),
-            left: AtomicU32::new(0),
-            deadline: AtomicU64::new(u64::MAX),
-            error: Mutex::new(None),
+    /// Whether the call has ended; its result then, once.
+    ///
+    /// # Errors
+    /// Whatever ended the call.
+    pub fn test(&mut self) -> Result<bool> {
+        let Some(ticket) = self.ticket else {
+            return Ok(true);
         };
-        let last = u32::try_from(REQUESTS_MAX).unwrap_or(u32::MAX);
-        Self {
-            cells: (0..REQUESTS_MAX).map(|_| cell()).collect(),
-            free: Mutex::new((1..last).rev().collect()),
-            pending: AtomicU32::new(0),
-            born: Instant::now(),
+        let table = &self.core.table;
+        if table.is_pending(ticket) {
+            self.core.nudge();
         }
-    }
-
-    fn cell(&self, ticket: u32) -> &Cell {
-        &self.cells[ticket as usize]
-    }
-
-    /// A ticket for a non-blocking call.
-    pub(crate) fn take(&self) -> Result<u32> {
-        lock(&self.free).pop().ok_or_else(|| {
-            Error::new(Code::Limit, format!("{} requests are outstanding", REQUESTS_MAX - 1))
-        })
-    }
-
-    /// Begins the request `ticket` of `calls` calls.
-    pub(crate) fn begin(&self, ticket: u32, calls: u32, timeout: Option<Duration>) {
-        let cell = self.cell(ticket);
-        let at = timeout.and_then(|t| u64::try_from((self.born.elapsed() + t).as_nanos()).ok());
-        cell.deadline.store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
-        cell.left.store(calls, Ordering::Relaxed);
-        self.pending.fetch_add(1, Ordering::Relaxed);
-        // ORDERING: release pairs with the acquire in `is_pending`: the fields come before.
-        cell.state.store(PENDING, Ordering::Release);
-    }
-
-    /// One call of the request has ended; true when it was the last.
-    pub(crate) fn end(&self, ticket: u32, result: Result<()>) -> bool {
-        let cell = self.cell(ticket);
-        if let Err(error) = result {
-            lock(&cell.error).get_or_insert(error);
+        if table.is_pending(ticket) && table.deadline(ticket).is_some_and(|d| Instant::now() >= d) {
+            self.core.expire(ticket);
         }
-        // ORDERING: acquire and release: the last to come sees the others' errors.
-        if cell.left.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return false;
+        if table.is_pending(ticket) {
+            return Ok(false);
         }
-        self.pending.fetch_sub(1, Ordering::Relaxed);
-        // ORDERING: release pairs with the acquire in `is_pending`; of this and `detach`, the
-        // second to come gives the cell back.
-        let ended =
-            cell.state.compare_exchange(PENDING, ENDED, Ordering::AcqRel, Ordering::Acquire);
-        if ended.is_err() {
-            self.give_back(ticket);
+        self.ticket = None;
+        self.core.table.result(ticket).map(|()| true)
+    }
+
+    /// Waits for the end, at most `timeout` (`None`: the call's own deadline). False when that
+    /// passed first; the call goes on.
+    ///
+    /// # Errors
+    /// Whatever ended the call.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let Some(ticket) = self.ticket else {
+            return Ok(true);
+        };
+        let limit = timeout.and_then(|t| Instant::now().checked_add(t));
+        if !self.core.wait(ticket, limit)? {
+            return Ok(false);
         }
-        true
+        self.ticket = None;
+        self.core.table.result(ticket).map(|()| true)
     }
 
-    /// Whether the request has not ended.
-    pub(crate) fn is_pending(&self, ticket: u32) -> bool {
-        // ORDERING: acquire pairs with the release in `end`: the result and its data are there.
-        let state = self.cell(ticket).state.load(Ordering::Acquire);
-        state == PENDING || state == DETACHED
-    }
-
-    /// The result of a request that has ended; gives the ticket back.
-    pub(crate) fn result(&self, ticket: u32) -> Result<()> {
-        let error = lock(&self.cell(ticket).error).take();
-        self.give_back(ticket);
-        error.map_or(Ok(()), Err)
-    }
-
-    fn give_back(&self, ticket: u32) {
-        let cell = self.cell(ticket);
-        lock(&cell.error).take();
-        cell.state.store(FREE, Ordering::Release);
-        if ticket != BLOCKING {
-            lock(&self.free).push(ticket);
-        }
-    }
-
-    /// Nobody will ask for the request's end any more.
-    pub(crate) fn detach(&self, ticket: u32) {
-        let state = &self.cell(ticket).state;
-        // ORDERING: see `end`.
-        if state.compare_exchange(PENDING, DETACHED, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            self.give_back(ticket);
-        }
-    }
-
-    /// Requests that have not ended.
-    pub(crate) fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
-    }
-
-    /// When the request must have ended.
-    pub(crate) fn deadline(&self, ticket: u32) -> Option<Instant> {
-        let at = self.cell(ticket).deadline.load(Ordering::Relaxed);
-        (at != u64::MAX).then(|| self.born + Duration::from_nanos(at))
-    }
-
-    /// The earliest deadline of a pending request, with its ticket.
-    pub(crate) fn next_deadline(&self) -> Option<(Instant, u32)> {
-        let tickets = 0..u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
-        let pending = tickets.filter(|&t| self.is_pending(t));
-        pending.filter_map(|t| self.deadline(t).map(|d| (d, t))).min()
-    }
-}
-
-/// A lock whose holder panicked guards plain values: go on with them.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use std::sync::Arc;
-
-    use loom::cell::UnsafeCell;
-    use loom::thread;
-
-    use super::*;
-
-    /// What the call has written, whose accesses loom checks.
-    struct Data(UnsafeCell<u32>);
-
-    // SAFETY: that the accesses are ordered is what loom checks.
-    unsafe impl Sync for Data {}
-    // SAFETY: as above.
-    unsafe impl Send for Data {}
-
-    /// Who sees that a request has ended sees what the call has written, and its error.
-    #[test]
-    fn loom_an_end_brings_the_data() {
-        loom::model(|| {
-            let table = Arc::new(Table::new());
-            let data = Arc::new(Data(UnsafeCell::new(0)));
-            let ticket = table.take().expect("a ticket");
-            table.begin(ticket, 1, None);
-            let (theirs, written) = (table.clone(), data.clone());
-            let driver = thread::spawn(move || {
-                // SAFETY: what loom checks.
-                written.0.with_mut(|d| unsafe { *d = 7 });
-                theirs.end(ticket, Err(Error::new(Code::Aborted, "on purpose")));
-            });
-            while table.is_pending(ticket) {
-                thread::yield_now();
+    /// Waits for one of `requests` (those already reported are skipped), at most `timeout`; its
+    /// index, or `None` when the time passed or none is outstanding.
+    ///
+    /// # Errors
+    /// Whatever ended the call; the error's request is the one with [`Request::reported`] newly
+    /// set.
+    pub fn wait_any(
+        requests: &mut [&mut Self],
+        timeout: Option<Duration>,
+    ) -> Result<Option<usize>> {
+        let limit = timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut pause = Duration::from_micros(10);
+        // BOUND: each request has a deadline of its own, and `limit` ends the wait.
+        loop {
+            let mut outstanding = false;
+            for (index, request) in requests.iter_mut().enumerate() {
+                if request.ticket.is_none() {
+                    continue;
+                }
+                outstanding = true;
+                if request.test()? {
+                    return Ok(Some(index));
+                }
             }
-            // SAFETY: what loom checks.
-            assert_eq!(data.0.with(|d| unsafe { *d }), 7);
-            assert_eq!(table.result(ticket).expect_err("its error").code, Code::Aborted);
-            driver.join().expect("the driver");
-        });
+            if !outstanding || limit.is_some_and(|l| Instant::now() >= l) {
+                return Ok(None);
+            }
+            if let Some(first) = requests.iter_mut().find(|r| r.ticket.is_some()) {
+                let left = limit.map_or(pause, |l| l.saturating_duration_since(Instant::now()));
+                let ticket = first.ticket.unwrap_or(BLOCKING);
+                first.core.wait(ticket, Some(Instant::now() + left.min(pause)))?;
+            }
+            pause = (pause * 2).min(Duration::from_millis(1));
+        }
     }
 
-    /// A request dropped while it ends gives its ticket back once: not twice, and not never.
-    #[test]
-    fn loom_a_dropped_request_gives_its_ticket_back_once() {
-        loom::model(|| {
-            let table = Arc::new(Table::new());
-            let ticket = table.take().expect("a ticket");
-            table.begin(ticket, 1, None);
-            let theirs = table.clone();
-            let driver = thread::spawn(move || theirs.end(ticket, Ok(())));
-            table.detach(ticket);
-            driver.join().expect("the driver");
-            assert_eq!(table.pending(), 0);
-            let mut free = lock(&table.free).clone();
-            free.sort_unstable();
-            assert_eq!(free, [1, 2]);
-        });
+    /// Whether the end has been reported.
+    #[must_use]
+    pub fn reported(&self) -> bool {
+        self.ticket.is_none()
     }
+}
 
-    /// Calls of one request that end on two threads end it once, with an error if one has failed.
-    #[test]
-    fn loom_a_group_ends_once() {
-        loom::model(|| {
-            let table = Arc::new(Table::new());
-            let ticket = table.take().expect("a ticket");
-            table.begin(ticket, 2, None);
-            let theirs = table.clone();
-            let other = thread::spawn(move || {
-                theirs.end(ticket, Err(Error::new(Code::Aborted, "on purpose")))
-            });
-            let mine = table.end(ticket, Ok(()));
-            let others = other.join().expect("the other");
-            assert!(mine != others, "one of them is the last");
-            assert!(!table.is_pending(ticket));
-            assert_eq!(table.result(ticket).expect_err("its error").code, Code::Aborted);
-        });
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.core.table.detach(ticket);
+        }
     }
 }

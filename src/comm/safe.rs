@@ -56,11 +56,8 @@ pub(super) fn same(have: usize, need: usize, what: &str) -> Result<()> {
 impl Communicator {
     /// Runs a call whose buffers are borrowed for as long as this takes.
     fn run_borrowed(&self, call: Result<Call>) -> Result<()> {
-        self.note(self.outside_group().and(call).and_then(|call| {
-            // SAFETY: the callers below borrow the slices the call was made of until this returns,
-            // and outside a group the call has ended by then.
-            unsafe { self.run(call) }
-        }))
+        // SAFETY: the callers below borrow the slices the call was made of until this returns.
+        self.note(call.and_then(|call| unsafe { self.run_now(call) }))
     }
 
     /// `recv` = the reduction of every rank's `send`, on every rank.

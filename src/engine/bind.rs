@@ -1,8 +1,8 @@
 //! A plan tied to one call: chunk numbers become addresses, types become kernels.
 //!
-//! This is the only file of the engine that touches memory. Invariant: every address it computes
-//! lies inside the call's buffers (their lengths were checked when the call was validated), inside
-//! the scratch it was given, or inside a peer's buffer whose place the board has checked.
+//! Every address that steps work on comes from here. Invariant: each lies inside the call's buffers
+//! (their lengths were checked when the call was validated), inside the scratch it was given, or
+//! inside a peer's buffer whose place the board has checked.
 
 use std::ptr;
 

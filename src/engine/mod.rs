@@ -9,32 +9,37 @@
 //! call on the board and reads all others', so that the ranks know of each other's buffers and
 //! choose the plan together.
 //!
-//! The first error breaks the engine: all that is pending ends with it.
+//! The first error breaks the engine: all that is pending ends with it. Every call taken ends
+//! exactly once, whatever fails and where: a call is in a list from which [`Engine::fail`] ends it
+//! until its end is in the list of ends.
 //!
 //! Not here: which algorithm (a [`Planner`] says), waiting, deadlines, who is alive.
 
 pub(crate) mod bind;
+mod direct;
 pub(crate) mod lane;
 pub mod link;
+mod meet;
 pub(crate) mod p2p;
+mod receive;
+mod report;
 pub(crate) mod tile;
 pub mod wires;
 
 use std::collections::VecDeque;
-use std::ptr;
 use std::sync::Arc;
 
 use crate::call::{Call, Head, Ragged, head_flag};
 use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
-use crate::engine::link::{Board, Fabric, Notice, Place};
+use crate::engine::link::{Fabric, Notice};
 use crate::engine::p2p::PointToPoint;
 use crate::engine::tile::Layout;
-use crate::engine::wires::{Wires, mismatch};
-use crate::error::{Code, Error, Result};
+use crate::engine::wires::Wires;
+use crate::error::{Code, Error, Result, Scope};
 use crate::kernel::Source;
-use crate::plan::{LANES_MAX, Plan, Region, Verb, flag};
-use crate::types::{Collective, Rank};
+use crate::plan::{LANES_MAX, Plan};
+use crate::types::Rank;
 
 /// How a call is to be carried out.
 #[derive(Clone, Debug)]
@@ -90,7 +95,7 @@ struct Run {
     head: Head,
     /// Position on the board when the ranks meet, else 0.
     turn: u64,
-    /// `None` while the ranks meet.
+    /// `None` while the ranks meet, and while the plan is chosen.
     running: Option<Running>,
 }
 
@@ -109,6 +114,8 @@ pub struct Engine<F, P> {
     queue: VecDeque<(Call, u32)>,
     run: Option<Run>,
     p2p: PointToPoint,
+    /// Notices of the call that the ranks meet for, read so far, in rank order.
+    notices: Vec<Notice>,
     peers: Vec<PeerBuffers>,
     work: Vec<u128>,
     sources: Vec<Source>,
@@ -145,7 +152,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             queue: VecDeque::with_capacity(64),
             run: None,
             p2p: PointToPoint::new(world),
-            peers: Vec::new(),
+            notices: Vec::with_capacity(world),
+            peers: Vec::with_capacity(world),
             work: Vec::new(),
             sources: Vec::with_capacity(world),
             targets: Vec::with_capacity(world),
@@ -177,46 +185,32 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.run.as_ref().map(|run| run.head)
     }
 
-    /// Compares `peer`'s call of a number this rank has reached with the own call of that number,
-    /// if that is remembered.
-    ///
-    /// # Errors
-    /// `MISMATCH` names both.
-    pub fn compare(&self, peer: Rank, theirs: &Head) -> Result<()> {
-        let own = self.recent.iter().flatten().find(|own| own.seq == theirs.seq);
-        // How the call is carried out may not be settled on one side; messages carry that.
-        match own.map(|own| Head { plan: theirs.plan, ..*own }) {
-            Some(own) if own != *theirs => Err(mismatch(self.wires.me, &own, peer.index(), theirs)),
-            _ => Ok(()),
-        }
-    }
-
     /// The error that broke the engine.
     #[must_use]
     pub fn broken(&self) -> Option<&Error> {
         self.broken.as_ref()
     }
 
-    /// Takes a call; its end will be told under `ticket`.
+    /// Takes a call; its end will be told under `ticket`, also when the engine is or gets broken.
     ///
-    /// # Errors
-    /// The engine is broken; the call has not been taken.
-    pub fn submit(&mut self, call: Call, ticket: u32) -> Result<()> {
+    /// # Safety
+    /// The call must be validated for this rank and world, and its buffers valid, and touched by
+    /// nobody else, until its end has been told.
+    pub unsafe fn submit(&mut self, call: Call, ticket: u32) {
         if let Some(error) = &self.broken {
-            return Err(error.clone());
+            self.ended.push_back((ticket, Err(error.clone())));
+            return;
         }
-        if call.collective.point_to_point() {
-            let head = self.head(&call, 0, 0);
-            let posted = self.p2p.submit(&mut self.wires, &call, head, ticket);
-            self.end_sent();
-            if let Err(error) = posted {
-                self.fail(error.clone());
-                return Err(error);
-            }
-            return Ok(());
+        if !call.collective.point_to_point() {
+            self.queue.push_back((call, ticket));
+            return;
         }
-        self.queue.push_back((call, ticket));
-        Ok(())
+        let head = self.head(&call, 0, 0);
+        let posted = self.p2p.submit(&mut self.wires, &call, head, ticket);
+        self.end_sent();
+        if let Err(error) = posted {
+            self.fail(error);
+        }
     }
 
     /// The next request that has ended, with its result.
@@ -257,6 +251,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if self.broken.is_some() {
             return;
         }
+        // What ends one call elsewhere (no memory, a limit) ends the communicator here: the peers
+        // have begun the call.
+        let error = match error.scope() {
+            Scope::Call => Error { code: Code::System, ..error },
+            _ => error,
+        };
+        self.end_sent();
         if let Some(run) = self.run.take() {
             self.ended.push_back((run.ticket, Err(error.clone())));
         }
@@ -269,62 +270,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.broken = Some(error);
     }
 
-    /// Puts the ranks that something pending waits for into `ranks`, ascending, each once.
-    pub fn awaited(&mut self, ranks: &mut Vec<Rank>) {
-        ranks.clear();
-        if let Some(run) = &self.run {
-            match &run.running {
-                None => {
-                    let turn = run.turn;
-                    for peer in (0..self.wires.world).filter(|&p| p != self.wires.me) {
-                        let board = self.wires.fabric.board();
-                        if board.is_some_and(|b| matches!(b.notice(peer, turn), Ok(None))) {
-                            ranks.push(Rank::at(peer));
-                        }
-                    }
-                }
-                Some(running) => awaited_by_lanes(running, &mut self.wires, ranks),
-            }
-        }
-        self.p2p.awaited(ranks);
-        // Who does not take what was posted may itself be waiting for one of those above.
-        if ranks.is_empty() {
-            self.wires.slow_peers(ranks);
-        }
-        ranks.sort_unstable();
-        ranks.dedup();
-    }
-
     /// Every other rank.
     pub fn peers(&self) -> impl Iterator<Item = Rank> + use<F, P> {
         let me = self.wires.me;
         (0..self.wires.world).filter(move |&r| r != me).map(Rank::at)
-    }
-
-    /// Where everything in flight stands, for the report of a call that did not end.
-    #[must_use]
-    pub fn standing(&self) -> String {
-        let Some(run) = &self.run else { return "no collective is running".to_owned() };
-        let Some(running) = &run.running else {
-            return format!("{}: meeting", run.head.describe());
-        };
-        let mut text = run.head.describe();
-        for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
-            if cursor.done {
-                text += &format!("; lane {lane} done");
-                continue;
-            }
-            let step = &running.plan.lane(lane)[usize::from(cursor.step)];
-            let tile = cursor.block * running.bound.window + cursor.tile;
-            let tiles = running.bound.tiles;
-            text += &format!(
-                "; lane {lane} step {} of {} ({step}), tile {tile} of {tiles}, {} elements done",
-                cursor.step,
-                running.plan.lane(lane).len(),
-                cursor.at
-            );
-        }
-        text
     }
 
     fn head(&self, call: &Call, seq: u64, plan: u32) -> Head {
@@ -332,11 +281,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if self.deterministic && call.collective.reduces() {
             flags |= head_flag::DETERMINISTIC;
         }
-        let all_to_all = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
         if call.packed.is_some() {
             flags |= head_flag::PACKED;
         }
-        if all_to_all && ptr::eq(call.send, call.recv) {
+        if call.in_place_all_to_all() {
             flags |= head_flag::IN_PLACE;
         }
         Head {
@@ -397,28 +345,18 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     fn begin(&mut self, call: Call, ticket: u32) -> Result<()> {
         self.seq += 1;
         self.stamp += 1;
-        let mut head = self.head(&call, self.seq, 0);
+        let head = self.head(&call, self.seq, 0);
         let slot = self.seq % RECENT as u64;
         self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
-        let meets = self.planner.meets(&call);
-        let turn = match self.wires.fabric.board() {
-            Some(board) if meets => {
-                self.turns += 1;
-                let (input, output) = buffers(&call, self.wires.me, self.wires.world);
-                let mut place = |at, bytes| match bytes {
-                    0 => Place::EMPTY,
-                    _ => board.place(at, bytes),
-                };
-                let (input, output) = (place(call.send, input), place(call.recv, output));
-                let notice = Notice { head, input, output };
-                board.publish(self.turns, &notice);
-                self.turns
-            }
-            _ => 0,
+        let turn = self.show(&call, head);
+        let mut run = Run { call, ticket, head, turn, running: None };
+        let bound = if turn == 0 {
+            self.bind(&run.call, &mut run.head, false).map(|running| run.running = Some(running))
+        } else {
+            Ok(())
         };
-        let running = if turn == 0 { Some(self.bind(&call, &mut head, false)?) } else { None };
-        self.run = Some(Run { call, ticket, head, turn, running });
-        Ok(())
+        self.run = Some(run);
+        bound
     }
 
     fn bind(&mut self, call: &Call, head: &mut Head, shared: bool) -> Result<Running> {
@@ -430,75 +368,15 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let words = usize::try_from(bytes.div_ceil(16))
             .map_err(|_| Error::new(Code::OutOfMemory, format!("{bytes} bytes of scratch")))?;
         if self.work.len() < words {
+            let more = words - self.work.len();
+            self.work
+                .try_reserve_exact(more)
+                .map_err(|_| Error::new(Code::OutOfMemory, format!("{bytes} bytes of scratch")))?;
             self.work.resize(words, 0);
         }
         let work = self.work.as_mut_ptr().cast();
         let bound = Bound::new(&plan, call, layout, window, work)?;
         Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
-    }
-
-    /// Reads the other ranks' notices; with all there, chooses the plan.
-    fn meet(&mut self) -> Result<bool> {
-        let Some(mut run) = self.run.take() else {
-            return Ok(false);
-        };
-        let outcome = self.try_meet(&mut run);
-        self.run = Some(run);
-        outcome
-    }
-
-    fn try_meet(&mut self, run: &mut Run) -> Result<bool> {
-        let (me, world) = (self.wires.me, self.wires.world);
-        let Some(board) = self.wires.fabric.board() else { return Ok(false) };
-        // Judged by the notices alone, the same on every rank.
-        let mut shared = true;
-        for rank in 0..world {
-            let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
-            if notice.head != run.head {
-                return Err(mismatch(me, &run.head, rank, &notice.head));
-            }
-            shared &= ![notice.input, notice.output].contains(&Place::NOWHERE);
-        }
-        let running = self.bind(&run.call, &mut run.head, shared)?;
-        self.resolve(&running.plan, run)?;
-        run.running = Some(running);
-        Ok(true)
-    }
-
-    /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
-    /// touches may be through with the call already, and have given its memory back.
-    fn resolve(&mut self, plan: &Plan, run: &Run) -> Result<()> {
-        let (me, world, call) = (self.wires.me, self.wires.world, &run.call);
-        self.peers.clear();
-        self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
-        self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
-        let Some(board) = self.wires.fabric.board().filter(|_| plan.direct) else {
-            return Ok(());
-        };
-        for step in &plan.steps {
-            let loads = step.source == Region::PeerInput;
-            let stores = step.target == Region::PeerOutput || step.has(flag::SPREAD);
-            let one = [Rank(step.from)];
-            let touched: &[Rank] = match step.verb {
-                Verb::Fold => &plan.groups[step.from as usize],
-                _ if loads || stores => &one,
-                _ => &[],
-            };
-            for rank in touched.iter().map(|r| r.index()).filter(|&rank| rank != me) {
-                let Some(notice) = board.notice(rank, run.turn)? else {
-                    return Err(Error::new(Code::Internal, "a notice went after it was read"));
-                };
-                let (input, output) = buffers(call, rank, world);
-                let known = &mut self.peers[rank];
-                if loads && known.input.is_null() {
-                    known.input = find(board, call, (me, rank), notice.input, input)?;
-                }
-                if stores && known.output.is_null() {
-                    known.output = find(board, call, (me, rank), notice.output, output)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn poll_run(&mut self) -> Result<bool> {
@@ -539,73 +417,5 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             running.cursors[lane] = cursor;
         }
         Ok(moved)
-    }
-}
-
-/// Where this process finds a peer's buffer, which must have the bytes this rank expects.
-fn find<B: Board>(
-    board: &mut B,
-    call: &Call,
-    (me, peer): (usize, usize),
-    place: Place,
-    bytes: usize,
-) -> Result<*mut u8> {
-    if place.bytes != bytes as u64 {
-        let kind = call.collective;
-        let text = format!(
-            "{kind}: rank {peer} has {} bytes where rank {me} expects {bytes}",
-            place.bytes
-        );
-        return Err(Error::new(Code::Mismatch, text).with_peer(Rank::at(peer)));
-    }
-    if bytes == 0 { Ok(ptr::null_mut()) } else { board.resolve(peer, place) }
-}
-
-/// Bytes of `rank`'s input and output in `call` (as far as another rank can know them).
-fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
-    use Collective as C;
-    let root = rank == call.root.index();
-    let at_root = |elements: u64| if root { elements } else { 0 };
-    let all = call.count.saturating_mul(world as u64);
-    let of = |counts: &[u64]| counts.get(rank).copied().unwrap_or(0);
-    let total = |counts: &[u64]| counts.iter().copied().fold(0, u64::saturating_add);
-    let (input, output) = match call.collective {
-        C::AllReduce => (call.count, call.count),
-        C::Reduce => (call.count, at_root(call.count)),
-        C::Broadcast => (at_root(call.count), if root { 0 } else { call.count }),
-        C::AllGather => (call.count, all),
-        C::ReduceScatter => (all, call.count),
-        C::Gather => (call.count, at_root(all)),
-        C::Scatter => (at_root(all), call.count),
-        C::AllToAll => (all, all),
-        C::AllGatherV => (of(&call.recv_blocks.counts), 0),
-        // Only the root knows the others' counts, and only it needs them.
-        C::GatherV if call.recv_blocks.counts.is_empty() => (call.count, 0),
-        C::GatherV => (of(&call.recv_blocks.counts), 0),
-        C::ReduceScatterV => (total(&call.recv_blocks.counts), 0),
-        _ => (0, 0),
-    };
-    let bytes = |elements: u64| {
-        usize::try_from(elements).unwrap_or(usize::MAX).saturating_mul(call.dtype.bytes())
-    };
-    (bytes(input), bytes(output))
-}
-
-fn awaited_by_lanes<F: Fabric>(running: &Running, wires: &mut Wires<F>, ranks: &mut Vec<Rank>) {
-    for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
-        if cursor.done {
-            continue;
-        }
-        let step = &running.plan.lane(lane)[usize::from(cursor.step)];
-        match step.verb {
-            Verb::Fold => {
-                let group = &running.plan.groups[step.from as usize];
-                let silent = |r: &&Rank| r.index() != wires.me && !wires.heard(r.index(), lane);
-                ranks.extend(group.iter().filter(silent));
-            }
-            Verb::Await => ranks.push(Rank(step.from)),
-            _ if step.receives() => ranks.push(Rank(step.from)),
-            _ => {}
-        }
     }
 }

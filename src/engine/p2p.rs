@@ -62,7 +62,8 @@ impl PointToPoint {
         }
     }
 
-    /// Posts a send or a receive; `head` is the call's, without a number.
+    /// Posts a send or a receive; `head` is the call's, without a number. The ticket is in a list
+    /// here or in `wires` afterwards, also after an error.
     pub(crate) fn submit<F: Fabric>(
         &mut self,
         wires: &mut Wires<F>,
@@ -107,11 +108,7 @@ impl PointToPoint {
 
     /// Moves messages between this rank's own sends and receives.
     fn meet_self<F>(&mut self, wires: &mut Wires<F>) -> Result<()> {
-        while !self.own_sends.is_empty() && !self.own_recvs.is_empty() {
-            let (Some(send), Some(recv)) = (self.own_sends.pop_front(), self.own_recvs.pop_front())
-            else {
-                break;
-            };
+        while let (Some(send), Some(recv)) = (self.own_sends.front(), self.own_recvs.front()) {
             if send.head != recv.head {
                 return Err(mismatch(wires.me, &recv.head, wires.me, &send.head));
             }
@@ -120,6 +117,8 @@ impl PointToPoint {
                 unsafe { std::ptr::copy(send.at, recv.at, send.bytes) };
             }
             wires.sent.extend([send.ticket, recv.ticket]);
+            self.own_sends.pop_front();
+            self.own_recvs.pop_front();
         }
         Ok(())
     }

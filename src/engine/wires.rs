@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use bytemuck::{bytes_of, pod_read_unaligned};
+use bytemuck::{bytes_of, cast};
 
 use crate::call::{HEAD_BYTES, Head};
 use crate::engine::bind::{Bound, Operand};
@@ -186,7 +186,8 @@ impl<F: Fabric> Wires<F> {
         first
     }
 
-    /// Posts a message; what the link takes at once is gone at once.
+    /// Posts a message; what the link takes at once is gone at once. After an error it waits, like
+    /// one the link did not take, for whoever ends what waits.
     pub(crate) fn post(
         &mut self,
         to: usize,
@@ -203,15 +204,18 @@ impl<F: Fabric> Wires<F> {
         if waiting.capacity() == 0 {
             waiting.reserve(POSTS);
         }
-        if self.ports[port].waiting.is_empty()
-            && transmit(self.fabric.tx(to, lane), &mut out, bound, false)?
-        {
+        let gone = if self.ports[port].waiting.is_empty() {
+            transmit(self.fabric.tx(to, lane), &mut out, bound, false)
+        } else {
+            Ok(false)
+        };
+        if let Ok(true) = gone {
             self.sent.extend(out.ticket);
             return Ok(());
         }
         self.waiting[lane] += 1;
         self.ports[port].waiting.push_back(out);
-        Ok(())
+        gone.map(drop)
     }
 
     /// Notes that a fused step has written to the link itself.
@@ -290,9 +294,9 @@ impl<F: Fabric> Wires<F> {
         if window.bytes < HEAD_BYTES {
             return Ok(None);
         }
-        // SAFETY: the window holds at least `HEAD_BYTES` bytes until it is released.
-        let bytes = unsafe { std::slice::from_raw_parts(window.at, HEAD_BYTES) };
-        let head = pod_read_unaligned::<Head>(bytes);
+        // SAFETY: the window holds at least `HEAD_BYTES` bytes until it is released, and any bytes
+        // are a head. Volatile: a peer may write to them at any time, so they are read once.
+        let head: Head = cast(unsafe { window.at.cast::<[u8; HEAD_BYTES]>().read_volatile() });
         rx.release(HEAD_BYTES);
         Ok(Some(head))
     }

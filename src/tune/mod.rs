@@ -120,7 +120,7 @@ impl Tuner {
         algo::offers(algorithm, call.collective)
             && (!call.collective.reduces() || !facts.deterministic || tree_order())
             && (algorithm != Algorithm::Direct || directly(call))
-            && (!in_place_all_to_all(call) || algo::in_place(algorithm, call.collective))
+            && (!call.in_place_all_to_all() || algo::in_place(algorithm, call.collective))
     }
 
     /// The plan by `algorithm`, from the cache if it was made before.
@@ -190,11 +190,6 @@ fn agreed_bytes(call: &Call) -> u64 {
 fn directly(call: &Call) -> bool {
     let factors = call.collective.reduces() && call.op == ReduceOp::PreMulSum;
     !factors && call.collective != Collective::ScatterV
-}
-
-fn in_place_all_to_all(call: &Call) -> bool {
-    matches!(call.collective, Collective::AllToAll | Collective::AllToAllV)
-        && std::ptr::eq(call.send, call.recv)
 }
 
 /// Elements of a tile such that `window + 1` messages of `range` tiles fit every link, heads and

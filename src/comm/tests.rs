@@ -1,0 +1,231 @@
+//! What must not hang or be lost, whatever goes wrong: a communicator of few ranks, or a backend
+//! that misbehaves.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::table::BLOCKING;
+use super::{Args, Communicator};
+use crate::backend::Backend;
+use crate::backend::drive::{Outcome, Patience, drive};
+use crate::call::{Call, Ragged};
+use crate::config::Config;
+use crate::engine::Progress;
+use crate::error::{Code, Error, Result};
+use crate::link::doze::Doze;
+use crate::types::{Collective, Dtype, Rank};
+
+fn threads(world: i64, config: &Config) -> Vec<Communicator> {
+    Communicator::init_all(world, config).expect("communicators")
+}
+
+fn alone(config: &Config) -> Communicator {
+    threads(1, config).pop().expect("one rank")
+}
+
+fn message(comm: &Communicator, kind: Collective, at: &mut [u8], count: u64) -> Call {
+    let mut args = Args::new(kind, Dtype::U8);
+    (args.send, args.recv) = (at.as_ptr(), at.as_mut_ptr());
+    args.count = count;
+    comm.prepare(&args).expect("a valid call")
+}
+
+/// A test that would hang fails instead.
+fn within<R: Send>(limit: Duration, what: impl FnOnce() -> R + Send) -> R {
+    thread::scope(|scope| {
+        let worker = scope.spawn(what);
+        let until = Instant::now() + limit;
+        while !worker.is_finished() {
+            if Instant::now() >= until {
+                eprintln!("still not done after {limit:?}");
+                std::process::abort();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        worker.join().expect("no panic")
+    })
+}
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn both_ends_of_an_uneven_message_to_oneself_end() {
+    let comm = alone(&Config { timeout: None, ..Config::default() });
+    let (mut sent, mut received) = ([1u8; 2], [0u8; 1]);
+    let send = message(&comm, Collective::Send, &mut sent, 2);
+    let recv = message(&comm, Collective::Recv, &mut received, 1);
+    let error = within(LIMIT, || {
+        // SAFETY: both buffers outlive the calls.
+        let mut first = unsafe { comm.start(send) }.expect("posted");
+        // SAFETY: as above.
+        let second = unsafe { comm.start(recv) }.expect("posted").wait(None);
+        assert_eq!(second.expect_err("uneven").code, Code::Mismatch);
+        first.wait(None).expect_err("uneven")
+    });
+    assert_eq!(error.code, Code::Mismatch);
+}
+
+#[test]
+fn a_message_may_not_overlap_the_one_received_beside_it() {
+    let comm = alone(&Config::default());
+    let mut both = [0u8; 8];
+    let send = message(&comm, Collective::Send, &mut both[..6], 6);
+    let recv = message(&comm, Collective::Recv, &mut both[4..], 4);
+    // SAFETY: the buffer outlives the call, which is refused.
+    let refused = unsafe { comm.run_pair(send, recv) }.expect_err("they overlap");
+    assert_eq!(refused.code, Code::Overlap);
+}
+
+#[test]
+fn a_rank_without_data_may_give_no_buffers() {
+    for kind in [Collective::AllToAll, Collective::AllToAllV] {
+        let comms = threads(2, &Config::default());
+        let run = |comm: &Communicator| {
+            let (sent, mut received) = ([0u8; 2], [0u8; 2]);
+            let mut args = Args::new(kind, Dtype::U8);
+            if comm.rank().0 == 1 {
+                (args.send, args.recv) = (sent.as_ptr(), received.as_mut_ptr());
+            }
+            let none = [0, 0];
+            (args.send_counts, args.recv_counts) = (&none, &none);
+            let call = comm.prepare(&args)?;
+            // SAFETY: no byte is touched.
+            unsafe { comm.run(call) }
+        };
+        let ended: Vec<Result<()>> = thread::scope(|scope| {
+            let ranks: Vec<_> = comms.iter().map(|comm| scope.spawn(move || run(comm))).collect();
+            ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
+        });
+        assert!(ended.iter().all(Result::is_ok), "{kind}: {ended:?}");
+    }
+}
+
+#[test]
+fn test_alone_keeps_a_calls_deadline() {
+    let timeout = Some(Duration::from_millis(50));
+    let comm = alone(&Config { timeout, progress_thread: false, ..Config::default() });
+    let mut data = [0u8; 1];
+    let recv = message(&comm, Collective::Recv, &mut data, 1);
+    let error = within(LIMIT, || {
+        // SAFETY: the buffer outlives the call.
+        let mut request = unsafe { comm.start(recv) }.expect("posted");
+        loop {
+            if let Err(error) = request.test() {
+                return error;
+            }
+        }
+    });
+    assert_eq!(error.code, Code::TimedOut);
+}
+
+#[test]
+fn dropping_a_communicator_ends_a_wait_without_deadline() {
+    let comm = alone(&Config { timeout: None, progress_thread: true, ..Config::default() });
+    let mut data = [0u8; 1];
+    let recv = message(&comm, Collective::Recv, &mut data, 1);
+    // SAFETY: the buffer outlives the call.
+    let mut request = unsafe { comm.start(recv) }.expect("posted");
+    let error = within(LIMIT, move || {
+        let waiter = thread::spawn(move || request.wait(Some(Duration::MAX)));
+        thread::sleep(Duration::from_millis(50));
+        drop(comm);
+        waiter.join().expect("no panic").expect_err("dropped")
+    });
+    assert_eq!(error.code, Code::Aborted);
+}
+
+/// A backend that panics once, or moves for ever.
+#[derive(Debug)]
+struct Odd {
+    panics: bool,
+    held: Vec<u32>,
+    broken: Option<Error>,
+    bell: Arc<Doze>,
+}
+
+impl Odd {
+    fn new(panics: bool) -> Self {
+        let bell = Arc::new(Doze::new().expect("a bell"));
+        Self { panics, held: Vec::new(), broken: None, bell }
+    }
+}
+
+impl Backend for Odd {
+    unsafe fn submit(&mut self, _: Call, ticket: u32) {
+        self.held.push(ticket);
+    }
+    fn poll(&mut self) -> Progress {
+        if self.broken.is_some() {
+            return Progress::Idle;
+        }
+        assert!(!self.panics, "on purpose");
+        Progress::Moved
+    }
+    fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
+        None
+    }
+    fn take_spent(&mut self) -> Option<Ragged> {
+        None
+    }
+    fn watch(&mut self) {}
+    fn doze(&mut self, _: Duration) {}
+    fn bell(&self) -> Arc<Doze> {
+        self.bell.clone()
+    }
+    fn fail(&mut self, error: Error) {
+        self.broken.get_or_insert(error);
+    }
+    fn broken(&self) -> Option<&Error> {
+        self.broken.as_ref()
+    }
+    fn awaited(&mut self) -> Vec<Rank> {
+        Vec::new()
+    }
+    fn standing(&self) -> String {
+        String::new()
+    }
+    fn seq(&self) -> u64 {
+        0
+    }
+    fn alloc(&mut self, _: usize) -> Result<*mut u8> {
+        Err(Error::new(Code::Unsupported, "no memory"))
+    }
+    fn free(&mut self, _: *mut u8) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) {}
+}
+
+fn patience() -> Patience {
+    Patience::new(1, 1, None)
+}
+
+#[test]
+fn after_a_panic_everything_pending_ends() {
+    let core = Core::new(Box::new(Odd::new(true)), patience());
+    let ticket = core.table.take().expect("a ticket");
+    core.table.begin(ticket, 1, None);
+    let barrier = || Call::new(Collective::Barrier, Dtype::U8);
+    core.post(barrier(), ticket);
+    assert!(catch_unwind(AssertUnwindSafe(|| core.run(barrier(), None))).is_err());
+    let error = within(LIMIT, || {
+        core.wait(ticket, None).expect("it ends");
+        core.table.result(ticket).expect_err("the backend panicked")
+    });
+    assert_eq!(error.code, Code::Internal);
+    assert!(!core.table.is_pending(BLOCKING));
+    assert_eq!(core.broken().expect("it is broken").code, Code::Internal);
+}
+
+#[test]
+fn a_deadline_holds_while_things_keep_moving() {
+    let mut backend = Odd::new(false);
+    let deadline = Some(Instant::now() + Duration::from_millis(20));
+    let outcome = within(LIMIT, || drive(&mut backend, patience(), deadline, || false, |_| false));
+    assert_eq!(outcome, Outcome::Deadline);
+    let outcome = within(LIMIT, || drive(&mut backend, patience(), None, || true, |_| false));
+    assert_eq!(outcome, Outcome::Interrupted);
+}

@@ -1,0 +1,69 @@
+//! Steps that need no message: in this rank's memory, or straight in its peers'.
+//!
+//! They run a slice at a time, so that deadline, abort and the peers' health are looked at in
+//! between.
+
+use crate::engine::bind::Operand;
+use crate::engine::lane::{Context, Cursor, Flow, at_element};
+use crate::kernel::Form;
+use crate::plan::{Region, Step, flag};
+
+/// The most bytes handled at a time.
+const SLICE_BYTES: usize = 1 << 20;
+
+impl Cursor {
+    /// Copies the source, as the step's stage says.
+    pub(super) fn copy<F>(
+        &mut self,
+        step: &Step,
+        source: Operand,
+        target: Operand,
+        cx: &mut Context<'_, F>,
+    ) -> Flow {
+        let widest = cx.bound.bytes(source.form).max(cx.bound.bytes(target.form));
+        let left = target.count - self.at;
+        // Buffers that lap over each other can only be moved in one go.
+        let laps = (source.at as usize).abs_diff(target.at as usize) < target.count * widest;
+        let count = if laps { left } else { left.min(SLICE_BYTES / widest) };
+        let part = |operand: Operand| Operand {
+            at: at_element(cx.bound, operand, self.at).at.cast_mut(),
+            ..operand
+        };
+        cx.bound.copy(step, part(source), part(target), count);
+        self.at += count;
+        if self.at >= target.count { Flow::Complete } else { Flow::Moved }
+    }
+
+    /// Folds the members' inputs in their own memory, a slice a time.
+    pub(super) fn fold_peers<F>(
+        &mut self,
+        step: &Step,
+        target: Operand,
+        tile: u64,
+        cx: &mut Context<'_, F>,
+    ) -> Flow {
+        let plan = cx.plan;
+        let group = &plan.groups[step.from as usize];
+        let count = (target.count - self.at).min(SLICE_BYTES / cx.bound.bytes(Form::Native));
+        let chunk = |region, first: u32, rank: u32| {
+            let place = (region, first + self.chunk);
+            cx.bound.operand(cx.call, cx.peers, place, rank, tile)
+        };
+        cx.sources.clear();
+        cx.targets.clear();
+        if !step.has(flag::SPREAD) {
+            cx.targets.push(at_element(cx.bound, target, self.at).at.cast_mut());
+        }
+        for rank in group.iter() {
+            let input = chunk(Region::PeerInput, step.source_chunk, rank.0);
+            cx.sources.push(at_element(cx.bound, input, self.at));
+            if step.has(flag::SPREAD) {
+                let output = chunk(Region::PeerOutput, step.target_chunk, rank.0);
+                cx.targets.push(at_element(cx.bound, output, self.at).at.cast_mut());
+            }
+        }
+        cx.bound.fold(step, cx.sources, cx.targets, target.form, count);
+        self.at += count;
+        if self.at >= target.count { Flow::Complete } else { Flow::Moved }
+    }
+}

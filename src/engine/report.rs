@@ -1,0 +1,96 @@
+//! What an engine says of itself: whom it waits for, where it stands, how its calls compare.
+
+use crate::call::Head;
+use crate::engine::link::{Board, Fabric};
+use crate::engine::wires::{Wires, mismatch};
+use crate::engine::{Engine, Planner, Running};
+use crate::error::Result;
+use crate::plan::Verb;
+use crate::types::Rank;
+
+impl<F: Fabric, P: Planner> Engine<F, P> {
+    /// Compares `peer`'s call of a number this rank has reached with the own call of that number,
+    /// if that is remembered.
+    ///
+    /// # Errors
+    /// `MISMATCH` names both.
+    pub fn compare(&self, peer: Rank, theirs: &Head) -> Result<()> {
+        let own = self.recent.iter().flatten().find(|own| own.seq == theirs.seq);
+        // How the call is carried out may not be settled on one side; messages carry that.
+        match own.map(|own| Head { plan: theirs.plan, ..*own }) {
+            Some(own) if own != *theirs => Err(mismatch(self.wires.me, &own, peer.index(), theirs)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the ranks that something pending waits for into `ranks`, ascending, each once.
+    pub fn awaited(&mut self, ranks: &mut Vec<Rank>) {
+        ranks.clear();
+        if let Some(run) = &self.run {
+            match &run.running {
+                None => {
+                    let turn = run.turn;
+                    for peer in (0..self.wires.world).filter(|&p| p != self.wires.me) {
+                        let board = self.wires.fabric.board();
+                        if board.is_some_and(|b| matches!(b.notice(peer, turn), Ok(None))) {
+                            ranks.push(Rank::at(peer));
+                        }
+                    }
+                }
+                Some(running) => awaited_by_lanes(running, &mut self.wires, ranks),
+            }
+        }
+        self.p2p.awaited(ranks);
+        // Who does not take what was posted may itself be waiting for one of those above.
+        if ranks.is_empty() {
+            self.wires.slow_peers(ranks);
+        }
+        ranks.sort_unstable();
+        ranks.dedup();
+    }
+
+    /// Where everything in flight stands, for the report of a call that did not end.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        let Some(run) = &self.run else { return "no collective is running".to_owned() };
+        let Some(running) = &run.running else {
+            return format!("{}: meeting", run.head.describe());
+        };
+        let mut text = run.head.describe();
+        for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
+            if cursor.done {
+                text += &format!("; lane {lane} done");
+                continue;
+            }
+            let step = &running.plan.lane(lane)[usize::from(cursor.step)];
+            let tile = cursor.block * running.bound.window + cursor.tile;
+            let tiles = running.bound.tiles;
+            text += &format!(
+                "; lane {lane} step {} of {} ({step}), tile {tile} of {tiles}, {} elements done",
+                cursor.step,
+                running.plan.lane(lane).len(),
+                cursor.at
+            );
+        }
+        text
+    }
+}
+
+fn awaited_by_lanes<F: Fabric>(running: &Running, wires: &mut Wires<F>, ranks: &mut Vec<Rank>) {
+    for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
+        if cursor.done {
+            continue;
+        }
+        let step = &running.plan.lane(lane)[usize::from(cursor.step)];
+        match step.verb {
+            Verb::Fold => {
+                let group = &running.plan.groups[step.from as usize];
+                let silent = |r: &&Rank| r.index() != wires.me && !wires.heard(r.index(), lane);
+                ranks.extend(group.iter().filter(silent));
+            }
+            Verb::Await => ranks.push(Rank(step.from)),
+            _ if step.receives() => ranks.push(Rank(step.from)),
+            _ => {}
+        }
+    }
+}
