@@ -24,6 +24,7 @@ mod scope;
 mod table;
 #[cfg(test)]
 mod tests;
+mod uneven;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -36,7 +37,7 @@ use self::call::{Seat, apart};
 use self::core::Core;
 use self::form::Formed;
 pub use self::request::Request;
-pub use self::safe::Element;
+pub use self::safe::{Element, F8E4M3, F8E5M2};
 pub use self::scope::Scope;
 pub(crate) use self::table::lock;
 use crate::backend::drive::Patience;
@@ -298,11 +299,17 @@ impl Communicator {
     /// The call's buffers must be valid, and touched by nobody else, until this returns.
     unsafe fn run_now(&self, call: Call) -> Result<()> {
         let _inside = self.enter()?;
-        if lock(&self.group).is_some() {
-            let text = "calls on slices cannot be collected: end the group first";
-            return Err(Error::new(Code::InvalidState, text));
-        }
+        self.no_slices_in_group()?;
         self.core.run(call, self.config.timeout)
+    }
+
+    /// Borrowed buffers may be gone when a group ends.
+    fn no_slices_in_group(&self) -> Result<()> {
+        if lock(&self.group).is_none() {
+            return Ok(());
+        }
+        let text = "calls on slices cannot be collected: end the group first";
+        Err(Error::new(Code::InvalidState, text))
     }
 
     /// Starts a call.
@@ -345,6 +352,18 @@ impl Communicator {
             group.extend([send, recv]);
             return Ok(());
         }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.post_all(&[send, recv])? }.wait(None).map(drop)
+    }
+
+    /// As [`Communicator::run_pair`], but refused inside a group: both have ended when this returns.
+    ///
+    /// # Safety
+    /// As [`Communicator::run_now`], for each of the two.
+    unsafe fn run_pair_now(&self, send: Call, recv: Call) -> Result<()> {
+        let _inside = self.enter()?;
+        self.no_slices_in_group()?;
+        apart(&send, &recv)?;
         // SAFETY: the caller's promise is passed on.
         unsafe { self.post_all(&[send, recv])? }.wait(None).map(drop)
     }

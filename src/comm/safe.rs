@@ -18,6 +18,16 @@ pub trait Element: sealed::Sealed + Copy + Send + 'static {
     const DTYPE: Dtype;
 }
 
+/// An 8-bit float of 4 exponent bits (OCP OFP8 E4M3), by its bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct F8E4M3(pub u8);
+
+/// An 8-bit float of 5 exponent bits (OCP OFP8 E5M2), by its bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct F8E5M2(pub u8);
+
 macro_rules! elements {
     ($($rust:ty => $dtype:ident,)+) => {
         $(
@@ -29,7 +39,7 @@ macro_rules! elements {
 
 elements! {
     i8 => I8, u8 => U8, i16 => I16, u16 => U16, i32 => I32, u32 => U32, i64 => I64, u64 => U64,
-    f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64, [f32; 2] => Complex64, [f64; 2] => Complex128,
+    f16 => F16, bf16 => Bf16, F8E4M3 => F8E4M3, F8E5M2 => F8E5M2, f32 => F32, f64 => F64, [f32; 2] => Complex64, [f64; 2] => Complex128,
 }
 
 pub(super) fn buffers<T: Element>(send: &[T], recv: &mut [T]) -> Buffers {
@@ -55,7 +65,7 @@ pub(super) fn same(have: usize, need: usize, what: &str) -> Result<()> {
 
 impl Communicator {
     /// Runs a call whose buffers are borrowed for as long as this takes.
-    fn run_borrowed(&self, call: Result<Call>) -> Result<()> {
+    pub(super) fn run_borrowed(&self, call: Result<Call>) -> Result<()> {
         // SAFETY: the callers below borrow the slices the call was made of until this returns.
         self.note(call.and_then(|call| unsafe { self.run_now(call) }))
     }
@@ -158,6 +168,36 @@ impl Communicator {
         self.equal(Collective::AllToAll, send, recv, count, ReduceOp::Sum.into())
     }
 
+    /// `recv` at `root` = every rank's `send`, in rank order; elsewhere `recv` may be empty.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when the root's `recv` is not world times as long; `RANK_OUT_OF_RANGE`;
+    /// whatever ends the call.
+    pub fn gather<T: Element>(&self, send: &[T], recv: &mut [T], root: Rank) -> Result<()> {
+        self.seat().peer(i64::from(root.0), "root")?;
+        if self.rank() == root {
+            same(recv.len(), send.len() * self.world_size() as usize, "the output of gather")?;
+        }
+        let (count, sum) = (send.len() as u64, ReduceOp::Sum.into());
+        let both = buffers(send, recv);
+        self.run_borrowed(self.seat().blocks(Collective::Gather, both, count, sum, root))
+    }
+
+    /// `recv` = this rank's block of the root's `send`; elsewhere `send` may be empty.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when the root's `send` is not world times as long; `RANK_OUT_OF_RANGE`;
+    /// whatever ends the call.
+    pub fn scatter<T: Element>(&self, send: &[T], recv: &mut [T], root: Rank) -> Result<()> {
+        self.seat().peer(i64::from(root.0), "root")?;
+        if self.rank() == root {
+            same(send.len(), recv.len() * self.world_size() as usize, "the input of scatter")?;
+        }
+        let (count, sum) = (recv.len() as u64, ReduceOp::Sum.into());
+        let both = buffers(send, recv);
+        self.run_borrowed(self.seat().blocks(Collective::Scatter, both, count, sum, root))
+    }
+
     fn equal<T: Element>(
         &self,
         kind: Collective,
@@ -197,5 +237,26 @@ impl Communicator {
         let count = data.len() as u64;
         let both = buffers(&[], data);
         self.run_borrowed(self.seat().message(Collective::Recv, both, count, peer))
+    }
+
+    /// Sends `data` to `to` while receiving into `into` what `from` sends.
+    ///
+    /// # Errors
+    /// `RANK_OUT_OF_RANGE`; whatever ends either message.
+    pub fn send_recv<T: Element>(
+        &self,
+        data: &[T],
+        to: Rank,
+        into: &mut [T],
+        from: Rank,
+    ) -> Result<()> {
+        self.seat().peer(i64::from(to.0), "peer")?;
+        self.seat().peer(i64::from(from.0), "peer")?;
+        let (sent, received) = (data.len() as u64, into.len() as u64);
+        let both = buffers(data, into);
+        let send = self.seat().message(Collective::Send, both, sent, to);
+        let recv = self.seat().message(Collective::Recv, both, received, from);
+        // SAFETY: the slices are borrowed until this returns, and both have ended by then.
+        self.note(send.and_then(|send| unsafe { self.run_pair_now(send, recv?) }))
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::table::BLOCKING;
-use super::{Args, Communicator};
+use super::{Args, Communicator, F8E4M3};
 use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::call::{Call, Ragged};
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::engine::Progress;
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Doze;
-use crate::types::{Collective, Dtype, Rank};
+use crate::types::{Collective, Dtype, Rank, ReduceOp};
 
 fn threads(world: i64, config: &Config) -> Vec<Communicator> {
     Communicator::init_all(world, config).expect("communicators")
@@ -228,4 +228,66 @@ fn a_deadline_holds_while_things_keep_moving() {
     assert_eq!(outcome, Outcome::Deadline);
     let outcome = within(LIMIT, || drive(&mut backend, patience(), None, || true, |_| false));
     assert_eq!(outcome, Outcome::Interrupted);
+}
+
+#[test]
+fn uneven_blocks_on_slices() {
+    let comms = threads(3, &Config::default());
+    let counts = [2u64, 0, 1];
+    thread::scope(|scope| {
+        for comm in &comms {
+            scope.spawn(move || {
+                let me = comm.rank().0;
+                let own = usize::try_from(counts[me as usize]).expect("small");
+                let mine = vec![me; own];
+                let mut all = [9; 3];
+                comm.all_gather_v(&mine, &mut all, &counts).expect("all_gather_v");
+                assert_eq!(all, [0, 0, 2]);
+                let mut sum = vec![0; own];
+                comm.reduce_scatter_v(&all, &mut sum, &counts, ReduceOp::Sum).expect("reduced");
+                assert_eq!(sum, vec![3 * me; own]);
+                let root = Rank(1);
+                let mut gathered = [9; 3];
+                comm.gather_v(&mine, &mut gathered, &counts, root).expect("gather_v");
+                assert_eq!(gathered, if comm.rank() == root { [0, 0, 2] } else { [9; 3] });
+                let mut back = vec![7; own];
+                comm.scatter_v(&gathered, &counts, &mut back, root).expect("scatter_v");
+                assert_eq!(back, mine);
+                // Rank r sends r elements to each.
+                let (given, taken) = ([u64::from(me); 3], [0u64, 1, 2]);
+                let (sent, mut got) = (vec![me; 3 * me as usize], [9; 3]);
+                comm.all_to_all_v(&sent, &given, &mut got, &taken).expect("all_to_all_v");
+                assert_eq!(got, [1, 2, 2]);
+                let wrong = comm.all_gather_v(&mine, &mut all[..2], &counts).expect_err("short");
+                assert_eq!(wrong.code, Code::InvalidArgument);
+            });
+        }
+    });
+}
+
+#[test]
+fn gather_scatter_and_exchange_on_slices() {
+    let comms = threads(3, &Config::default());
+    thread::scope(|scope| {
+        for comm in &comms {
+            scope.spawn(move || {
+                let (me, root) = (comm.rank().0, Rank(2));
+                let mut all = [0u32; 3];
+                comm.gather(&[me], &mut all, root).expect("gather");
+                let mut own = [9];
+                comm.scatter(&all, &mut own, root).expect("scatter");
+                assert_eq!(own, [me]);
+                let (next, last) = (Rank((me + 1) % 3), Rank((me + 2) % 3));
+                comm.send_recv(&[me], next, &mut own, last).expect("send_recv");
+                assert_eq!(own, [last.0]);
+                comm.group_start().expect("a group");
+                let refused = comm.send_recv(&[me], next, &mut own, last).expect_err("collected");
+                assert_eq!(refused.code, Code::InvalidState);
+                comm.group_end().expect("an empty group");
+                let mut small = [F8E4M3(0x38); 4];
+                comm.all_reduce_in_place(&mut small, ReduceOp::Sum).expect("all_reduce");
+                assert_eq!(small, [F8E4M3(0x44); 4], "1 + 1 + 1 is 3");
+            });
+        }
+    });
 }
