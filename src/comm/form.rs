@@ -113,7 +113,7 @@ pub(crate) fn processes(
     epoch: u32,
 ) -> Result<Formed> {
     let (rank, world) = place(rank, world)?;
-    let deadline = Instant::now() + config.init_timeout;
+    let deadline = super::start::deadline(config);
     let choice = choose(config.interface.as_deref())?;
     let listeners = mesh::listen(&choice.addresses)?;
     let door = LocalListener::new()?;

@@ -2,8 +2,9 @@
 
 use crate::boot::id::UniqueId;
 use crate::call::Call;
+use crate::comm::start::unique_id_on;
 use crate::comm::table::lock;
-use crate::comm::{Communicator, Request, unique_id_on};
+use crate::comm::{Communicator, Request};
 use crate::error::{Code, Error, Result};
 
 impl Communicator {

@@ -39,7 +39,8 @@ macro_rules! elements {
 
 elements! {
     i8 => I8, u8 => U8, i16 => I16, u16 => U16, i32 => I32, u32 => U32, i64 => I64, u64 => U64,
-    f16 => F16, bf16 => Bf16, F8E4M3 => F8E4M3, F8E5M2 => F8E5M2, f32 => F32, f64 => F64, [f32; 2] => Complex64, [f64; 2] => Complex128,
+    f16 => F16, bf16 => Bf16, F8E4M3 => F8E4M3, F8E5M2 => F8E5M2, f32 => F32, f64 => F64,
+    [f32; 2] => Complex64, [f64; 2] => Complex128,
 }
 
 pub(super) fn buffers<T: Element>(send: &[T], recv: &mut [T]) -> Buffers {

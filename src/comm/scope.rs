@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use crate::call::Call;
-use crate::comm::call::Operation;
+use crate::comm::call::{Buffers, Operation};
 use crate::comm::safe::{Element, buffers, part, same};
 use crate::comm::{Communicator, Request};
 use crate::error::Result;
@@ -79,6 +79,49 @@ impl<'env> Scope<'_, 'env> {
         let (count, both) = (send.len() as u64, buffers(send, recv));
         let operation = operation.into();
         self.start(self.comm.seat().whole(Collective::AllReduce, both, count, operation, Rank(0)))
+    }
+
+    /// As [`Communicator::reduce`], without waiting.
+    ///
+    /// # Errors
+    /// A usage error; what ends the call is the scope's.
+    pub fn reduce<T: Element>(
+        &self,
+        send: &'env [T],
+        recv: &'env mut [T],
+        operation: impl Into<Operation>,
+        root: Rank,
+    ) -> Result<()> {
+        self.comm.seat().peer(i64::from(root.0), "root")?;
+        if self.comm.rank() == root {
+            same(recv.len(), send.len(), "the output of reduce")?;
+        }
+        let (count, both) = (send.len() as u64, buffers(send, recv));
+        let operation = operation.into();
+        self.start(self.comm.seat().whole(Collective::Reduce, both, count, operation, root))
+    }
+
+    /// As [`Communicator::broadcast`], without waiting.
+    ///
+    /// # Errors
+    /// A usage error; what ends the call is the scope's.
+    pub fn broadcast<T: Element>(&self, data: &'env mut [T], root: Rank) -> Result<()> {
+        self.comm.seat().peer(i64::from(root.0), "root")?;
+        let recv = data.as_mut_ptr().cast::<u8>();
+        let both = Buffers { send: recv.cast_const(), recv, dtype: T::DTYPE };
+        let (count, sum) = (data.len() as u64, ReduceOp::Sum.into());
+        self.start(self.comm.seat().whole(Collective::Broadcast, both, count, sum, root))
+    }
+
+    /// As [`Communicator::all_to_all`], without waiting.
+    ///
+    /// # Errors
+    /// A usage error; what ends the call is the scope's.
+    pub fn all_to_all<T: Element>(&self, send: &'env [T], recv: &'env mut [T]) -> Result<()> {
+        same(recv.len(), send.len(), "the output of all_to_all")?;
+        let count = part(send.len(), self.comm.world_size(), "the input of all_to_all")?;
+        let (both, sum) = (buffers(send, recv), ReduceOp::Sum.into());
+        self.start(self.comm.seat().blocks(Collective::AllToAll, both, count, sum, Rank(0)))
     }
 
     /// As [`Communicator::all_gather`], without waiting.

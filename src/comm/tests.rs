@@ -291,3 +291,25 @@ fn gather_scatter_and_exchange_on_slices() {
         }
     });
 }
+
+#[test]
+fn a_scope_ends_all_it_started() {
+    let comms = threads(3, &Config::default());
+    thread::scope(|scope| {
+        for comm in &comms {
+            scope.spawn(move || {
+                let me = comm.rank().0;
+                let (mut sum, mut word, mut swapped) = ([0u32; 2], [me], [0; 3]);
+                let (mine, blocks) = ([me; 2], [me; 3]);
+                comm.scope(|scope| {
+                    scope.reduce(&mine, &mut sum, ReduceOp::Sum, Rank(1))?;
+                    scope.broadcast(&mut word, Rank(2))?;
+                    scope.all_to_all(&blocks, &mut swapped)
+                })
+                .expect("all three end");
+                assert_eq!(sum, if me == 1 { [3; 2] } else { [0; 2] });
+                assert_eq!((word, swapped), ([2], [0, 1, 2]));
+            });
+        }
+    });
+}

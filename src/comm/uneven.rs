@@ -1,5 +1,5 @@
-//! The collectives of uneven blocks on slices: safe, blocking, typed. Blocks lie end to end, in rank
-//! order; a rank's block may be empty.
+//! The collectives of uneven blocks on slices: safe, blocking, typed. Blocks lie end to end, in
+//! rank order; a rank's block may be empty.
 
 use crate::comm::safe::{Element, same};
 use crate::comm::{Args, Communicator, Operation};

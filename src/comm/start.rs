@@ -1,0 +1,116 @@
+//! How communicators begin: by an id, from the environment, as threads of one process.
+
+use std::time::{Duration, Instant};
+
+use crate::boot::env::Launch;
+use crate::boot::id::UniqueId;
+use crate::boot::interface::choose;
+use crate::boot::key::Key;
+use crate::boot::rendezvous::Rendezvous;
+use crate::comm::call::Seat;
+use crate::comm::{Communicator, form};
+use crate::config::Config;
+use crate::error::Result;
+use crate::obs::log::Level;
+use crate::sync::{Ordering, StaticU32};
+use crate::sys::{affinity, limits};
+use crate::types::Rank;
+
+/// Communicators this process has made from its environment: each needs a meeting place of its own.
+static FROM_ENVIRONMENT: StaticU32 = StaticU32::new(0);
+
+/// A new job: an id that carries its addresses and a random key, and a background thread where its
+/// ranks will meet. Give the id to every rank; who has it can join.
+///
+/// # Errors
+/// `NO_ADDRESS` when there is no usable network address, `SYSTEM` when sockets or memory run out.
+pub fn unique_id() -> Result<UniqueId> {
+    unique_id_on(Config::from_env()?.interface.as_deref())
+}
+
+/// As [`unique_id`], on the interface that `spec` names.
+pub(super) fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
+    let choice = choose(spec)?;
+    let addresses: Vec<_> =
+        choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
+    Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
+}
+
+/// Lets the calling thread, and threads it starts later, run on one processor only: number `index`
+/// of those it may use now, counted around.
+///
+/// A communicator counts the processors when it forms, to decide how to wait: bind after that.
+///
+/// # Errors
+/// `SYSTEM` when the system refuses.
+pub fn bind_to_core(index: usize) -> Result<()> {
+    let allowed = affinity::allowed()?;
+    affinity::set(&[allowed[index % allowed.len()]])
+}
+
+/// When all ranks must have come.
+pub(super) fn deadline(config: &Config) -> Instant {
+    let now = Instant::now();
+    // Whoever asks for more time than there is gets a lifetime.
+    now.checked_add(config.init_timeout).unwrap_or(now + Duration::from_secs(1 << 32))
+}
+
+impl Communicator {
+    /// This rank's place in the job of `id`. Blocks until all `world` ranks have come.
+    ///
+    /// # Errors
+    /// `MISSING_RANKS` names those that did not come in time; `UNAUTHENTICATED`,
+    /// `VERSION_MISMATCH`, `RANK_OUT_OF_RANGE` and `INVALID_ARGUMENT` say what is wrong with whom.
+    pub fn init_rank(id: &UniqueId, rank: i64, world: i64, config: &Config) -> Result<Self> {
+        Self::with_epoch(id, rank, world, config, 0)
+    }
+
+    pub(crate) fn with_epoch(
+        id: &UniqueId,
+        rank: i64,
+        world: i64,
+        config: &Config,
+        epoch: u32,
+    ) -> Result<Self> {
+        let (number, size) = form::place(rank, world)?;
+        // A world of a few hundred ranks needs more descriptors than the usual soft limit.
+        let _ = limits::raise_files();
+        let formed = form::processes(id, rank, world, config, epoch)?;
+        Ok(Self::new(formed, Seat { rank: Rank(number), world: size }))
+    }
+
+    /// This rank's place as the launcher's environment tells it.
+    ///
+    /// # Errors
+    /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
+    /// set; else as [`Communicator::init_rank`].
+    pub fn init_env(config: &Config) -> Result<Self> {
+        let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
+        let launch = Launch::from_env(instance)?;
+        let deadline = deadline(config);
+        let (id, hosted) = launch.unique_id(deadline)?;
+        let made = Self::init_rank(&id, i64::from(launch.rank), i64::from(launch.world), config);
+        // Everyone has joined, or nobody will: the meeting place may go.
+        drop(hosted);
+        let mut made = made?;
+        // A failed attempt has used up no meeting place: this rank may try again where the others
+        // are.
+        FROM_ENVIRONMENT.fetch_add(1, Ordering::Relaxed);
+        made.say(Level::Info, format!("rank and world from {}", launch.launcher));
+        if let Some(warning) = launch.warning() {
+            made.say(Level::Warn, warning);
+        }
+        Ok(made)
+    }
+
+    /// Communicators for `world` threads of this process, in rank order.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a world of 0 or too large, `OUT_OF_MEMORY`, `SYSTEM`.
+    pub fn init_all(world: i64, config: &Config) -> Result<Vec<Self>> {
+        let (_, size) = form::place(0, world)?;
+        let formed = form::threads(size, config)?;
+        let seat = |rank| Seat { rank: Rank(rank), world: size };
+        Ok((0..).zip(formed).map(|(rank, formed)| Self::new(formed, seat(rank))).collect())
+    }
+}
