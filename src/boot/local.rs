@@ -346,7 +346,7 @@ impl Mine<'_> {
         // The offer and the verdict are far smaller than a socket's buffer, so a socket that does
         // not take them at once belongs to a peer that does not read.
         if trade.sent == 0 {
-            let fds = [self.segment.fd().as_raw_fd(), self.bell.fd().as_raw_fd()];
+            let fds = [self.segment.fd().as_raw_fd(), self.bell.far_end()?.as_raw_fd()];
             trade.sent = unix::send_with_fds(&trade.stream, &self.offer, &fds)?;
             if trade.sent != OFFER_BYTES {
                 return Err(Error::new(Code::Protocol, "the peer does not read"));

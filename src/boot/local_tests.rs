@@ -35,7 +35,7 @@ fn trade(field: &Arc<Field>, who: &[u32], deadline: Instant) -> Vec<Done> {
             let world = u32::try_from(field.names.len()).expect("small");
             let place = Place { rank, world, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 8192).expect("segment");
-            let bell = Bell::new().expect("bell");
+            let bell = Bell::open().expect("bell");
             let own = &field.listeners[Rank(rank).index()];
             let peers = exchange_local(&place, own, &field.names, &segment, &bell);
             let _ = send.send((rank, (segment, bell, peers.expect("local"))));
@@ -144,7 +144,7 @@ fn a_segment_with_another_token_is_not_local() {
         let honest = scope.spawn(|| {
             let place = Place { rank: 0, world: 2, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 4096).expect("segment");
-            let bell = Bell::new().expect("bell");
+            let bell = Bell::open().expect("bell");
             exchange_local(&place, &field.listeners[0], &field.names, &segment, &bell)
         });
         let hello = Hello { rank: 1, to: 0, world: 2, epoch: 1, purpose: Purpose::Local };
@@ -153,11 +153,11 @@ fn a_segment_with_another_token_is_not_local() {
         let (stream, _) = Conn::new(stream, shake, deadline).complete().expect("proved");
         let segment = Segment::create("test", 4096).expect("segment");
         segment.write_header(1, [1; 32]).expect("header");
-        let bell = Bell::new().expect("bell");
+        let bell = Bell::open().expect("bell");
         let mut offer = [2; OFFER_BYTES];
         offer[..8].copy_from_slice(OFFER_MAGIC);
         offer[8..16].copy_from_slice(&4096u64.to_le_bytes());
-        let fds = [segment.fd().as_raw_fd(), bell.fd().as_raw_fd()];
+        let fds = [segment.fd().as_raw_fd(), bell.far_end().expect("open").as_raw_fd()];
         unix::send_with_fds(&stream, &offer, &fds).expect("send");
         let peers = honest.join().expect("thread").expect("local");
         assert!(peers[1].is_none());

@@ -185,7 +185,7 @@ impl Forming<'_> {
         let candidates: Vec<usize> = (0..self.cards.len()).filter(same).collect();
         let index = candidates.iter().position(|&r| r == me).unwrap_or(0);
         let segment = Segment::create("unisono-rings", shm::segment_bytes(candidates.len()))?;
-        let bell = Bell::new()?;
+        let bell = Bell::open()?;
         let names: Vec<Option<String>> = (0..self.cards.len())
             .map(|r| (candidates.contains(&r) && r != me).then(|| self.cards[r].name.clone()))
             .collect();
