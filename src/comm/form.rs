@@ -198,10 +198,7 @@ impl Forming<'_> {
             if rank == me {
                 return (rank, own.take().map(|n| (n, None)));
             }
-            let found = peers[rank]
-                .take()
-                .filter(|p| p.segment.len() == shm::segment_bytes(candidates.len()));
-            let made = found.map(|LocalPeer { segment, bell, process, socket }| {
+            let made = peers[rank].take().map(|LocalPeer { segment, bell, process, socket }| {
                 (Neighbour::new(rank, segment, bell, Some(socket)), process)
             });
             (rank, made)
@@ -285,7 +282,7 @@ impl Forming<'_> {
             }
             let control = Control::new(Rank::at(rank), peer.control, processes[rank].take());
             // The kernel notices a peer's host that is gone without a word.
-            set_keepalive(control.stream(), true)?;
+            set_keepalive(control.stream())?;
             poller.add(control.stream(), 2, Interest::Edge)?;
             if let Some(process) = control.process() {
                 poller.add(process.fd(), 3, Interest::Edge)?;
