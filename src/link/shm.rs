@@ -127,7 +127,8 @@ pub(crate) fn board(neighbours: &[&Neighbour], me: usize) -> AnyBoard {
     let peer =
         |n: &&Neighbour| Peer { segment: n.segment.clone(), socket: n.socket.clone(), seen: 0 };
     let peers = neighbours.iter().map(peer).collect();
-    AnyBoard::Host(HostBoard::new(rows, me, peers))
+    let (own, foreign, gone) = (Vec::new(), HashMap::new(), Vec::new());
+    AnyBoard::Host(HostBoard { rows, me, peers, own, next: 0, foreign, gone })
 }
 
 /// What goes over a local socket beside a descriptor.
@@ -193,11 +194,6 @@ pub(crate) struct HostBoard {
 }
 
 impl HostBoard {
-    fn new(rows: Rows, me: usize, peers: Box<[Peer]>) -> Self {
-        let (own, foreign, gone) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { rows, me, peers, own, next: 0, foreign, gone }
-    }
-
     /// Zeroed memory that every rank of the world can map.
     pub(crate) fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {
         self.look()?;
@@ -351,12 +347,8 @@ fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
 impl Board for HostBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         let found = |(number, segment): &(u32, Segment)| {
-            let bytes_there = bytes as u64;
-            inside(segment, at, bytes).map(|offset| Place {
-                segment: *number,
-                offset,
-                bytes: bytes_there,
-            })
+            let offset = inside(segment, at, bytes)?;
+            Some(Place { segment: *number, offset, bytes: bytes as u64 })
         };
         self.own.iter().find_map(found).unwrap_or(Place::NOWHERE)
     }

@@ -450,8 +450,8 @@ impl Job<'_> {
         }
     }
 
-    /// Takes what `rank` has written, at most what we have room for; with `close`, no more comes, and
-    /// who holds the pipe and writes on and on is heard for a backlog more.
+    /// Takes what `rank` has written, at most what we have room for; with `close`, no more comes,
+    /// and who holds the pipe and writes on and on is heard for a backlog more.
     fn drain(&mut self, rank: usize, close: bool) {
         let mut bytes = [0; READ_BYTES];
         for stream in [Stream::Out, Stream::Err] {
