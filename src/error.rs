@@ -184,6 +184,22 @@ impl Error {
     }
 }
 
+/// `text`, cut between characters to at most `bytes` bytes.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A text that another process has sent, fit to be shown: control characters could do things to a
+/// terminal.
+pub(crate) fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.code.name(), self.code as i32, self.code.text())?;
@@ -222,6 +238,12 @@ mod tests {
             assert!(!code.text().is_empty());
         }
         assert_eq!(Code::from_number(99), None);
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters_and_shown_without_control() {
+        assert_eq!([cut("aé", 3), cut("aé", 2), cut("aé", 0), cut("", 9)], ["aé", "a", "", ""]);
+        assert_eq!(shown(b"a\x1b[2J\nb\xff"), "a [2J b\u{fffd}");
     }
 
     #[test]

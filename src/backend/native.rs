@@ -23,6 +23,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Calls after which a rank that never waits listens all the same.
 const LISTEN_EVERY: u32 = 256;
 
+/// Calls after which such a rank looks for memory that peers have given out.
+const LOOK_EVERY: u32 = 32;
+
 /// One rank's engine, and what it waits on.
 #[derive(Debug)]
 pub(crate) struct Native {
@@ -70,6 +73,15 @@ impl Native {
             unheard: 0,
             ranks: Vec::with_capacity(world),
             private: HashMap::new(),
+        }
+    }
+
+    /// Takes in what peers have sent of their memory, so that they may send more.
+    fn look(&mut self) {
+        if let Some(AnyBoard::Host(board)) = self.engine.fabric().board()
+            && let Err(error) = board.look()
+        {
+            self.fail(error);
         }
     }
 
@@ -145,10 +157,14 @@ impl Backend for Native {
             let text = format!("rank {rank} is gone: {why}");
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
         }
+        // A call that has only just been made has not stood still for long.
+        self.stale = true;
         self.unheard += 1;
         if self.unheard >= LISTEN_EVERY {
             self.unheard = 0;
             self.watch();
+        } else if self.unheard.is_multiple_of(LOOK_EVERY) {
+            self.look();
         }
         // SAFETY: the caller's promise is passed on.
         unsafe { self.engine.submit(call, ticket) };
@@ -156,13 +172,13 @@ impl Backend for Native {
 
     #[inline]
     fn poll(&mut self) -> Progress {
-        if !self.health.begin() {
+        let Some(work) = self.health.begin() else {
             // Another thread has failed: hear what it was, which ends our calls.
             self.watch();
             return Progress::Idle;
-        }
+        };
         let progress = self.engine.poll();
-        self.health.end();
+        work.done();
         if progress == Progress::Moved {
             self.stale = true;
             // An error the engine itself has found is news to the others.
@@ -185,8 +201,15 @@ impl Backend for Native {
         if std::mem::take(&mut self.stale) {
             self.moved = Instant::now();
         }
+        self.look();
         self.health.watch(&mut self.news);
         self.judge();
+        // After the news: a rank that fails says so before it gives its memory back.
+        if self.engine.present().is_none()
+            && let Some(AnyBoard::Host(board)) = self.engine.fabric().board()
+        {
+            board.sweep();
+        }
     }
 
     fn doze(&mut self, timeout: Duration) {
@@ -263,5 +286,24 @@ impl Backend for Native {
 
     fn close(&mut self) {
         self.health.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Communicator;
+    use crate::config::Config;
+
+    /// What a rank sent before it left may still be on its way when a receive is posted.
+    #[test]
+    fn a_receive_after_a_long_silence_waits_for_what_a_rank_that_left_has_sent() {
+        let mut comms = Communicator::init_all(2, &Config::default()).expect("two ranks");
+        drop(comms.pop());
+        std::thread::sleep(FAREWELL);
+        let posted = Instant::now();
+        let error = comms[0].recv(&mut [0f32; 4], Rank(1)).expect_err("nobody is there");
+        assert_eq!((error.code, error.peer), (Code::PeerLost, Some(Rank(1))));
+        assert!(posted.elapsed() >= FAREWELL);
     }
 }

@@ -124,6 +124,12 @@ pub(crate) fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
+/// Whether this process or host has run out of something: no peer is to blame, and to try again at
+/// once makes it worse.
+pub(crate) fn ours(error: &Error) -> bool {
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&error.native)
+}
+
 fn closed() -> Error {
     Error::new(Code::PeerLost, "the other end closed the connection during the handshake")
 }

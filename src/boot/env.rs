@@ -320,7 +320,7 @@ impl Job<'_> {
             None if value(self.vars, "UNISONO_REQUIRE_KEY") == Some("1") => {
                 let text = "UNISONO_REQUIRE_KEY is 1 and there is no key: set UNISONO_JOB_KEY to \
                             the same secret on every rank";
-                return Err(Error::new(Code::Unauthenticated, text));
+                return Err(Error::new(Code::InvalidEnvironment, text));
             }
             None => {
                 let public = format!("weak {host} {port} {}", self.identity().unwrap_or_default());

@@ -168,7 +168,7 @@ fn a_secret_key_is_strong_and_its_absence_can_be_forbidden() {
     assert_eq!(launch.key, Some(Key::from_text(b"secret")));
     let required = with(TORCH, &[("UNISONO_REQUIRE_KEY", "1")]);
     let error = read(&required).expect_err("required");
-    assert_eq!(error.code, Code::Unauthenticated);
+    assert_eq!(error.code, Code::InvalidEnvironment);
     assert!(error.detail.contains("set UNISONO_JOB_KEY"), "{error}");
     assert!(read(&with(&required, &[("UNISONO_JOB_KEY", "s")])).is_ok());
     let root = with(OMPI, &[("UNISONO_JOB_KEY", "s"), ("UNISONO_ROOT", "[2001:db8::1]:77")]);

@@ -192,14 +192,30 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
+    /// The next `N` bytes.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let wrong = |_| Error::new(Code::Internal, "a field has the wrong size");
+        self.bytes(N)?.try_into().map_err(wrong)
+    }
+
+    /// The next byte.
+    pub(crate) fn u8(&mut self) -> Result<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    /// The next little-endian number.
+    pub(crate) fn u16(&mut self) -> Result<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
     /// The next little-endian number.
     pub(crate) fn u32(&mut self) -> Result<u32> {
-        self.bytes(4)?.try_into().map(u32::from_le_bytes).map_err(|_| internal())
+        self.array().map(u32::from_le_bytes)
     }
 
     /// The next little-endian number.
     pub(crate) fn u64(&mut self) -> Result<u64> {
-        self.bytes(8)?.try_into().map(u64::from_le_bytes).map_err(|_| internal())
+        self.array().map(u64::from_le_bytes)
     }
 
     /// The next bytes that carry their own length, at most `limit` of them.
@@ -219,10 +235,6 @@ impl<'a> Fields<'a> {
         }
         Err(Error::new(Code::Protocol, "a message is longer than it says"))
     }
-}
-
-fn internal() -> Error {
-    Error::new(Code::Internal, "a field has the wrong size")
 }
 
 /// Appends an item as [`Fields::item`] reads it.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The checksum finds damage, not forgery: whoever can write an id can make one. The id is a
-//! secret, since it holds the key; its `Debug` and `Display` leave the key out.
+//! secret, since it holds the key; its `Debug` leaves the key out.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -27,8 +27,6 @@ use crate::sys::process::Process;
 use crate::sys::{random, unix};
 use crate::types::Rank;
 
-/// The largest segment taken from a peer: address space, not memory.
-const SEGMENT_MAX: u64 = 1 << 40;
 /// The message that goes with the descriptors: magic (8), bytes of the segment (8), token (32).
 const OFFER_BYTES: usize = 48;
 const OFFER_MAGIC: &[u8; 8] = b"UNILOCL1";
@@ -43,9 +41,9 @@ pub(crate) struct LocalPeer {
     pub segment: Segment,
     /// Its bell.
     pub bell: Bell,
-    /// Its process, where the system can tell; else the socket's hang-up is the sign of its death.
+    /// Its process, where the system can tell; else only its connections say that it has died.
     pub process: Option<Process>,
-    /// The connection, silent from here on.
+    /// The connection. What goes over it from here on is its users' affair.
     pub socket: UnixStream,
 }
 
@@ -83,7 +81,7 @@ pub(crate) fn host_hint() -> [u8; 32] {
 
 /// Trades segments and bells with every candidate: `names[rank]` is the name in that rank's card,
 /// `None` for ranks that are not to be tried. Both ends must try. `segment` has room for its
-/// header, which is written here.
+/// header, which is written here; a peer whose segment has another size is not local.
 ///
 /// Candidates that are not done by the deadline are `None`: give it a few seconds, not all of
 /// start-up's.
@@ -188,20 +186,20 @@ impl Local<'_> {
         let mut events = Vec::new();
         let mut guests = Vec::new();
         // BOUND: the deadline.
-        while !self.pairs.values().all(|pair| matches!(pair, Pair::Local(_) | Pair::Remote)) {
+        loop {
+            // A call may settle a pair at once, with no event to follow.
+            self.dial()?;
             let now = Instant::now();
-            if now >= self.place.deadline {
+            let settled = |pair: &Pair| matches!(pair, Pair::Local(_) | Pair::Remote);
+            if self.pairs.values().all(settled) || now >= self.place.deadline {
                 break;
             }
-            self.dial()?;
             let mut wake = self.porch.expire(&self.poller, now)?.unwrap_or(self.place.deadline);
             if !self.dials.is_empty() {
                 wake = wake.min(now + PAUSE);
             }
             let wake = wake.min(self.place.deadline);
-            let ready = self.pairs.values().all(|p| matches!(p, Pair::Local(_) | Pair::Remote));
-            let timeout = if ready { Duration::ZERO } else { wake.saturating_duration_since(now) };
-            self.poller.wait(Some(timeout), &mut events)?;
+            self.poller.wait(Some(wake.saturating_duration_since(now)), &mut events)?;
             let now = Instant::now();
             for &event in &events {
                 if event.token >= TOKENS_FROM {
@@ -318,22 +316,21 @@ impl Trade {
         Ok(true)
     }
 
-    /// What the peer offered, checked.
-    fn accept(&mut self, peer: u32) -> Result<(Segment, Bell)> {
+    /// What the peer offered, checked: its segment must have `bytes` bytes, as all of a host have.
+    fn accept(&mut self, peer: u32, bytes: usize) -> Result<(Segment, Bell)> {
         let mut fields = Fields(&self.input);
         let magic = fields.bytes(8)?;
         let size = fields.u64()?;
-        let token = fields.bytes(32)?;
+        let token = fields.array()?;
         let (Some(bell), Some(segment), None) = (self.fds.pop(), self.fds.pop(), self.fds.pop())
         else {
             return Err(Error::new(Code::Protocol, "not one segment and one bell"));
         };
-        let bytes = usize::try_from(size).ok().filter(|_| size <= SEGMENT_MAX);
-        let (true, Some(bytes)) = (magic == OFFER_MAGIC, bytes) else {
+        if magic != OFFER_MAGIC || size != bytes as u64 {
             return Err(Error::new(Code::Protocol, "an offer that makes no sense"));
-        };
+        }
         let segment = Segment::open(segment, bytes)?;
-        if segment.header()? != (peer, token.try_into().unwrap_or([0; 32])) {
+        if segment.header()? != (peer, token) {
             return Err(Error::new(Code::Protocol, "the segment is not the one the peer wrote"));
         }
         Ok((segment, Bell::from_fd(bell)?))
@@ -346,7 +343,7 @@ impl Mine<'_> {
         // The offer and the verdict are far smaller than a socket's buffer, so a socket that does
         // not take them at once belongs to a peer that does not read.
         if trade.sent == 0 {
-            let fds = [self.segment.fd().as_raw_fd(), self.bell.fd().as_raw_fd()];
+            let fds = [self.segment.fd().as_raw_fd(), self.bell.far_end()?.as_raw_fd()];
             trade.sent = unix::send_with_fds(&trade.stream, &self.offer, &fds)?;
             if trade.sent != OFFER_BYTES {
                 return Err(Error::new(Code::Protocol, "the peer does not read"));
@@ -356,7 +353,7 @@ impl Mine<'_> {
             if !trade.fill(OFFER_BYTES)? {
                 return Ok(Pair::Trading(trade));
             }
-            trade.taken = Some(trade.accept(peer)?);
+            trade.taken = Some(trade.accept(peer, self.segment.len())?);
             if unix::send_with_fds(&trade.stream, &[YES], &[])? != 1 {
                 return Err(Error::new(Code::Protocol, "the peer does not read"));
             }

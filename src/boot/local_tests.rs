@@ -35,7 +35,7 @@ fn trade(field: &Arc<Field>, who: &[u32], deadline: Instant) -> Vec<Done> {
             let world = u32::try_from(field.names.len()).expect("small");
             let place = Place { rank, world, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 8192).expect("segment");
-            let bell = Bell::new().expect("bell");
+            let bell = Bell::open().expect("bell");
             let own = &field.listeners[Rank(rank).index()];
             let peers = exchange_local(&place, own, &field.names, &segment, &bell);
             let _ = send.send((rank, (segment, bell, peers.expect("local"))));
@@ -134,34 +134,44 @@ fn settling_keeps_a_pair_only_when_both_ends_have_it() {
     server.join_thread().expect("server");
 }
 
-#[test]
-fn a_segment_with_another_token_is_not_local() {
-    // A peer that knows the key but passes a segment whose token is not the one it names.
+/// Whether rank 0, whose segment has 8192 bytes, takes in a rank 1 that knows the key, and offers
+/// `bytes` bytes with `token` in the header and 2s in the offer.
+fn takes(bytes: usize, token: [u8; 32]) -> bool {
     let field = field(2);
     let name = field.names[0].clone().expect("name");
     let deadline = Instant::now() + Duration::from_secs(5);
     thread::scope(|scope| {
         let honest = scope.spawn(|| {
             let place = Place { rank: 0, world: 2, key: &field.key, epoch: 1, deadline };
-            let segment = Segment::create("test", 4096).expect("segment");
-            let bell = Bell::new().expect("bell");
+            let segment = Segment::create("test", 8192).expect("segment");
+            let bell = Bell::open().expect("bell");
             exchange_local(&place, &field.listeners[0], &field.names, &segment, &bell)
         });
         let hello = Hello { rank: 1, to: 0, world: 2, epoch: 1, purpose: Purpose::Local };
         let stream = unix::connect(name.as_bytes()).expect("connect").expect("room");
         let shake = Handshake::connector(&field.key, hello).expect("shake");
         let (stream, _) = Conn::new(stream, shake, deadline).complete().expect("proved");
-        let segment = Segment::create("test", 4096).expect("segment");
-        segment.write_header(1, [1; 32]).expect("header");
-        let bell = Bell::new().expect("bell");
+        let segment = Segment::create("test", bytes).expect("segment");
+        segment.write_header(1, token).expect("header");
+        let bell = Bell::open().expect("bell");
         let mut offer = [2; OFFER_BYTES];
         offer[..8].copy_from_slice(OFFER_MAGIC);
-        offer[8..16].copy_from_slice(&4096u64.to_le_bytes());
-        let fds = [segment.fd().as_raw_fd(), bell.fd().as_raw_fd()];
+        offer[8..16].copy_from_slice(&(bytes as u64).to_le_bytes());
+        let fds = [segment.fd().as_raw_fd(), bell.far_end().expect("open").as_raw_fd()];
         unix::send_with_fds(&stream, &offer, &fds).expect("send");
+        // It may have been refused by now.
+        let _ = unix::send_with_fds(&stream, &[YES], &[]);
         let peers = honest.join().expect("thread").expect("local");
-        assert!(peers[1].is_none());
-    });
+        peers[1].is_some()
+    })
+}
+
+#[test]
+fn a_segment_with_another_token_or_size_is_not_local() {
+    assert!(takes(8192, [2; 32]));
+    assert!(!takes(8192, [1; 32]));
+    assert!(!takes(4096, [2; 32]));
+    assert!(!takes(1 << 30, [2; 32]));
 }
 
 #[test]

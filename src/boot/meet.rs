@@ -6,10 +6,11 @@
 //! at an address, with a key that every rank derives from its environment.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::env::{Launch, Root};
@@ -18,6 +19,7 @@ use super::key::Key;
 use super::rendezvous::Rendezvous;
 use crate::error::{Code, Error, Result};
 use crate::sys::{process, random, socket};
+use crate::types::Rank;
 
 /// A rendezvous file is shorter than this; more is not read.
 const FILE_MAX: u64 = 1024;
@@ -26,11 +28,18 @@ const FILE_MAGIC: &str = "unisono-rendezvous-1";
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// What rank 0 serves for its job. Keep it until every rank has joined: then the file is of no
-/// more use and goes with it. The server itself ends on its own.
+/// more use and goes with it. The server ends on its own; at once if the job has failed
+/// or rank 0 never joined.
 #[derive(Debug)]
 pub(crate) struct Hosted {
-    _server: Rendezvous,
+    server: Rendezvous,
     _file: Option<Written>,
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        self.server.call_off();
+    }
 }
 
 /// A rendezvous file of ours, removed when dropped.
@@ -89,7 +98,7 @@ fn host_file(path: &Path) -> Result<(UniqueId, Option<Hosted>)> {
     let server = at(Ipv4Addr::LOCALHOST.into()).or_else(|_| at(Ipv6Addr::LOCALHOST.into()))?;
     let id = server.unique_id()?;
     let written = write_file(path, &id)?;
-    Ok((id, Some(Hosted { _server: server, _file: Some(written) })))
+    Ok((id, Some(Hosted { server, _file: Some(written) })))
 }
 
 /// Creates the file's directory, or checks that the one there is ours and closed to others.
@@ -141,7 +150,7 @@ fn await_file(path: &Path, deadline: Instant) -> Result<UniqueId> {
             "rank 0 did not arrive: no rendezvous of a living process at {}",
             path.display()
         );
-        Error::new(Code::MissingRanks, text).with_peer(crate::types::Rank(0))
+        Error::new(Code::MissingRanks, text).with_peer(Rank(0))
     })
 }
 
@@ -223,26 +232,42 @@ fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option
         SocketAddr::new(ip, port)
     });
     let id = UniqueId::new(&own.collect::<Vec<_>>(), key)?;
-    Ok((id, Some(Hosted { _server: server, _file: None })))
+    Ok((id, Some(Hosted { server, _file: None })))
 }
 
-/// The addresses of a host's name, which a cluster may publish only once the host is up. A look-up
-/// under way is the system's and takes as long as its own limits let it.
+/// The addresses of rank 0's host, whose name a cluster may publish only once the host is up.
 fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
     let mut last = String::new();
-    let found = retry(deadline, || match (host, port).to_socket_addrs() {
-        Ok(addresses) => {
-            let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
-            Ok((!addresses.is_empty()).then_some(addresses))
-        }
+    let found = retry(deadline, || match look_up(host, port, deadline)? {
+        Ok(addresses) => Ok((!addresses.is_empty()).then_some(addresses)),
         Err(error) => {
             last = error.to_string();
             Ok(None)
         }
     })?;
     found.ok_or_else(|| {
-        Error::new(Code::NoAddress, format!("rank 0's host \"{host}\" has no address: {last}"))
+        let text = format!("rank 0's host \"{host}\" has no address: {last}");
+        Error::new(Code::NoAddress, text).with_peer(Rank(0))
     })
+}
+
+/// One look-up, in a thread of its own: it is the system's, which knows no deadline of ours.
+fn look_up(host: &str, port: u16, deadline: Instant) -> Result<io::Result<Vec<SocketAddr>>> {
+    let (send, receive) = mpsc::channel();
+    let name = host.to_owned();
+    let found = move || {
+        process::block_signals();
+        let found = (name.as_str(), port).to_socket_addrs();
+        // Nobody waits for it any more when the deadline has passed.
+        let _ = send.send(found.map(|addresses| addresses.take(ADDRESSES_MAX).collect()));
+    };
+    let thread = std::thread::Builder::new().name("unisono-name".to_owned());
+    thread.spawn(found).map_err(|error| Error::os(&error, "starting a thread for a look-up"))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    Ok(receive.recv_timeout(left).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())))
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ fn an_absent_rank_0_is_named() {
     let scratch = Scratch::new();
     let one = launch(&mpirun(1, 2), &scratch.0);
     let error = one.unique_id(Instant::now() + Duration::from_millis(50)).expect_err("absent");
-    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(crate::types::Rank(0))));
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(0))));
 }
 
 #[test]
@@ -150,6 +150,33 @@ fn a_directory_or_file_others_could_have_made_is_refused() {
     std::fs::write(path, "x").expect("write");
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).expect("mode");
     assert_eq!(read_file(path).expect_err("open to others").code, Code::System);
+}
+
+/// A rank 0 that fails before it joins leaves nothing behind: its next attempt gets the port.
+#[test]
+fn a_port_is_free_again_when_rank_0_never_joined() {
+    let held = socket::listen("0.0.0.0:0".parse().expect("address")).expect("listen");
+    let port = held.local_addr().expect("address").port();
+    drop(held);
+    for _ in 0..3 {
+        let key = Key::random().expect("key");
+        let (_, hosted) = host_port(port, key, soon()).expect("free");
+        drop(hosted);
+    }
+    let (id, hosted) = host_port(port, Key::random().expect("key"), soon()).expect("free");
+    let mut joined = join(&id, 0, 1, b"", b"", soon()).expect("join");
+    // A server whose rank 0 has joined goes on until that leaves.
+    drop(hosted);
+    joined.exchange(b"", soon()).expect("exchange");
+}
+
+#[test]
+fn a_name_without_an_address_blames_rank_0_and_an_address_needs_no_look_up() {
+    let soon = Instant::now() + Duration::from_millis(100);
+    let error = resolve("host.invalid", 1, soon).expect_err("no such host");
+    assert_eq!((error.code, error.peer), (Code::NoAddress, Some(Rank(0))));
+    let found = resolve("::1", 7, Instant::now()).expect("an address");
+    assert_eq!(found, ["[::1]:7".parse().expect("address")]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::auth::{Expect, Handshake, Hello, Purpose};
-use super::conn::Conn;
+use super::conn::{Conn, ours};
 use super::interface::route;
 use super::key::Key;
 use super::missing::ranks_text;
@@ -211,7 +211,7 @@ impl<'a> Mesh<'a> {
             if now >= self.place.deadline {
                 return Err(self.missing());
             }
-            self.start_jobs(now);
+            self.start_jobs(now)?;
             self.expire(now);
             let expiry = self.porch.expire(&self.poller, now)?;
             let timeout = self.wake_time(expiry).saturating_duration_since(Instant::now());
@@ -246,20 +246,24 @@ impl<'a> Mesh<'a> {
         limits.chain(starts).chain(expiry).fold(self.place.deadline, Instant::min)
     }
 
-    fn start_jobs(&mut self, now: Instant) {
+    fn start_jobs(&mut self, now: Instant) -> Result<()> {
         for _ in 0..self.jobs.len() {
             if self.attempts.len() >= ATTEMPTS_MAX {
-                return;
+                break;
             }
             let Some(job) = self.jobs.pop_front() else {
-                return;
+                break;
             };
             if job.not_before > now {
                 self.jobs.push_back(job);
             } else if let Err(error) = self.start(job, now) {
+                if ours(&error) {
+                    return Err(error);
+                }
                 self.failed(job, error, now);
             }
         }
+        Ok(())
     }
 
     fn start(&mut self, job: Job, now: Instant) -> Result<()> {

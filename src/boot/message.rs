@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::auth::NO_RANK;
 use super::frame::{Fields, Frame, put_item};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, cut, shown};
 use crate::types::{Rank, WORLD_MAX};
 
 /// The most bytes a card, the terms or one rank's part of an exchange may have.
@@ -185,19 +185,14 @@ fn unknown(kind: u8) -> Error {
 fn put_error(payload: &mut Vec<u8>, error: &Error) {
     payload.extend_from_slice(&(error.code as i32).to_le_bytes());
     payload.extend_from_slice(&error.peer.map_or(NO_RANK, |rank| rank.0).to_le_bytes());
-    let mut end = error.detail.len().min(TEXT_MAX);
-    while !error.detail.is_char_boundary(end) {
-        end -= 1;
-    }
-    put_item(payload, &error.detail.as_bytes()[..end]);
+    put_item(payload, cut(&error.detail, TEXT_MAX).as_bytes());
 }
 
-/// An error another process met. Its text is shown to people, so control characters go.
+/// An error another process met.
 fn error(fields: &mut Fields<'_>) -> Result<Error> {
     let number = i32::from_le_bytes(fields.u32()?.to_le_bytes());
     let peer = fields.u32()?;
-    let text = String::from_utf8_lossy(fields.item(TEXT_MAX)?);
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = shown(fields.item(TEXT_MAX)?);
     let code = Code::from_number(number).unwrap_or(Code::Protocol);
     let error = Error::new(code, text);
     Ok(if peer == NO_RANK { error } else { error.with_peer(Rank(peer)) })

@@ -7,7 +7,7 @@
 //!
 //! Everything that arrives from outside is hostile until it is proved: sizes are checked before
 //! memory is taken, every wait has a deadline, and strangers cost a bounded table entry for a few
-//! seconds. Not here: what the ranks' cards say, which is the engine's.
+//! seconds. Not here: what the ranks' cards say, which is `comm`'s.
 
 pub(crate) mod auth;
 pub(crate) mod conn;

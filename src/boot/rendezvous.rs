@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::auth::{Handshake, Hello, NO_RANK, Purpose};
-use super::conn::Conn;
+use super::conn::{Conn, ours};
 use super::frame::{Frames, Side};
 use super::id::UniqueId;
 use super::key::Key;
@@ -33,13 +33,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 const COURTESY: Duration = Duration::from_secs(2);
 
 /// A running rendezvous. Dropping the handle leaves the server to its own end, which comes when
-/// its job is served or nobody has come for [`IDLE`].
+/// its job is served, nobody has come for [`IDLE`], or it is called off.
 #[derive(Debug)]
 pub(crate) struct Rendezvous {
     addresses: Vec<SocketAddr>,
     key: Key,
-    /// Ends it early; rung by tests alone.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the server ends by itself"))]
+    /// Calls it off.
     stop: Arc<Bell>,
     #[cfg_attr(not(test), expect(dead_code, reason = "the server ends by itself"))]
     thread: JoinHandle<Result<()>>,
@@ -84,10 +83,16 @@ impl Rendezvous {
         UniqueId::new(&self.addresses, self.key.clone())
     }
 
-    /// Ends the server now and waits for its thread.
+    /// Ends the server, unless rank 0 has joined and the job goes on. Ranks that wait are told that
+    /// rank 0 does not come, and the ports are free again.
+    pub(crate) fn call_off(&self) {
+        self.stop.ring();
+    }
+
+    /// Calls the server off and waits for its thread.
     #[cfg(test)]
     pub(crate) fn stop(self) -> Result<()> {
-        self.stop.ring();
+        self.call_off();
         self.join_thread()
     }
 
@@ -199,6 +204,7 @@ fn reach(id: &UniqueId, hello: Hello, deadline: Instant) -> Result<(TcpStream, K
         for &address in id.addresses() {
             match knock(address, id.key(), hello, deadline) {
                 Ok(reached) => return Ok(reached),
+                Err(error) if ours(&error) => return Err(error),
                 Err(error) => {
                     let final_codes = [Code::Unauthenticated, Code::VersionMismatch];
                     refusals += usize::from(final_codes.contains(&error.code));

@@ -21,7 +21,7 @@ use crate::sys::bell::Bell;
 use crate::sys::poll::{Event, Interest, Poller};
 use crate::types::{Rank, WORLD_MAX};
 
-/// The token of the bell that ends the server.
+/// The token of the bell that calls the server off.
 const STOP: u64 = 0;
 /// How long a proved connection may take to say who it is, and to take in an answer.
 const MEMBER_LIMIT: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ impl Server {
         let mut events = Vec::new();
         let mut guests = Vec::new();
         // BOUND: ends when all ranks have left, at `idle_until` when none came, at the ranks'
-        // earliest deadline plus LINGER when some did, or by the stop bell.
+        // earliest deadline plus LINGER when some did, or when it is called off.
         loop {
             let now = Instant::now();
             let expiry = self.porch.expire(&self.poller, now)?;
@@ -126,7 +126,10 @@ impl Server {
             for &event in &events {
                 if event.token == STOP {
                     self.stop.drain();
-                    return Ok(());
+                    if self.is_called_off(now) {
+                        return Ok(());
+                    }
+                    continue;
                 }
                 if event.token >= TOKENS_FROM {
                     self.porch.handle(event, &self.poller, now, &mut guests);
@@ -138,6 +141,21 @@ impl Server {
                 self.admit(guest, now);
             }
         }
+    }
+
+    /// This process is done with start-up. That is the end, unless its rank 0 has joined a job that
+    /// goes on. After a failure it may want the port for another attempt.
+    fn is_called_off(&mut self, now: Instant) -> bool {
+        let joined = self.members.values().any(|member| member.rank == Some(0));
+        match self.phase {
+            Phase::Running { .. } => return false,
+            Phase::Joining if joined => return false,
+            Phase::Joining | Phase::Failed { .. } => {}
+        }
+        let error = Error::new(Code::PeerLost, "rank 0 failed before it joined");
+        // What a socket does not take at once is lost: its rank sees the connection end.
+        self.fail(error.with_peer(Rank(0)), now);
+        true
     }
 
     fn is_over(&self, now: Instant) -> bool {

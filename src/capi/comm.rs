@@ -15,11 +15,18 @@ use crate::error::{Code, Error, Result};
 pub const UNISONO_UNIQUE_ID_BYTES: usize = 128;
 
 /// Addresses, version and random key of a job. A secret: who has it can join.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct UniqueIdBytes {
     /// Plain bytes: hand them to the other ranks by whatever means there is.
     pub bytes: [u8; UNISONO_UNIQUE_ID_BYTES],
+}
+
+impl std::fmt::Debug for UniqueIdBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The bytes hold the job's key.
+        f.debug_struct("UniqueIdBytes").finish_non_exhaustive()
+    }
 }
 
 const _: () = assert!(UNISONO_UNIQUE_ID_BYTES == ID_BYTES);

@@ -33,7 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::error::UNISONO_OK;
 use self::handle::{Comm, Held};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, cut};
 
 /// Runs the body of a C function that has no communicator.
 fn guard(body: impl FnOnce() -> Result<()>) -> c_int {
@@ -96,14 +96,11 @@ unsafe fn copy_text(text: &str, at: *mut c_char, bytes: usize) -> Result<()> {
     if bytes == 0 {
         return Err(Error::new(Code::InvalidArgument, "0 bytes for a text"));
     }
-    let mut end = text.len().min(bytes - 1);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    // SAFETY: the caller promises `bytes` bytes; `end` and the NUL are within.
+    let text = cut(text, bytes - 1);
+    // SAFETY: the caller promises `bytes` bytes; the text and the NUL are within.
     unsafe {
-        at.copy_from_nonoverlapping(text.as_ptr().cast(), end);
-        at.add(end).write(0);
+        at.copy_from_nonoverlapping(text.as_ptr().cast(), text.len());
+        at.add(text.len()).write(0);
     }
     Ok(())
 }

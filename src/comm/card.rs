@@ -7,9 +7,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::boot::frame::Fields;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::plan::Algorithm;
+use crate::types::Rank;
 
 /// Addresses a card may hold.
 const ADDRESSES_MAX: usize = 32;
@@ -45,48 +47,33 @@ impl Card {
     }
 
     pub(crate) fn decode(bytes: &[u8], rank: usize) -> Result<Self> {
-        let mut rest = Reader(bytes);
-        rest.card().ok_or_else(|| {
-            Error::new(Code::Protocol, format!("the card of rank {rank} is damaged"))
+        Self::read(Fields(bytes)).map_err(|error| {
+            let text = format!("the card of rank {rank} is damaged: {}", error.detail);
+            Error::new(Code::Protocol, text).with_peer(Rank::at(rank))
         })
     }
-}
 
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[b]| b)
-    }
-
-    fn card(&mut self) -> Option<Card> {
-        let hint = self.array()?;
-        let length = usize::from(self.byte()?);
-        let (name, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        let name = std::str::from_utf8(name).ok()?.to_owned();
-        let count = usize::from(self.byte()?);
+    fn read(mut rest: Fields<'_>) -> Result<Self> {
+        let bad = |what: &str| Error::new(Code::Protocol, what);
+        let hint = rest.array()?;
+        let length = usize::from(rest.u8()?);
+        let name = std::str::from_utf8(rest.bytes(length)?).map_err(|_| bad("its name"))?;
+        let count = usize::from(rest.u8()?);
         if count > ADDRESSES_MAX {
-            return None;
+            return Err(bad("too many addresses"));
         }
         let mut addresses = Vec::with_capacity(count);
         for _ in 0..count {
-            let family = self.byte()?;
-            let port = u16::from_le_bytes(self.array()?);
+            let (family, port) = (rest.u8()?, rest.u16()?);
             let ip = match family {
-                4 => IpAddr::from(self.array::<4>()?),
-                6 => IpAddr::from(self.array::<16>()?),
-                _ => return None,
+                4 => IpAddr::from(rest.array::<4>()?),
+                6 => IpAddr::from(rest.array::<16>()?),
+                _ => return Err(bad("an address of no known family")),
             };
             addresses.push(SocketAddr::new(ip, port));
         }
-        self.0.is_empty().then_some(Card { hint, name, addresses })
+        rest.end()?;
+        Ok(Self { hint, name: name.to_owned(), addresses })
     }
 }
 
@@ -101,16 +88,16 @@ pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
 
 /// Puts rank 0's decisions into `config`.
 pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
-    let bad = || Error::new(Code::Protocol, "rank 0's terms are damaged");
-    let mut rest = Reader(bytes);
+    let bad = || Error::new(Code::Protocol, "rank 0's terms are damaged").with_peer(Rank(0));
+    let mut rest = Fields(bytes);
     let mut read = || {
-        let tile = u32::from_le_bytes(rest.array()?);
-        let window = u32::from_le_bytes(rest.array()?);
-        let (algorithm, links) = (rest.byte()?, rest.byte()?);
-        let sane = (64..=1 << 20).contains(&tile) && (1..=16).contains(&window) && links < 4;
-        (sane && rest.0.is_empty()).then_some((tile, window, algorithm, links))
+        let found = (rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?);
+        rest.end().map(|()| found)
     };
-    let (tile, window, algorithm, links) = read().ok_or_else(bad)?;
+    let (tile, window, algorithm, links) = read().map_err(|_| bad())?;
+    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || links >= 4 {
+        return Err(bad());
+    }
     config.algorithm = match algorithm {
         NO_ALGORITHM => None,
         number => Some(*Algorithm::ALL.get(usize::from(number)).ok_or_else(bad)?),

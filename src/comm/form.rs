@@ -185,7 +185,7 @@ impl Forming<'_> {
         let candidates: Vec<usize> = (0..self.cards.len()).filter(same).collect();
         let index = candidates.iter().position(|&r| r == me).unwrap_or(0);
         let segment = Segment::create("unisono-rings", shm::segment_bytes(candidates.len()))?;
-        let bell = Bell::new()?;
+        let bell = Bell::open()?;
         let names: Vec<Option<String>> = (0..self.cards.len())
             .map(|r| (candidates.contains(&r) && r != me).then(|| self.cards[r].name.clone()))
             .collect();
@@ -198,10 +198,7 @@ impl Forming<'_> {
             if rank == me {
                 return (rank, own.take().map(|n| (n, None)));
             }
-            let found = peers[rank]
-                .take()
-                .filter(|p| p.segment.len() == shm::segment_bytes(candidates.len()));
-            let made = found.map(|LocalPeer { segment, bell, process, socket }| {
+            let made = peers[rank].take().map(|LocalPeer { segment, bell, process, socket }| {
                 (Neighbour::new(rank, segment, bell, Some(socket)), process)
             });
             (rank, made)
@@ -286,7 +283,7 @@ impl Forming<'_> {
             }
             let control = Control::new(Rank::at(rank), peer.control, processes[rank].take());
             // The kernel notices a peer's host that is gone without a word.
-            set_keepalive(control.stream(), true)?;
+            set_keepalive(control.stream())?;
             poller.add(control.stream(), 2, Interest::Edge)?;
             if let Some(process) = control.process() {
                 poller.add(process.fd(), 3, Interest::Edge)?;

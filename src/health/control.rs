@@ -15,7 +15,7 @@ use std::time::Instant;
 use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
 
 use crate::call::{HEAD_BYTES, Head};
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, cut, shown};
 use crate::health::{News, retold};
 use crate::sys::process::Process;
 use crate::sys::socket::send;
@@ -81,10 +81,13 @@ impl Control {
         self.process.as_ref()
     }
 
-    fn watch(&mut self, news: &mut News) {
+    fn watch(&mut self, news: &mut News, world: usize) {
         if self.closed {
             return;
         }
+        self.flush();
+        // Asked first: whatever a process said before it ended can be read afterwards.
+        let mut gone = self.process.as_ref().filter(|p| !p.alive());
         let mut bytes = [0u8; 4096];
         // BOUND: one pass over what has arrived; a peer that floods is cut off by `parse`.
         let end = loop {
@@ -96,12 +99,13 @@ impl Control {
                 Err(error) => break Some(error.to_string()),
             }
             if self.partial.len() > 4 * (FRAME_BYTES + TEXT_MAX) {
+                // Not all it said has been read: the next look tells.
+                gone = None;
                 break None;
             }
         };
-        self.parse(news);
-        let gone = self.process.as_ref().filter(|p| !p.alive());
         let end = end.or_else(|| gone.map(|p| format!("its process {} ended", p.pid())));
+        self.parse(news, world);
         if let Some(why) = end
             && !self.closed
         {
@@ -112,7 +116,7 @@ impl Control {
         }
     }
 
-    fn parse(&mut self, news: &mut News) {
+    fn parse(&mut self, news: &mut News, world: usize) {
         let mut at = 0;
         while let Some(bytes) = self.partial.get(at..at + FRAME_BYTES) {
             let frame: Frame = pod_read_unaligned(bytes);
@@ -138,9 +142,10 @@ impl Control {
                 }
                 FAULT if news.fault.is_none() => {
                     let code = Code::from_number(frame.code).unwrap_or(Code::Broken);
-                    let peer = (frame.peer != NO_PEER).then_some(Rank(frame.peer));
-                    let text = String::from_utf8_lossy(text);
-                    news.fault = Some(retold(self.rank, code, peer, &text));
+                    let mut told = Error::new(code, shown(text));
+                    told.peer = Some(Rank(frame.peer)).filter(|rank| rank.index() < world);
+                    told.seq = Some(frame.seq).filter(|seq| *seq > 0);
+                    news.fault = Some(retold(self.rank, &told));
                 }
                 // A later version may say more than this one understands.
                 _ => {}
@@ -160,35 +165,39 @@ impl Control {
             self.unsent.extend_from_slice(bytes_of(frame));
             self.unsent.extend_from_slice(text);
         }
-        if let Ok(sent) = send(&self.stream, &self.unsent) {
+        self.flush();
+    }
+
+    /// Sends what the socket takes now.
+    fn flush(&mut self) {
+        if !self.unsent.is_empty()
+            && let Ok(sent) = send(&self.stream, &self.unsent)
+        {
             self.unsent.drain(..sent);
         }
     }
 }
 
-/// The control connections of a rank.
+/// The control connections of a rank: one to each other rank of its world.
 #[derive(Debug)]
 pub(crate) struct Controls(pub(crate) Vec<Control>);
 
 impl Controls {
     pub(crate) fn watch(&mut self, news: &mut News) {
-        self.0.iter_mut().for_each(|c| c.watch(news));
+        let world = self.0.len() + 1;
+        self.0.iter_mut().for_each(|c| c.watch(news, world));
     }
 
     pub(crate) fn tell(&mut self, error: &Error) {
-        let mut end = error.detail.len().min(TEXT_MAX);
-        while !error.detail.is_char_boundary(end) {
-            end -= 1;
-        }
+        let text = cut(&error.detail, TEXT_MAX).as_bytes();
         let frame = Frame {
             magic: MAGIC,
             kind: FAULT,
-            text_bytes: u16::try_from(end).unwrap_or(0),
+            text_bytes: u16::try_from(text.len()).unwrap_or(0),
             code: error.code as i32,
             peer: error.peer.map_or(NO_PEER, |r| r.0),
             seq: error.seq.unwrap_or(0),
         };
-        let text = &error.detail.as_bytes()[..end];
         self.0.iter_mut().for_each(|c| c.send(&frame, text));
     }
 
@@ -209,5 +218,69 @@ impl Controls {
         let frame =
             Frame { magic: MAGIC, kind: GOODBYE, text_bytes: 0, code: 0, peer: NO_PEER, seq: 0 };
         self.0.iter_mut().for_each(|c| c.send(&frame, &[]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    /// Rank 1's control connection to rank 0, and rank 0's end.
+    fn connection() -> (Controls, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
+        let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (far, _) = listener.accept().expect("accept");
+        near.set_nonblocking(true).expect("non-blocking");
+        (Controls(vec![Control::new(Rank(0), near, None)]), far)
+    }
+
+    fn told(frame: Frame, text: &[u8]) -> Error {
+        let (mut controls, far) = connection();
+        let bytes = [bytes_of(&frame), text].concat();
+        assert_eq!(send(&far, &bytes).expect("send"), bytes.len());
+        drop(far);
+        let mut news = News::default();
+        // BOUND: the end of the stream.
+        while news.dead.is_none() {
+            controls.watch(&mut news);
+        }
+        news.fault.expect("a fault")
+    }
+
+    const FRAME: Frame =
+        Frame { magic: MAGIC, kind: FAULT, text_bytes: 6, code: 120, peer: 1, seq: 9 };
+
+    #[test]
+    fn a_fault_is_told_with_call_and_culprit_and_without_what_makes_no_sense() {
+        let error = told(FRAME, b"a\x1b[2Jb");
+        assert_eq!((error.code, error.peer, error.seq), (Code::Mismatch, Some(Rank(1)), Some(9)));
+        assert_eq!(&*error.detail, "a [2Jb (told by rank 0)");
+        // No rank of a world of 2, and codes that would leave the communicator whole.
+        for (code, kept) in [(100, Code::Broken), (202, Code::Broken), (300, Code::PeerLost)] {
+            let error = told(Frame { code, peer: 2, seq: 0, ..FRAME }, b"abcdef");
+            assert_eq!((error.code, error.peer, error.seq), (kept, None, None));
+        }
+    }
+
+    #[test]
+    fn what_the_socket_did_not_take_goes_out_later() {
+        let (mut controls, mut far) = connection();
+        let fault = Error::new(Code::Mismatch, "x".repeat(TEXT_MAX));
+        let mut frames = 0;
+        while controls.0[0].unsent.is_empty() {
+            controls.tell(&fault);
+            frames += 1;
+        }
+        far.set_nonblocking(true).expect("non-blocking");
+        let mut news = News::default();
+        let (mut bytes, mut got) = ([0; 65536], 0);
+        // BOUND: everything sent arrives.
+        while got < frames * (FRAME_BYTES + TEXT_MAX) {
+            got += far.read(&mut bytes).unwrap_or(0);
+            controls.watch(&mut news);
+        }
+        assert!(controls.0[0].unsent.is_empty());
     }
 }

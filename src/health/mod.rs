@@ -18,7 +18,7 @@ pub(crate) mod threads;
 use std::time::{Duration, Instant};
 
 use crate::call::Head;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Scope};
 use crate::types::Rank;
 
 /// How long nothing must have moved after a death before pending calls end.
@@ -66,21 +66,38 @@ impl News {
     }
 }
 
-impl Health {
-    /// Whether the engine may work on buffers now. If so, [`Health::end`] follows.
-    #[inline]
-    pub(crate) fn begin(&self) -> bool {
-        match self {
-            Self::Processes(_) => true,
-            Self::Threads(thread) => thread.begin(),
-        }
-    }
+/// The engine is at work on buffers. Dropped when the work panics, it ends the work and tells the
+/// others, which wait for that end and load from our buffers.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Work<'a>(Option<&'a threads::Thread>);
 
+impl Work<'_> {
     /// The engine has stopped working on buffers for now.
     #[inline]
-    pub(crate) fn end(&self) {
-        if let Self::Threads(thread) = self {
+    pub(crate) fn done(self) {
+        if let Some(thread) = self.0 {
             thread.end();
+        }
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0 {
+            thread.panicked();
+        }
+    }
+}
+
+impl Health {
+    /// Leave for the engine to work on buffers now, if it may; it ends with [`Work::done`].
+    #[inline]
+    pub(crate) fn begin(&self) -> Option<Work<'_>> {
+        match self {
+            Self::Processes(_) => Some(Work(None)),
+            Self::Threads(thread) => thread.begin().then_some(Work(Some(thread))),
         }
     }
 
@@ -117,14 +134,19 @@ impl Health {
     }
 }
 
-/// The error of a rank that hears of a fault: the first teller's words, with the teller named.
-pub(crate) fn retold(teller: Rank, code: Code, peer: Option<Rank>, text: &str) -> Error {
-    let text = if code == Code::Aborted {
-        format!("aborted on rank {teller}")
+/// The error of a rank that hears of the fault `told`: the first teller's words, with the teller
+/// named.
+pub(crate) fn retold(teller: Rank, told: &Error) -> Error {
+    let mut error = if told.code == Code::Aborted {
+        Error::new(Code::Aborted, format!("aborted on rank {teller}")).with_peer(teller)
+    } else if told.code.scope() == Scope::Call {
+        // What failed a call there has ended the communicator here, and the code must say so.
+        let text = format!("{}: {} (told by rank {teller})", told.code, told.detail);
+        Error::new(Code::Broken, text)
     } else {
-        format!("{text} (told by rank {teller})")
+        Error::new(told.code, format!("{} (told by rank {teller})", told.detail))
     };
-    let mut error = Error::new(code, text);
-    error.peer = if code == Code::Aborted { Some(teller) } else { peer };
+    error.peer = error.peer.or(told.peer);
+    error.seq = told.seq;
     error
 }

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use crossbeam_utils::CachePadded;
 
 use crate::call::Head;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::health::{News, retold};
 use crate::link::doze::Doze;
-use crate::sync::{AtomicU32, Ordering, compiler_fence};
+use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
 use crate::sys::barrier;
 use crate::types::Rank;
 
@@ -72,12 +72,13 @@ impl Thread {
     pub(crate) fn begin(&self) -> bool {
         let mark = &self.slate.working[self.me.index()];
         // ORDERING: pairs with `quiesce`: of our mark and the failing thread's fault, at least one
-        // side sees the other's. The barrier there (or the swap here) is the fence in between.
+        // side sees the other's. The barrier there (or the fences) stand in between.
         if self.asymmetric {
             mark.store(1, Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
         } else {
-            mark.swap(1, Ordering::SeqCst);
+            mark.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
         }
         if self.slate.faulty.load(Ordering::Relaxed) == 0 {
             return true;
@@ -95,8 +96,13 @@ impl Thread {
 
     /// Waits until no other thread works on anybody's buffers. There is a fault: none begins again.
     fn quiesce(&self) {
+        // Whoever raised the fault may not have come so far as to say so to those who begin.
+        self.slate.faulty.store(1, Ordering::SeqCst);
+        // ORDERING: pairs with `begin`: who has not seen the store above is seen at work below.
         if self.asymmetric {
             barrier::all_threads();
+        } else {
+            fence(Ordering::SeqCst);
         }
         for (rank, mark) in self.slate.working.iter().enumerate() {
             // BOUND: one poll of the other's engine, which never blocks.
@@ -109,10 +115,9 @@ impl Thread {
     pub(crate) fn watch(&mut self, news: &mut News) {
         if news.fault.is_none()
             && let Some((teller, error)) = self.slate.fault.get()
-            && *teller != self.me
         {
             self.quiesce();
-            news.fault = Some(retold(*teller, error.code, error.peer, &error.detail));
+            news.fault = Some(retold(*teller, error));
         }
         self.hear_asks(news);
         for (rank, left) in self.slate.left.iter().enumerate() {
@@ -150,12 +155,19 @@ impl Thread {
         self.wake_all();
     }
 
-    pub(crate) fn tell(&mut self, error: &Error) {
+    /// Tells the others of `error`; then none of them works on our buffers any more.
+    pub(crate) fn tell(&self, error: &Error) {
         // Later faults are consequences of the first.
         let _ = self.slate.fault.set((self.me, error.clone()));
-        self.slate.faulty.store(1, Ordering::SeqCst);
         self.wake_all();
         self.quiesce();
+    }
+
+    /// This thread's work has panicked, and its buffers may go away with what unwinds.
+    pub(crate) fn panicked(&self) {
+        self.end();
+        let text = format!("rank {} panicked", self.me);
+        self.tell(&Error::new(Code::Panic, text).with_peer(self.me));
     }
 
     pub(crate) fn leave(&mut self) {
@@ -166,5 +178,62 @@ impl Thread {
 
     fn wake_all(&self) {
         self.slate.dozes.iter().for_each(|d| d.wake());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::health::Health;
+    use crate::types::Rank;
+
+    fn views<const N: usize>(asymmetric: bool) -> [Thread; N] {
+        let doze = || Arc::new(Doze::new().expect("doze"));
+        let views = Thread::all((0..N).map(|_| doze()).collect());
+        let views =
+            views.into_iter().map(|v| Thread { asymmetric: asymmetric && v.asymmetric, ..v });
+        views.collect::<Vec<_>>().try_into().expect("N of them")
+    }
+
+    /// A rank that has heard of a fault returns from its call, so nobody may begin from then on.
+    #[test]
+    fn none_begins_once_one_has_heard_of_a_fault() {
+        for asymmetric in [true, false] {
+            let [teller, mut hearer, third] = views(asymmetric);
+            assert!(third.begin());
+            third.end();
+            // The teller is held up between raising its fault and saying so.
+            let fault = Error::new(Code::Mismatch, "on purpose").with_seq(7);
+            teller.slate.fault.set((teller.me, fault)).expect("the first");
+            assert!(third.begin());
+            third.end();
+            let mut news = News::default();
+            hearer.watch(&mut news);
+            let heard = news.fault.expect("a fault");
+            assert_eq!((heard.code, heard.seq), (Code::Mismatch, Some(7)));
+            assert!(!third.begin());
+        }
+    }
+
+    /// A panic in one rank's work is a fault like any other: nobody waits for the end of that work.
+    #[test]
+    fn a_panic_at_work_ends_the_work_and_is_told() {
+        let [one, two] = views(true);
+        let (one, mut two) = (Health::Threads(one), Health::Threads(two));
+        let work = one.begin().expect("no fault");
+        assert!(
+            catch_unwind(AssertUnwindSafe(|| {
+                let _at_work = work;
+                panic!("on purpose");
+            }))
+            .is_err()
+        );
+        let mut news = News::default();
+        two.watch(&mut news);
+        let heard = news.fault.expect("a fault");
+        assert_eq!((heard.code, heard.peer), (Code::Panic, Some(Rank(0))));
+        assert!(one.begin().is_none() && two.begin().is_none());
     }
 }

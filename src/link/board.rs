@@ -20,6 +20,7 @@ use crate::engine::link::{Notice, Place};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
 use crate::sync::{AtomicU64, Ordering};
+use crate::types::Rank;
 
 /// One rank's part of the board.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Rows {
         }
         if seen > turn {
             let text = format!("rank {peer} is at turn {seen} of the board, this rank at {turn}");
-            return Err(Error::new(Code::Protocol, text));
+            return Err(Error::new(Code::Protocol, text).with_peer(Rank::at(peer)));
         }
         let mut words = [0u64; 10];
         for (value, word) in words.iter_mut().zip(&line.0[1..]) {

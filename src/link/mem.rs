@@ -1,16 +1,17 @@
-//! Links between ranks that are threads of one process: rings on the heap, and a board on which
+//! Links between ranks that are threads of one process: rings in one arena, and a board on which
 //! addresses mean the same to everyone.
 
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::engine::link::{Board, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::link::board::{ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Waker};
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
 use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
+use crate::sys::memory::Pages;
+use crate::types::Rank;
 
 /// Bytes a ring holds.
 pub(crate) const RING_BYTES: usize = 256 << 10;
@@ -25,33 +26,10 @@ const fn ring_bytes(world: usize) -> usize {
     }
 }
 
-/// Memory for rings and rows: zero, aligned to 128, given back when the last rank leaves.
-#[derive(Debug)]
-struct Arena {
-    at: NonNull<u8>,
-    layout: std::alloc::Layout,
-}
-
-// SAFETY: plain memory; who may touch which byte is the rings' and rows' business.
-unsafe impl Send for Arena {}
-// SAFETY: as above.
-unsafe impl Sync for Arena {}
-
-impl Arena {
-    fn new(bytes: usize) -> Result<Self> {
-        let out = || Error::new(Code::OutOfMemory, format!("{bytes} bytes for links"));
-        let layout = std::alloc::Layout::from_size_align(bytes, 128).map_err(|_| out())?;
-        // SAFETY: `bytes` is not 0.
-        let at = unsafe { std::alloc::alloc_zeroed(layout) };
-        NonNull::new(at).map(|at| Self { at, layout }).ok_or_else(out)
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and nobody holds it any more.
-        unsafe { std::alloc::dealloc(self.at.as_ptr(), self.layout) };
-    }
+/// Memory for the rows and rings of `world` threads, given back when the last rank leaves.
+fn arena(world: usize) -> Result<Pages> {
+    let rings = world * world * FABRIC_LANES;
+    Pages::new(rings * (CONTROL_BYTES + ring_bytes(world)) + world.max(1) * ROW_BYTES)
 }
 
 /// The links of `world` threads, rank by rank.
@@ -59,17 +37,19 @@ impl Drop for Arena {
 /// # Errors
 /// Memory or descriptors ran out.
 pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
+    connect_in(&Arc::new(arena(world)?), world)
+}
+
+fn connect_in(arena: &Arc<Pages>, world: usize) -> Result<Vec<Links>> {
     let capacity = ring_bytes(world);
     let ring_bytes = CONTROL_BYTES + capacity;
-    let rings = world * world * FABRIC_LANES;
-    let arena = Arc::new(Arena::new((rings * ring_bytes + world * ROW_BYTES).max(128))?);
     let dozes = (0..world).map(|_| Doze::new().map(Arc::new)).collect::<Result<Vec<_>>>()?;
     let ring = |from: usize, to: usize, lane: usize| {
         let index = (from * world + to) * FABRIC_LANES + lane;
         // SAFETY: inside the arena; every (from, to, lane) has a stretch of its own, used by one
         // writer (rank `from`) and one reader (rank `to`).
         unsafe {
-            let at = arena.at.add(world * ROW_BYTES + index * ring_bytes);
+            let at = arena.at().add(world * ROW_BYTES + index * ring_bytes);
             Memory::at(at, capacity, arena.clone())
         }
     };
@@ -77,15 +57,16 @@ pub(crate) fn connect(world: usize) -> Result<Vec<Links>> {
         let waker = |peer: usize| Waker::to(dozes[peer].clone());
         // SAFETY: the first `world * ROW_BYTES` bytes of the arena are the rows, zero and aligned.
         let rows = unsafe {
-            let row = |r: usize| arena.at.add(r * ROW_BYTES).cast::<Row>();
+            let row = |r: usize| arena.at().add(r * ROW_BYTES).cast::<Row>();
             let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
             Rows::new(me, (0..world).map(row).collect(), wakers, vec![arena.clone()])
         };
         let mut links = Links::new(world, dozes[me].clone(), capacity);
         for peer in (0..world).filter(|&p| p != me) {
             for lane in 0..FABRIC_LANES {
-                let tx = RingTx::new(ring(me, peer, lane), waker(peer));
-                let rx = RingRx::new(ring(peer, me, lane), waker(peer));
+                let rank = Rank::at(peer);
+                let tx = RingTx::new(ring(me, peer, lane), rank, waker(peer));
+                let rx = RingRx::new(ring(peer, me, lane), rank, waker(peer));
                 links.join(peer, lane, AnyTx::Ring(tx), AnyRx::Ring(rx));
             }
         }
@@ -123,5 +104,24 @@ impl Board for ProcessBoard {
 
     fn reached(&mut self, peer: usize) -> u64 {
         self.0.reached(peer)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::engine::link::{Fabric, Tx};
+
+    /// A world of threads costs what it uses, not what it could use.
+    #[test]
+    fn silent_rings_take_no_memory() {
+        let pages = Arc::new(arena(16).expect("arena"));
+        let mut links = connect_in(&pages, 16).expect("links");
+        assert_eq!(pages.resident(), 0);
+        let window = links[3].tx(5, 0).window().expect("window");
+        assert_eq!(window.bytes, RING_BYTES);
+        links[3].tx(5, 0).commit(64).expect("sent");
+        links[3].tx(5, 0).flush().expect("shown");
+        assert!(pages.resident() > 0 && pages.resident() < 256 << 10);
     }
 }

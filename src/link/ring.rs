@@ -23,6 +23,7 @@ use crate::engine::link::{Rx, Tx, Window};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
 use crate::sync::{AtomicU64, Ordering};
+use crate::types::Rank;
 
 /// Messages begin at multiples of this.
 pub(crate) const LINE: u64 = 64;
@@ -85,17 +86,20 @@ impl Memory {
         // SAFETY: `at` promised a live, aligned control block (zero bytes are valid atomics).
         unsafe { self.control.as_ref() }
     }
+}
 
-    fn broken(&self, what: &str, ours: u64, theirs: u64) -> Error {
-        let text = format!("a shared ring's {what} is {theirs}, not near {ours}");
-        Error::new(Code::Protocol, text)
-    }
+/// The other end's counter makes no sense.
+fn broken(peer: Rank, what: &str, ours: u64, theirs: u64) -> Error {
+    let text = format!("rank {peer} set the {what} of a shared ring to {theirs}, not near {ours}");
+    Error::new(Code::Protocol, text).with_peer(peer)
 }
 
 /// The writing end.
 #[derive(Debug)]
 pub(crate) struct RingTx {
     memory: Memory,
+    /// Who reads.
+    peer: Rank,
     waker: Waker,
     /// Stream position up to which bytes are written.
     written: u64,
@@ -108,8 +112,8 @@ pub(crate) struct RingTx {
 }
 
 impl RingTx {
-    pub(crate) fn new(memory: Memory, waker: Waker) -> Self {
-        Self { memory, waker, written: 0, at: 0, published: 0, head: 0 }
+    pub(crate) fn new(memory: Memory, peer: Rank, waker: Waker) -> Self {
+        Self { memory, peer, waker, written: 0, at: 0, published: 0, head: 0 }
     }
 
     fn room(&self) -> u64 {
@@ -143,7 +147,7 @@ impl Tx for RingTx {
             // ORDERING: acquire pairs with the reader's release of `head`: it has finished reading.
             let head = self.memory.control().head.0.load(Ordering::Acquire);
             if head < self.head || head > self.written.next_multiple_of(LINE) {
-                return Err(self.memory.broken("head", self.written, head));
+                return Err(broken(self.peer, "head", self.written, head));
             }
             self.head = head;
             room = self.room();
@@ -201,6 +205,8 @@ impl Tx for RingTx {
 #[derive(Debug)]
 pub(crate) struct RingRx {
     memory: Memory,
+    /// Who writes.
+    peer: Rank,
     waker: Waker,
     /// Stream position up to which bytes are taken.
     taken: u64,
@@ -213,8 +219,8 @@ pub(crate) struct RingRx {
 }
 
 impl RingRx {
-    pub(crate) fn new(memory: Memory, waker: Waker) -> Self {
-        Self { memory, waker, taken: 0, at: 0, published: 0, tail: 0 }
+    pub(crate) fn new(memory: Memory, peer: Rank, waker: Waker) -> Self {
+        Self { memory, peer, waker, taken: 0, at: 0, published: 0, tail: 0 }
     }
 
     fn publish(&mut self) {
@@ -242,7 +248,7 @@ impl Rx for RingRx {
             let tail = self.memory.control().tail.0.load(Ordering::Acquire);
             let most = self.taken + self.memory.capacity as u64;
             if tail < self.tail || tail > most {
-                return Err(self.memory.broken("tail", self.taken, tail));
+                return Err(broken(self.peer, "tail", self.taken, tail));
             }
             self.tail = tail;
         }
@@ -302,7 +308,7 @@ mod tests {
         let ring = unsafe { Memory::at(at, capacity, memory) };
         let doze = Arc::new(Doze::new().expect("doze"));
         let waker = Waker::to(doze);
-        (RingTx::new(ring.clone(), waker.clone()), RingRx::new(ring, waker))
+        (RingTx::new(ring.clone(), Rank(1), waker.clone()), RingRx::new(ring, Rank(0), waker))
     }
 
     /// Messages of every length up to three rings keep their bytes, whichever way they are cut.
@@ -410,8 +416,8 @@ mod loom_tests {
             // SAFETY: a control block and data of this size, kept alive by the Arc.
             let memory = unsafe { Memory::at(at, CAPACITY, ring) };
             let waker = Waker::to(Arc::new(Doze::new().expect("doze")));
-            let mut tx = RingTx::new(memory.clone(), waker.clone());
-            let mut rx = RingRx::new(memory, waker);
+            let mut tx = RingTx::new(memory.clone(), Rank(1), waker.clone());
+            let mut rx = RingRx::new(memory, Rank(0), waker);
             let cells = || UnsafeCell::new(usize::MAX);
             let shadow = Arc::new(Shadow([cells(), cells(), cells(), cells()]));
             let seen = shadow.clone();

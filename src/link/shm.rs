@@ -4,14 +4,18 @@
 //! ```text
 //!  0          4096                  8192
 //!  | header   | row of the board,   | for each local peer (in rank order) and lane:
-//!  | (boot's) | doze flag at 512    |   ring control 256 | ring data
+//!  | (boot's) | doze flag at 512,   |   ring control 256 | ring data
+//!  |          | gifts sent at 640   |
 //! ```
 //!
 //! Memory from [`HostBoard::alloc`] is a segment too; its descriptor goes to the local peers when
-//! it is made, so a peer that reads a notice naming it finds it in its socket.
+//! it is made, so a peer that reads a notice naming it finds it in its socket. Then the count of
+//! gifts sent grows, so that peers look into their sockets when there is something and no oftener.
+//!
+//! A call under way holds plain addresses into peers' segments. So what a peer says is gone stays
+//! mapped until no call can be under way: until the next meeting, or [`HostBoard::sweep`].
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
@@ -27,12 +31,15 @@ use crate::link::doze::{Doze, Flag, Waker};
 use crate::link::mem::RING_BYTES;
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
 use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
+use crate::sync::{AtomicU64, Ordering};
 use crate::sys::bell::Bell;
 use crate::sys::memory::Segment;
 use crate::sys::unix::{recv_with_fds, send_with_fds};
+use crate::types::Rank;
 
 const ROW_AT: usize = 4096;
 const FLAG_AT: usize = ROW_AT + 512;
+const GIFTS_AT: usize = ROW_AT + 640;
 const RINGS_AT: usize = 8192;
 const _: () = assert!(ROW_BYTES <= 512);
 
@@ -101,8 +108,9 @@ pub(crate) fn join(links: &mut Links, candidates: &[Option<Neighbour>], me: usiz
             let outward = peer.ring(place_of(me, index), lane);
             let inward = own.ring(place_of(index, me), lane);
             let waker = Waker::to(peer.doze.clone());
-            let tx = RingTx::new(outward, waker.clone());
-            let rx = RingRx::new(inward, waker);
+            let rank = Rank::at(peer.rank);
+            let tx = RingTx::new(outward, rank, waker.clone());
+            let rx = RingRx::new(inward, rank, waker);
             links.join(peer.rank, lane, AnyTx::Ring(tx), AnyRx::Ring(rx));
         }
     }
@@ -116,16 +124,18 @@ pub(crate) fn board(neighbours: &[&Neighbour], me: usize) -> AnyBoard {
     let keep = neighbours.iter().map(|n| n.segment.clone() as _).collect();
     // SAFETY: every segment has a row at ROW_AT, zero at first, kept alive by `keep`.
     let rows = unsafe { Rows::new(me, rows, wakers, keep) };
-    let sockets = neighbours.iter().map(|n| n.socket.clone()).collect();
-    AnyBoard::Host(HostBoard { rows, sockets, own: Vec::new(), next: 0, foreign: HashMap::new() })
+    let peer =
+        |n: &&Neighbour| Peer { segment: n.segment.clone(), socket: n.socket.clone(), seen: 0 };
+    let peers = neighbours.iter().map(peer).collect();
+    let (own, foreign, gone) = (Vec::new(), HashMap::new(), Vec::new());
+    AnyBoard::Host(HostBoard { rows, me, peers, own, next: 0, foreign, gone })
 }
 
 /// What goes over a local socket beside a descriptor.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct Gift {
     magic: u32,
-    /// 1: a new segment, with its descriptor; 2: it is gone.
     kind: u32,
     number: u64,
     bytes: u64,
@@ -133,109 +143,186 @@ struct Gift {
 
 const GIFT_MAGIC: u32 = 0x554e_4731;
 const GIFT_BYTES: usize = size_of::<Gift>();
-/// BOUND: segments a peer may have given us at a time.
+/// A new segment, with its descriptor.
+const GIVEN: u32 = 1;
+/// A segment is gone.
+const GONE: u32 = 2;
+/// BOUND: segments that peers may have given us at a time.
 const FOREIGN_MAX: usize = 65_536;
+/// BOUND: gifts taken from a socket at a time, more than a socket holds.
+const GIFTS_MAX: usize = 4096;
+
+/// A rank's end of the traffic of gifts.
+#[derive(Debug)]
+struct Peer {
+    /// Holds the count of gifts the rank has sent.
+    segment: Arc<Segment>,
+    /// `None` for the own rank.
+    socket: Option<Arc<UnixStream>>,
+    /// The count when we last looked.
+    seen: u64,
+}
+
+impl Peer {
+    fn sent(&self) -> &AtomicU64 {
+        // SAFETY: every segment has the count at GIFTS_AT, aligned, zero at first, only ever used
+        // as an atomic (its size was checked when it was mapped).
+        unsafe { &*self.segment.as_ptr().add(GIFTS_AT).cast::<AtomicU64>() }
+    }
+
+    /// Whether gifts have come since the last look; there will not be any again until more come.
+    fn has_news(&mut self) -> bool {
+        // ORDERING: acquire pairs with the release in `tell`: what is counted is in the socket.
+        let sent = self.sent().load(Ordering::Acquire);
+        self.socket.is_some() && std::mem::replace(&mut self.seen, sent) != sent
+    }
+}
 
 /// The board of processes, and the memory they have given out.
 #[derive(Debug)]
 pub(crate) struct HostBoard {
     rows: Rows,
-    sockets: Box<[Option<Arc<UnixStream>>]>,
+    me: usize,
+    peers: Box<[Peer]>,
     /// Segments given out, with their numbers.
     own: Vec<(u32, Segment)>,
     next: u32,
-    /// Segments of others, by rank and number.
-    foreign: HashMap<(usize, u32), Segment>,
+    /// Segments of others, by rank and number, and whether their ranks have taken them back.
+    foreign: HashMap<(usize, u32), (Segment, bool)>,
+    /// Those that were taken back.
+    gone: Vec<(usize, u32)>,
 }
 
 impl HostBoard {
     /// Zeroed memory that every rank of the world can map.
     pub(crate) fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {
-        self.take_all_gifts()?;
+        self.look()?;
         let segment = Segment::create("unisono-memory", bytes)?;
-        let gift =
-            Gift { magic: GIFT_MAGIC, kind: 1, number: u64::from(self.next), bytes: bytes as u64 };
-        for socket in self.sockets.iter().flatten() {
-            give(socket, &gift, Some(&segment))?;
+        let number = self.next;
+        if number >= Place::EMPTY.segment {
+            return Err(Error::new(Code::Limit, format!("{number} segments were made")));
+        }
+        // Never used again, even when not everybody is told of it.
+        self.next += 1;
+        if let Err(error) = self.tell(GIVEN, number, bytes, Some(&segment)) {
+            let _ = self.tell(GONE, number, bytes, None);
+            return Err(error);
         }
         let at = segment.as_ptr();
-        self.own.push((self.next, segment));
-        self.next += 1;
+        self.own.push((number, segment));
         Ok(at)
     }
 
-    /// Gives memory of [`HostBoard::alloc`] back; false when it is none.
+    /// Gives memory of [`HostBoard::alloc`] back; false when it is none. After an error it is still
+    /// there, to be given back later.
     pub(crate) fn free(&mut self, at: *mut u8) -> Result<bool> {
         let Some(index) = self.own.iter().position(|(_, s)| s.as_ptr() == at) else {
             return Ok(false);
         };
-        self.take_all_gifts()?;
-        let (number, segment) = self.own.swap_remove(index);
-        let gift = Gift {
-            magic: GIFT_MAGIC,
-            kind: 2,
-            number: u64::from(number),
-            bytes: segment.len() as u64,
-        };
-        for socket in self.sockets.iter().flatten() {
-            give(socket, &gift, None)?;
-        }
+        self.look()?;
+        let (number, bytes) = (self.own[index].0, self.own[index].1.len());
+        self.tell(GONE, number, bytes, None)?;
+        self.own.swap_remove(index);
         Ok(true)
     }
 
-    /// Takes in what peers have sent, so that their sockets do not fill up.
-    fn take_all_gifts(&mut self) -> Result<()> {
-        (0..self.sockets.len()).try_for_each(|peer| self.take_gifts(peer))
+    /// Tells every peer of a segment of ours.
+    fn tell(&self, kind: u32, number: u32, bytes: usize, segment: Option<&Segment>) -> Result<()> {
+        let number = u64::from(number);
+        let gift = Gift { magic: GIFT_MAGIC, kind, number, bytes: bytes as u64 };
+        let mut outcome = Ok(());
+        for (rank, peer) in self.peers.iter().enumerate() {
+            if let (Some(socket), Ok(())) = (&peer.socket, &outcome) {
+                outcome = give(socket, rank, &gift, segment);
+            }
+        }
+        // ORDERING: release pairs with the acquire in `has_news`.
+        self.peers[self.me].sent().fetch_add(1, Ordering::Release);
+        outcome
     }
 
-    /// Takes in what `peer` has sent over its local socket.
-    fn take_gifts(&mut self, peer: usize) -> Result<()> {
-        let Some(socket) = self.sockets[peer].clone() else {
+    /// Takes in what peers have sent, so that their sockets do not fill up.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        for rank in 0..self.peers.len() {
+            if self.peers[rank].has_news() {
+                self.take_gifts(rank)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmaps what peers have taken back. No call may be under way.
+    pub(crate) fn sweep(&mut self) {
+        for key in self.gone.drain(..) {
+            self.foreign.remove(&key);
+        }
+    }
+
+    /// Takes in what `rank` has sent over its local socket.
+    fn take_gifts(&mut self, rank: usize) -> Result<()> {
+        let Some(socket) = self.peers[rank].socket.clone() else {
             return Ok(());
         };
-        // BOUND: ends when the socket is empty; a flood of gifts meets FOREIGN_MAX.
-        loop {
+        for _ in 0..GIFTS_MAX {
             let mut bytes = [0u8; GIFT_BYTES];
             let got = match recv_with_fds(&socket, &mut bytes, 1) {
                 // A peer that left without having read all of ours; its end is noticed elsewhere.
                 Err(error) if error.native == libc::ECONNRESET => return Ok(()),
-                got => got?,
+                got => got.map_err(|error| blame(error, rank))?,
             };
-            let Some(got) = got else {
+            let Some(got) = got.filter(|got| got.bytes > 0) else {
                 return Ok(());
             };
-            if got.bytes == 0 {
-                return Ok(());
-            }
             if got.bytes != GIFT_BYTES {
-                return Err(Error::new(Code::Protocol, "a cut message on a local socket"));
+                return Err(bad(rank, "a cut message on its local socket"));
             }
-            let gift: Gift = pod_read_unaligned(&bytes);
-            self.take(peer, gift, got.fds)?;
+            self.take(rank, pod_read_unaligned(&bytes), got.fds)?;
         }
+        Ok(())
     }
 
-    fn take(&mut self, peer: usize, gift: Gift, mut fds: Vec<OwnedFd>) -> Result<()> {
-        let bad = |text: &str| Error::new(Code::Protocol, format!("rank {peer} sent {text}"));
-        let number = u32::try_from(gift.number).map_err(|_| bad("a segment number too large"))?;
+    fn take(&mut self, rank: usize, gift: Gift, mut fds: Vec<OwnedFd>) -> Result<()> {
+        let number = u32::try_from(gift.number);
+        let number = number.map_err(|_| bad(rank, "a segment number too large"))?;
+        let key = (rank, number);
         match (gift.magic, gift.kind, fds.pop()) {
-            (GIFT_MAGIC, 1, Some(fd)) => {
+            (GIFT_MAGIC, GIVEN, Some(fd)) => {
                 if self.foreign.len() >= FOREIGN_MAX {
-                    return Err(bad("too many segments"));
+                    return Err(bad(rank, "too many segments"));
                 }
-                let bytes = usize::try_from(gift.bytes).map_err(|_| bad("a huge segment"))?;
-                self.foreign.insert((peer, number), Segment::open(fd, bytes)?);
+                // A call may hold addresses into the one there.
+                if self.foreign.contains_key(&key) {
+                    return Err(bad(rank, &format!("segment {number} twice")));
+                }
+                let bytes = usize::try_from(gift.bytes).map_err(|_| bad(rank, "a huge segment"))?;
+                let segment = Segment::open(fd, bytes).map_err(|error| blame(error, rank))?;
+                self.foreign.insert(key, (segment, false));
             }
-            (GIFT_MAGIC, 2, None) => {
-                self.foreign.remove(&(peer, number));
+            (GIFT_MAGIC, GONE, None) => {
+                if let Some((_, gone)) = self.foreign.get_mut(&key)
+                    && !std::mem::replace(gone, true)
+                {
+                    self.gone.push(key);
+                }
             }
-            _ => return Err(bad("an unknown message on the local socket")),
+            _ => return Err(bad(rank, "an unknown message on its local socket")),
         }
         Ok(())
     }
 }
 
-fn give(socket: &UnixStream, gift: &Gift, segment: Option<&Segment>) -> Result<()> {
+/// What `rank` sent is none of ours.
+fn bad(rank: usize, what: &str) -> Error {
+    let text = format!("rank {rank} sent {what}");
+    Error::new(Code::Protocol, text).with_peer(Rank::at(rank))
+}
+
+/// A breach of the protocol on the socket of `rank` is its doing, our own troubles are not.
+fn blame(error: Error, rank: usize) -> Error {
+    if error.code == Code::Protocol { error.with_peer(Rank::at(rank)) } else { error }
+}
+
+fn give(socket: &UnixStream, rank: usize, gift: &Gift, segment: Option<&Segment>) -> Result<()> {
     let fds: Vec<_> = segment.iter().map(|s| s.fd().as_raw_fd()).collect();
     let sent = match send_with_fds(socket, bytes_of(gift), &fds) {
         // A peer that has left needs no gift; its death is noticed elsewhere.
@@ -245,9 +332,8 @@ fn give(socket: &UnixStream, gift: &Gift, segment: Option<&Segment>) -> Result<(
         other => other?,
     };
     if sent != GIFT_BYTES {
-        let text =
-            format!("a peer has not taken {sent} of {GIFT_BYTES} bytes of a segment's notice");
-        return Err(Error::new(Code::Limit, format!("{text} ({:?})", ErrorKind::WouldBlock)));
+        let text = format!("rank {rank} has many notices of segments unread: let it make a call");
+        return Err(Error::new(Code::Limit, text).with_peer(Rank::at(rank)));
     }
     Ok(())
 }
@@ -261,22 +347,24 @@ fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
 impl Board for HostBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         let found = |(number, segment): &(u32, Segment)| {
-            let bytes_there = bytes as u64;
-            inside(segment, at, bytes).map(|offset| Place {
-                segment: *number,
-                offset,
-                bytes: bytes_there,
-            })
+            let offset = inside(segment, at, bytes)?;
+            Some(Place { segment: *number, offset, bytes: bytes as u64 })
         };
         self.own.iter().find_map(found).unwrap_or(Place::NOWHERE)
     }
 
     fn publish(&mut self, turn: u64, notice: &Notice) {
+        // Collectives run one at a time: the call before this one is over.
+        self.sweep();
         self.rows.publish(turn, notice);
     }
 
     fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>> {
-        self.rows.notice(peer, turn)
+        let notice = self.rows.notice(peer, turn)?;
+        if notice.is_some() && self.peers[peer].has_news() {
+            self.take_gifts(peer)?;
+        }
+        Ok(notice)
     }
 
     fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {
@@ -284,16 +372,14 @@ impl Board for HostBoard {
         if !self.foreign.contains_key(&key) {
             self.take_gifts(peer)?;
         }
-        let bad = |text: String| Error::new(Code::Protocol, text);
-        let segment = self
-            .foreign
-            .get(&key)
-            .ok_or_else(|| bad(format!("rank {peer} names segment {} it never gave", key.1)))?;
+        let Some((segment, _)) = self.foreign.get(&key) else {
+            return Err(bad(peer, &format!("no segment {}, and names it", key.1)));
+        };
         let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let (offset, bytes) = (number(place.offset), number(place.bytes));
         if offset.checked_add(bytes).is_none_or(|end| end > segment.len()) {
-            let text = format!("rank {peer} names {bytes} bytes at {offset} of {}", segment.len());
-            return Err(bad(text));
+            let there = segment.len();
+            return Err(bad(peer, &format!("a place of {bytes} bytes at {offset} of {there}")));
         }
         Ok(segment.as_ptr().wrapping_add(offset))
     }
@@ -304,5 +390,116 @@ impl Board for HostBoard {
 
     fn reached(&mut self, peer: usize) -> u64 {
         self.rows.reached(peer)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::call::Head;
+
+    /// The board of rank 0 of two, and the far end of rank 1's socket.
+    fn board() -> (HostBoard, Arc<Segment>, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("pair");
+        let (small, length) = (1i32, 4);
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_SNDBUF);
+        let value = (&raw const small).cast();
+        // SAFETY: the value is a local of 4 bytes.
+        let set = unsafe { libc::setsockopt(near.as_raw_fd(), level, name, value, length) };
+        assert_eq!(set, 0);
+        near.set_nonblocking(true).expect("non-blocking");
+        far.set_nonblocking(true).expect("non-blocking");
+        let segment = || Segment::create("test", segment_bytes(2)).expect("segment");
+        let bell = || Bell::new().expect("bell");
+        let own = Neighbour::new(0, segment(), bell(), None);
+        let peer = Neighbour::new(1, segment(), bell(), Some(near));
+        let theirs = peer.segment.clone();
+        let AnyBoard::Host(board) = super::board(&[&own, &peer], 0) else { panic!("a host board") };
+        (board, theirs, far)
+    }
+
+    /// Rank 1 sends a gift and counts it.
+    fn send(to: &UnixStream, theirs: &Arc<Segment>, kind: u32, segment: Option<&Segment>) {
+        let gift = Gift { magic: GIFT_MAGIC, kind, number: 5, bytes: 4096 };
+        give(to, 0, &gift, segment).expect("given");
+        let peer = Peer { segment: theirs.clone(), socket: None, seen: 0 };
+        peer.sent().fetch_add(1, Ordering::Release);
+    }
+
+    fn read(at: *mut u8) -> u8 {
+        // SAFETY: the tests read what they have resolved; a fault is what they look for.
+        unsafe { at.read_volatile() }
+    }
+
+    const PLACE: Place = Place { segment: 5, offset: 8, bytes: 16 };
+
+    #[test]
+    fn what_a_call_has_resolved_stays_mapped_until_the_next_one() {
+        let (mut board, theirs, far) = board();
+        let memory = Segment::create("test", 4096).expect("segment");
+        send(&far, &theirs, GIVEN, Some(&memory));
+        let at = board.resolve(1, PLACE).expect("resolved");
+        // SAFETY: inside the segment.
+        unsafe { memory.as_ptr().add(8).write_volatile(77) };
+        send(&far, &theirs, GONE, None);
+        send(&far, &theirs, GONE, None);
+        board.look().expect("looked");
+        assert_eq!(read(at), 77);
+        // The number is taken as long as the memory is there.
+        send(&far, &theirs, GIVEN, Some(&memory));
+        let error = board.look().expect_err("twice");
+        assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));
+        assert_eq!(read(at), 77);
+        let (head, nowhere) = (Head::zeroed(), Place::NOWHERE);
+        board.publish(1, &Notice { head, input: nowhere, output: nowhere });
+        assert!(board.foreign.is_empty() && board.gone.is_empty());
+        let error = board.resolve(1, PLACE).expect_err("gone");
+        assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));
+    }
+
+    #[test]
+    fn places_and_messages_that_make_no_sense_name_their_rank() {
+        let (mut board, theirs, far) = board();
+        let memory = Segment::create("test", 4096).expect("segment");
+        send(&far, &theirs, GIVEN, Some(&memory));
+        for offset in [4090, u64::MAX] {
+            let error = board.resolve(1, Place { offset, ..PLACE }).expect_err("outside");
+            assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));
+        }
+        for kind in [GIVEN, GONE, 9] {
+            let descriptor = (kind == GONE).then_some(&memory);
+            send(&far, &theirs, kind, descriptor);
+            let error = board.look().expect_err("no sense");
+            assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));
+        }
+    }
+
+    /// A rank that allocates all the time is not stopped by one that only makes calls.
+    #[test]
+    fn looking_makes_room_and_a_full_socket_takes_no_memory_back() {
+        let (mut board, theirs, far) = board();
+        let memory = Segment::create("test", 4096).expect("segment");
+        for _ in 0..2000 {
+            send(&far, &theirs, GIVEN, Some(&memory));
+            send(&far, &theirs, GONE, None);
+            board.look().expect("looked");
+            board.sweep();
+        }
+        let at = board.alloc(4096).expect("alloc");
+        let full = loop {
+            match board.alloc(4096) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((full.code, full.peer), (Code::Limit, Some(Rank(1))));
+        assert_eq!(board.free(at).expect_err("full").code, Code::Limit);
+        assert_eq!(read(at), 0);
+        let mut bytes = [0; GIFT_BYTES];
+        for _ in 0..2 {
+            recv_with_fds(&far, &mut bytes, 1).expect("recv").expect("some");
+        }
+        assert!(board.free(at).expect("room again"));
+        assert!(!board.free(at).expect("nothing there"));
     }
 }

@@ -5,7 +5,8 @@
 //! [`AHEAD_BYTES`], so that a small message costs one system call and a large one lands where it
 //! belongs. The connection was authenticated when it was made ([`crate::boot`]).
 //!
-//! A broken or closed connection is `PEER_LOST`, naming the rank.
+//! A broken or closed connection is `PEER_LOST`, naming the rank; memory that runs out here is
+//! `SYSTEM`.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -28,9 +29,14 @@ const AHEAD_BYTES: usize = 4 << 10;
 const PEEK_BYTES: usize = 64 << 10;
 
 fn lost(peer: Rank, error: &std::io::Error) -> Error {
-    let mut made =
-        Error::new(Code::PeerLost, format!("connection to rank {peer}: {error}")).with_peer(peer);
-    made.native = error.raw_os_error().unwrap_or(0);
+    let native = error.raw_os_error().unwrap_or(0);
+    let text = format!("connection to rank {peer}: {error}");
+    // Memory that our own system does not have is not the peer's fault.
+    let mut made = match native {
+        libc::ENOBUFS | libc::ENOMEM => Error::new(Code::System, text),
+        _ => Error::new(Code::PeerLost, text).with_peer(peer),
+    };
+    made.native = native;
     made
 }
 
@@ -195,4 +201,21 @@ impl Rx for TcpRx {
     }
 
     fn end(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_happens_to_the_connection_blames_the_peer() {
+        let of = |errno| {
+            let error = lost(Rank(3), &std::io::Error::from_raw_os_error(errno));
+            (error.code, error.peer, error.native)
+        };
+        let reset = (Code::PeerLost, Some(Rank(3)), libc::ECONNRESET);
+        assert_eq!(of(libc::ECONNRESET), reset);
+        assert_eq!(of(libc::ENOMEM), (Code::System, None, libc::ENOMEM));
+        assert_eq!(of(libc::ENOBUFS), (Code::System, None, libc::ENOBUFS));
+    }
 }

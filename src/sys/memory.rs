@@ -177,10 +177,81 @@ impl Drop for Segment {
     }
 }
 
+/// Zeroed memory of this process alone, of which the system backs the pages that are touched.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    at: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; the struct gives out a raw pointer
+// only, whose users answer for their accesses.
+unsafe impl Send for Pages {}
+// SAFETY: as above; no method writes through the pointer.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// At least `bytes` (not 0), page aligned.
+    pub(crate) fn new(bytes: usize) -> Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(Error::last_os(format!("mapping {bytes} bytes")));
+        }
+        // A huge page would back 2 MiB for a byte. A kernel without huge pages refuses, rightly.
+        // SAFETY: the range is the mapping just made.
+        unsafe { libc::madvise(at, bytes, libc::MADV_NOHUGEPAGE) };
+        let at = NonNull::new(at.cast::<u8>())
+            .ok_or_else(|| Error::new(Code::Internal, "memory was mapped at address 0"))?;
+        Ok(Self { at, bytes })
+    }
+
+    /// The first byte.
+    pub(crate) const fn at(&self) -> NonNull<u8> {
+        self.at
+    }
+
+    /// Bytes that the system backs now.
+    #[cfg(test)]
+    pub(crate) fn resident(&self) -> usize {
+        const PAGE: usize = 4096;
+        let mut pages = vec![0u8; self.bytes.div_ceil(PAGE)];
+        // SAFETY: the range is mapped, and there is a byte for each page of 4 KiB or more.
+        let done =
+            unsafe { libc::mincore(self.at.as_ptr().cast(), self.bytes, pages.as_mut_ptr()) };
+        assert_eq!(done, 0);
+        pages.iter().filter(|page| **page & 1 == 1).count() * PAGE
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: exactly this range was mapped by `new` and nobody else unmaps it; users of the
+        // pointer must not outlive it.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.bytes) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::bell::Bell;
+
+    #[test]
+    fn pages_are_zero_and_backed_when_touched() {
+        let pages = Pages::new(64 << 20).expect("pages");
+        assert_eq!(pages.resident(), 0);
+        // SAFETY: inside the mapping, which no other thread touches.
+        let seen = unsafe {
+            pages.at().add(12_345_678).write_volatile(7);
+            pages.at().add(33 << 20).read_volatile()
+        };
+        assert_eq!(seen, 0);
+        assert!(pages.resident() < 256 << 10);
+        assert_eq!(Pages::new(usize::MAX / 2).expect_err("huge").code, Code::OutOfMemory);
+    }
 
     #[test]
     fn two_mappings_of_one_segment_show_the_same_bytes() {

@@ -1,4 +1,5 @@
-//! Waiting for many descriptors: level-triggered epoll, with a token for each.
+//! Waiting for many descriptors: epoll, level-triggered unless asked otherwise, with a token for
+//! each.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -9,8 +10,6 @@ use crate::error::{Error, Result};
 /// What to wait for on a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
-    /// Hang-ups only.
-    Hangup,
     /// Something to read.
     Read,
     /// Room to write.
@@ -24,7 +23,6 @@ pub(crate) enum Interest {
 impl Interest {
     const fn epoll(self) -> u32 {
         match self {
-            Self::Hangup => 0,
             Self::Read => IN,
             Self::Write => OUT,
             Self::Both => IN | OUT,
@@ -83,7 +81,8 @@ impl Poller {
 
     /// Takes a descriptor out of the set.
     pub(crate) fn remove(&self, fd: impl AsFd) -> Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Interest::Hangup)
+        // What it is not waited for any more is ignored.
+        self.control(libc::EPOLL_CTL_DEL, fd.as_fd(), 0, Interest::Read)
     }
 
     fn control(
@@ -150,7 +149,6 @@ pub(crate) fn wait_one(
     timeout: Option<Duration>,
 ) -> Result<bool> {
     let events = match interest {
-        Interest::Hangup => 0,
         Interest::Read => libc::POLLIN,
         Interest::Write => libc::POLLOUT,
         Interest::Both | Interest::Edge => libc::POLLIN | libc::POLLOUT,

@@ -13,6 +13,14 @@ use crate::error::{Code, Error, Result};
 /// Connections the kernel may hold for us before we accept them; it cuts this to its own limit.
 const BACKLOG: libc::c_int = 4096;
 
+/// A silent connection is probed after so long. The system's two hours outlast most jobs.
+const IDLE_S: libc::c_int = 10;
+/// Between probes: several, since a network may drop packets for seconds while it finds new ways.
+const INTERVAL_S: libc::c_int = 5;
+const PROBES: libc::c_int = 4;
+/// What is sent and not acknowledged ends the connection after as long as silence does.
+const GONE_MS: libc::c_int = (IDLE_S + INTERVAL_S * PROBES) * 1000;
+
 /// An address in the system's form.
 struct Raw {
     storage: libc::sockaddr_storage,
@@ -155,9 +163,18 @@ pub(crate) fn set_nodelay(stream: &TcpStream) -> Result<()> {
     stream.set_nodelay(true).map_err(|error| Error::os(&error, "TCP_NODELAY"))
 }
 
-/// Lets the kernel probe a silent connection, or not.
-pub(crate) fn set_keepalive(stream: &TcpStream, on: bool) -> Result<()> {
-    set_option(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, i32::from(on), "SO_KEEPALIVE")
+/// Lets the kernel probe a silent connection, and end it when the other host is gone.
+pub(crate) fn set_keepalive(stream: &TcpStream) -> Result<()> {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1, "SO_KEEPALIVE"),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_S, "TCP_KEEPIDLE"),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INTERVAL_S, "TCP_KEEPINTVL"),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES, "TCP_KEEPCNT"),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, GONE_MS, "TCP_USER_TIMEOUT"),
+    ];
+    options
+        .iter()
+        .try_for_each(|&(level, name, value, what)| set_option(stream, level, name, value, what))
 }
 
 /// Writes to a stream socket without raising SIGPIPE when the other end is gone.
@@ -230,8 +247,7 @@ mod tests {
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let (mut mine, mut theirs) = pair(at);
             set_nodelay(&mine).expect("nodelay");
-            set_keepalive(&mine, true).expect("keepalive");
-            set_keepalive(&mine, false).expect("keepalive");
+            set_keepalive(&mine).expect("keepalive");
             mine.write_all(b"hello").expect("write");
             wait_one(theirs.as_fd(), Interest::Read, Some(Duration::from_secs(20))).expect("wait");
             let mut bytes = [0; 5];

@@ -146,8 +146,14 @@ pub(crate) fn recv_with_fds(
     };
     let fds = collect_fds(&message);
     // The kernel drops what does not fit and says so; what did fit is closed with `fds`.
-    if fds.len() > fds_max || message.msg_flags & libc::MSG_CTRUNC != 0 {
+    let cut = message.msg_flags & libc::MSG_CTRUNC != 0;
+    if fds.len() > fds_max || cut && fds.len() == FDS_MAX {
         return Err(Error::new(Code::Protocol, "a peer passed more descriptors than agreed"));
+    }
+    if cut {
+        // There was room in the message: it is our table of descriptors that had none.
+        let full = io::Error::from_raw_os_error(libc::EMFILE);
+        return Err(Error::os(&full, "receiving descriptors"));
     }
     Ok(Some(Received { bytes: got, fds }))
 }
@@ -224,8 +230,9 @@ mod tests {
     #[test]
     fn a_passed_bell_rings_the_original() {
         let (one, two) = pair();
-        let bell = Bell::new().expect("bell");
-        let sent = send_with_fds(&one, b"x", &[bell.fd().as_raw_fd()]).expect("send");
+        let bell = Bell::open().expect("bell");
+        let far = bell.far_end().expect("open").as_raw_fd();
+        let sent = send_with_fds(&one, b"x", &[far]).expect("send");
         assert_eq!(sent, 1);
         let mut bytes = [0; 8];
         let mut got = recv_with_fds(&two, &mut bytes, 1).expect("recv").expect("some");

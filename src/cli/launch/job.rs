@@ -450,12 +450,15 @@ impl Job<'_> {
         }
     }
 
-    /// Takes what `rank` has written, at most what we have room for; with `close`, no more comes.
+    /// Takes what `rank` has written, at most what we have room for; with `close`, no more comes,
+    /// and who holds the pipe and writes on and on is heard for a backlog more.
     fn drain(&mut self, rank: usize, close: bool) {
         let mut bytes = [0; READ_BYTES];
         for stream in [Stream::Out, Stream::Err] {
-            // BOUND: a rank that writes on and on must wait once the backlog is full.
-            while self.screen.queue(stream).len() <= BACKLOG_MAX || close {
+            let mut left = if close { BACKLOG_MAX } else { usize::MAX };
+            // BOUND: a rank that writes on and on must wait once the backlog is full; at the end
+            // only so much is taken.
+            while left > 0 && (self.screen.queue(stream).len() <= BACKLOG_MAX || close) {
                 let Some(pipe) = &mut self.members[rank].pipes[stream as usize] else {
                     break;
                 };
@@ -464,7 +467,10 @@ impl Job<'_> {
                         self.close(rank, stream);
                         break;
                     }
-                    Ok(got) => self.screen.feed(rank, stream, &bytes[..got]),
+                    Ok(got) => {
+                        self.screen.feed(rank, stream, &bytes[..got]);
+                        left = left.saturating_sub(got);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(_) => break,
                 }
