@@ -30,7 +30,10 @@ impl Window {
 }
 
 /// The sending end of a link.
-pub trait Tx {
+///
+/// # Safety
+/// Windows are writable for their bytes, by their holder alone, until the next call on the link.
+pub unsafe trait Tx {
     /// Free memory to write the next bytes into; follow with [`Tx::commit`].
     ///
     /// # Errors
@@ -90,7 +93,10 @@ pub trait Tx {
 }
 
 /// The receiving end of a link.
-pub trait Rx {
+///
+/// # Safety
+/// Windows are readable for their bytes until released or until the next call on the link.
+pub unsafe trait Rx {
     /// Bytes that have arrived, at most `want` of them (links may look at more, for later calls).
     /// They stay until released.
     ///
@@ -146,7 +152,11 @@ pub struct Notice {
 }
 
 /// The shared page where ranks with memory links meet: one notice and one phase counter each.
-pub trait Board {
+///
+/// # Safety
+/// What [`Board::resolve`] returns is valid for the place's bytes until the next
+/// [`Board::publish`], as far as this process can know.
+pub unsafe trait Board {
     /// Where peers find `bytes` bytes at `at`, if they can.
     fn place(&mut self, at: *const u8, bytes: usize) -> Place;
 

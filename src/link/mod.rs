@@ -49,7 +49,8 @@ macro_rules! each {
     };
 }
 
-impl Tx for AnyTx {
+// SAFETY: passed on to the kind of link.
+unsafe impl Tx for AnyTx {
     #[inline]
     fn window(&mut self) -> Result<Window> {
         each!(self, Self { Ring, Tcp }, link => link.window())
@@ -77,7 +78,8 @@ impl Tx for AnyTx {
     }
 }
 
-impl Rx for AnyRx {
+// SAFETY: passed on to the kind of link.
+unsafe impl Rx for AnyRx {
     #[inline]
     fn peek(&mut self, want: usize) -> Result<Window> {
         each!(self, Self { Ring, Tcp }, link => link.peek(want))
@@ -100,7 +102,8 @@ impl Rx for AnyRx {
     }
 }
 
-impl Board for AnyBoard {
+// SAFETY: passed on to the kind of board.
+unsafe impl Board for AnyBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         each!(self, Self { Process, Host }, board => board.place(at, bytes))
     }

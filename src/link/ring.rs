@@ -140,7 +140,8 @@ impl RingTx {
     }
 }
 
-impl Tx for RingTx {
+// SAFETY: windows lie in the ring between its counters, and the ring lives as long as this.
+unsafe impl Tx for RingTx {
     fn window(&mut self) -> Result<Window> {
         let mut room = self.room();
         if room < PUBLISH_BYTES {
@@ -241,7 +242,8 @@ impl RingRx {
     }
 }
 
-impl Rx for RingRx {
+// SAFETY: as of the sending end.
+unsafe impl Rx for RingRx {
     fn peek(&mut self, want: usize) -> Result<Window> {
         if self.tail.saturating_sub(self.taken) < want as u64 {
             // ORDERING: acquire pairs with the writer's release of `tail`: the bytes are there.

@@ -344,7 +344,8 @@ fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
     (offset.checked_add(bytes)? <= segment.len()).then_some(offset as u64)
 }
 
-impl Board for HostBoard {
+// SAFETY: a place is checked against the bounds of a mapping that stays until the next call.
+unsafe impl Board for HostBoard {
     fn place(&mut self, at: *const u8, bytes: usize) -> Place {
         let found = |(number, segment): &(u32, Segment)| {
             let offset = inside(segment, at, bytes)?;

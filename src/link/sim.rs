@@ -258,7 +258,8 @@ impl Pipe {
 #[derive(Debug)]
 pub struct SimTx(Rc<RefCell<Pipe>>);
 
-impl Tx for SimTx {
+// SAFETY: windows lie in buffers of the end's own.
+unsafe impl Tx for SimTx {
     fn window(&mut self) -> Result<Window> {
         Ok(self.0.borrow_mut().window())
     }
@@ -290,7 +291,8 @@ impl Tx for SimTx {
 #[derive(Debug)]
 pub struct SimRx(Rc<RefCell<Pipe>>);
 
-impl Rx for SimRx {
+// SAFETY: as of the sending end.
+unsafe impl Rx for SimRx {
     fn peek(&mut self, _want: usize) -> Result<Window> {
         Ok(self.0.borrow_mut().peek())
     }
@@ -326,7 +328,8 @@ impl Rx for SimRx {
 #[derive(Clone, Copy, Debug)]
 pub enum NoBoard {}
 
-impl Board for NoBoard {
+// SAFETY: it resolves nothing.
+unsafe impl Board for NoBoard {
     fn place(&mut self, _at: *const u8, _bytes: usize) -> Place {
         match *self {}
     }

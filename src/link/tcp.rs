@@ -83,7 +83,8 @@ impl TcpTx {
     }
 }
 
-impl Tx for TcpTx {
+// SAFETY: windows lie in the staging buffer.
+unsafe impl Tx for TcpTx {
     fn window(&mut self) -> Result<Window> {
         if self.staging.is_empty() {
             self.staging = vec![0; STAGING_BYTES];
@@ -160,7 +161,8 @@ impl TcpRx {
     }
 }
 
-impl Rx for TcpRx {
+// SAFETY: windows lie in the staging buffer.
+unsafe impl Rx for TcpRx {
     fn peek(&mut self, want: usize) -> Result<Window> {
         let want = want.min(PEEK_BYTES);
         if self.filled - self.taken < want {
