@@ -112,6 +112,8 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
 /// and becomes writable when the attempt has ended; ask [`connected`] then.
 pub(crate) fn connect_start(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream> {
     let fd = open(&address)?;
+    // Else the port this connection gets could not be listened at for a minute after its end.
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1, "SO_REUSEADDR")?;
     if let Some(source) = source {
         let raw = Raw::new(SocketAddr::new(source, 0));
         // SAFETY: the pointer and length describe an initialised address of that family.
@@ -136,6 +138,11 @@ pub(crate) fn connected(stream: &TcpStream) -> Result<bool> {
         Ok(Some(error)) | Err(error) => return Err(Error::os(&error, "connecting")),
     }
     match stream.peer_addr() {
+        // Nobody listens, and the port the system chose for us was that very one.
+        Ok(peer) if stream.local_addr().is_ok_and(|own| own == peer) => {
+            let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+            Err(Error::os(&refused, format!("connecting to {peer}")))
+        }
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
         Err(error) => Err(Error::os(&error, "connecting")),
@@ -273,6 +280,33 @@ mod tests {
         let stream = connect_start(to, Some(source)).expect("connect");
         assert_eq!(stream.local_addr().expect("address").ip(), source);
         assert!(connect_start(to, Some("203.0.113.1".parse().expect("address"))).is_err());
+    }
+
+    #[test]
+    fn nobody_connects_to_himself() {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        let own = listener.local_addr().expect("address");
+        drop(listener);
+        let fd = open(&own).expect("socket");
+        let raw = Raw::new(own);
+        // SAFETY: the pointer and length describe an initialised address of that family.
+        let bound = unsafe { libc::bind(fd.as_raw_fd(), raw.at(), raw.length) };
+        assert_eq!(bound, 0);
+        // SAFETY: as above.
+        unsafe { libc::connect(fd.as_raw_fd(), raw.at(), raw.length) };
+        let stream = TcpStream::from(fd);
+        wait_one(stream.as_fd(), Interest::Write, Some(Duration::from_secs(5))).expect("wait");
+        assert_eq!(connected(&stream).expect_err("itself").native, libc::ECONNREFUSED);
+    }
+
+    #[test]
+    fn a_port_once_used_to_connect_can_be_listened_at() {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+        let stream = connect(listener.local_addr().expect("address"), soon()).expect("connect");
+        let used = stream.local_addr().expect("address");
+        // The end that closes first is the one that lingers.
+        drop(stream);
+        listen(used).expect("the port is free");
     }
 
     #[test]

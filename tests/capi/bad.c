@@ -323,7 +323,10 @@ static void *blocked(void *context)
 {
     struct rank_thread *me = context;
     float x = 0;
-    EXPECT(unisono_recv(&x, 1, F32, 0, me->comm) == UNISONO_ABORTED);
+    int status = UNISONO_BUSY;
+    while (status == UNISONO_BUSY) /* until the first thread is outside */
+        status = unisono_recv(&x, 1, F32, 0, me->comm);
+    EXPECT(status == UNISONO_ABORTED);
     return NULL;
 }
 
