@@ -27,6 +27,31 @@ fn the_quick_suite_passes_on_every_link() {
     let output = unisono(&["check", "--quick"]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains(" 0 failed"), "{}", text(&output));
+    // A line for each link and world, with cases that passed in each.
+    for link in ["mem", "shm", "tcp"] {
+        for world in ["1", "2", "3", "4", "5", "8"] {
+            let row = text(&output).lines().any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                words.starts_with(&[link, world]) && words[2] != "0"
+            });
+            assert!(row, "{link} {world}: {}", text(&output));
+        }
+    }
+}
+
+#[test]
+fn a_filter_chooses_cases_and_one_that_fits_none_is_an_error() {
+    let some = ["--quick", "--filter", "together: an empty group"];
+    let output = unisono(&[&["check", "-n", "2"], &some[..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("3 passed, 0 failed, 0 skipped"), "{}", text(&output));
+    let output = unisono(&[&["check", "-n", "2", "--list"], &some[..]].concat());
+    assert_eq!(text(&output), "2 ranks, together: an empty group\n");
+    for list in [&[][..], &["--list"]] {
+        let output = unisono(&[&["check", "--filter", "no such case"], list].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains("no case has \"no such case\""), "{}", text(&output));
+    }
 }
 
 #[test]
@@ -68,6 +93,13 @@ fn perf_prints_a_line_of_json_for_each_size() {
             let bytes: Vec<u64> = lines.iter().filter_map(|line| line["bytes"].as_u64()).collect();
             let expected: &[u64] = if op == "barrier" { &[0] } else { &[8, 1024, 131_072] };
             assert_eq!(bytes, expected, "{link} {op}");
+            // 8 bytes are two elements: none for one of three ranks, so each moves one.
+            let least = match op {
+                "barrier" => 0,
+                "all_reduce" | "broadcast" | "reduce" | "sendrecv" => 8,
+                _ => 12,
+            };
+            assert_eq!(lines[0]["moved"], least, "{link} {op}");
             for line in &lines {
                 assert_eq!((&line["op"], &line["link"]), (&op.into(), &link.into()));
                 assert_eq!((&line["ranks"], &line["wrong"]), (&3.into(), &0.into()), "{line}");
