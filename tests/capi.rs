@@ -11,6 +11,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, io};
 
+#[path = "capi/sanitized.rs"]
+mod sanitized;
+#[path = "capi/training.rs"]
+mod training;
+
 /// Ends a program that hangs.
 const WATCHDOG_SECONDS: &str = "120";
 const STRICT: &[&str] = &["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1"];
@@ -263,38 +268,6 @@ fn examples_in_c_and_cpp_compile_strictly_and_run() {
     }
 }
 
-fn train_lm() -> PathBuf {
-    let lm = fs::read_dir(root().join("ffi/examples/lm")).expect("lm");
-    let lm = lm.map(|f| f.expect("file").path().to_string_lossy().into_owned());
-    let mut sources: Vec<String> = lm.filter(|f| f.ends_with(".c")).collect();
-    sources.push("ffi/examples/train_lm.c".to_owned());
-    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-    compile("train_lm", &sources, &["-std=c99", "-O2"])
-}
-
-#[test]
-fn training_gives_the_same_weights_on_one_two_and_four_ranks_in_both_exact_modes() {
-    let program = train_lm();
-    let checksum = |world: usize, mode: &str| {
-        let said = ranks(world, || {
-            let mut command = watched(&program);
-            command.args(["--deterministic", "--json", "--quiet", "--steps", "6", "--mode", mode]);
-            command.args(["--width", "32", "--layers", "1", "ffi/examples/train_lm.c"]);
-            command
-        });
-        let line =
-            said[0].lines().find(|l| l.contains("\"checksum\"")).expect("a result").to_owned();
-        line.split("\"checksum\":\"").nth(1).expect("a checksum")[..16].to_owned()
-    };
-    let one = checksum(1, "allreduce");
-    for (world, mode) in [(2, "allreduce"), (4, "allreduce"), (2, "sharded"), (4, "sharded")] {
-        assert_eq!(checksum(world, mode), one, "{mode} on {world} ranks");
-    }
-    succeed(watched(&program).arg("--self-test"));
-    // Without a launcher: a job of one rank.
-    succeed(watched(&program).args(["--steps", "1", "--quiet", "ffi/examples/train_lm.c"]));
-}
-
 #[test]
 fn the_cpp_header_works_with_and_without_exceptions() {
     for (name, flags) in [
@@ -490,44 +463,4 @@ fn an_installation_is_found_by_cmake() {
         let said = ranks(2, || watched(&program));
         assert!(said[0].contains("rank 0 of 2: 2 1 1"), "{said:?}");
     }
-}
-
-#[test]
-fn the_address_sanitizer_finds_nothing() {
-    let sanitize = &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
-    let mut leaks = watched(&calls_program("calls-asan", sanitize));
-    succeed(leaks.env("ASAN_OPTIONS", "detect_leaks=1:halt_on_error=1"));
-    let flags = [&["-std=c11", "-pthread"][..], sanitize].concat();
-    let program = compile("bad-asan", &["tests/capi/bad.c"], &flags);
-    // A request of more memory than there is must be refused by us, not by the sanitizer.
-    succeed(watched(&program).env("ASAN_OPTIONS", "allocator_may_return_null=1"));
-    for name in ["hello.c", "bucket.c"] {
-        let source = format!("ffi/examples/{name}");
-        let flags = [&["-std=c99"][..], sanitize].concat();
-        let program = compile(&format!("asan-{name}"), &[&source], &flags);
-        ranks(2, || watched(&program));
-    }
-}
-
-#[test]
-fn valgrind_finds_neither_errors_nor_leaks() {
-    if !need("valgrind", "valgrind") {
-        return;
-    }
-    let under = |program: &Path| {
-        let mut valgrind = command("timeout");
-        valgrind.args(["-k", "5", WATCHDOG_SECONDS, "valgrind", "--quiet", "--error-exitcode=99"]);
-        valgrind.args(["--leak-check=full", "--show-leak-kinds=definite,indirect"]);
-        valgrind.args(["--errors-for-leak-kinds=definite,indirect"]).arg(program);
-        valgrind
-    };
-    for name in ["hello.c", "bucket.c", "hello.cpp", "bucket.cpp"] {
-        let standard = if name.ends_with("pp") { "-std=c++17" } else { "-std=c99" };
-        let source = format!("ffi/examples/{name}");
-        let program = compile(&format!("valgrind-{name}"), &[&source], &[standard]);
-        ranks(2, || under(&program));
-    }
-    let errors = compile("valgrind-errors.c", &["ffi/examples/errors.c"], &["-std=c99"]);
-    succeed(&mut under(&errors));
-    succeed(&mut under(&calls_program("valgrind-calls", &[])));
 }
