@@ -111,8 +111,8 @@ fn rows(kind: Kind, world: u32, options: &Options) -> Vec<Row> {
     rows
 }
 
-/// Elements of the buffer, or of each rank's block where a size means all blocks: what fits `bytes`,
-/// but at least one, so that a row of any size but 0 moves data.
+/// Elements of the buffer, or of each rank's block where a size means all blocks: what fits
+/// `bytes`, but at least one, so that a row of any size but 0 moves data.
 fn elements(kind: Kind, bytes: u64, element: u64, world: u32) -> usize {
     let parts = if divided(kind) { u64::from(world) } else { 1 };
     let fit = bytes / element / parts;
