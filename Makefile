@@ -1,8 +1,9 @@
-# Unisono: build, demonstrate, test, install. GNU make; needs a Rust toolchain and a C compiler.
+# Unisono: build, demonstrate, test, install. GNU make; needs a Rust toolchain and a C compiler, the
+# tests a C++ compiler too.
 #
 #   make                        build/libunisono.a, build/libunisono.so, build/unisono
 #   make demo                   train a small language model on 2 ranks, then compare 1, 2 and 4
-#   make test                   everything; closing line "N passed, N failed"
+#   make test                   everything; closing line "N passed, N failed, N skipped"
 #   make check                  formatting, lints and the header alone
 #   make install PREFIX=/usr/local DESTDIR=
 #   make clean

@@ -520,6 +520,8 @@ fn usage_errors_are_one_line_and_status_2() {
         (&["plan", "all_reduce", "--hosts", "2,0"], "at least 1 rank"),
         (&["plan", "all_reduce", "-n", "0"], "invalid value '0'"),
         (&["info", "--tuning", "--collective", "nope"], "there are all_reduce,"),
+        (&["info", "--tuning", "--collective", "all_gather_v"], "the counts of all ranks"),
+        (&["info", "--tuning", "--collective", "send"], "the pair of ranks"),
         (&["info", "--collective", "broadcast"], "--tuning"),
         (&["info", "-n", "4"], "--tuning"),
         (&["info", "--no-such-flag"], "--no-such-flag"),
