@@ -238,6 +238,19 @@ fn every_call_gives_its_result_on_one_to_four_ranks() {
 }
 
 #[test]
+fn a_request_ends_when_its_deadline_has_passed() {
+    let program = compile("deadline", &["tests/capi/deadline.c"], &["-std=c11", "-pthread"]);
+    succeed(&mut watched(&program));
+    for links in ["shm", "tcp"] {
+        ranks(2, || {
+            let mut rank = watched(&program);
+            rank.arg("rank").env("UNISONO_LINKS", links);
+            rank
+        });
+    }
+}
+
+#[test]
 fn the_header_stands_alone_in_c99_and_in_cpp() {
     for (compiler, standard, language) in
         [("cc", "-std=c99", "c"), ("cc", "-std=c11", "c"), ("c++", "-std=c++17", "c++")]
