@@ -333,8 +333,12 @@ fn the_libraries_define_nothing_but_unisono_symbols() {
     let groups = succeed(command("readelf").args(["--section-groups", "--wide"]).arg(&archive));
     assert!(groups.contains("no section groups"), "{groups}");
     let about = succeed(command("readelf").args(["--dynamic", "--wide"]).arg(&shared));
-    let major = env!("CARGO_PKG_VERSION_MAJOR");
-    assert!(about.contains(&format!("Library soname: [libunisono.so.{major}]")), "{about}");
+    // Versions that may break programs have names of their own: before 1.0 the minor ones.
+    let name = match (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR")) {
+        ("0", minor) => format!("libunisono.so.0.{minor}"),
+        (major, _) => format!("libunisono.so.{major}"),
+    };
+    assert!(about.contains(&format!("Library soname: [{name}]")), "{about}");
 }
 
 #[test]
@@ -400,14 +404,43 @@ fn the_list_of_system_libraries_is_the_compilers() {
     assert_eq!(system_libraries(), list);
 }
 
-/// An installation of the test's own, with its prefix.
-fn installed(test: &str) -> PathBuf {
-    let prefix = scratch(&format!("install-{test}")).join("prefix");
+/// Makes `target` for a prefix with its libraries in `lib`.
+fn make(target: &str, prefix: &Path, lib: &str) {
     let _alone = alone();
     let mut make = command("make");
-    make.args(["--no-print-directory", "install"]).arg(format!("PREFIX={}", prefix.display()));
-    succeed(&mut make);
+    make.args(["--no-print-directory", target]).arg(format!("PREFIX={}", prefix.display()));
+    succeed(make.arg(format!("LIBDIR={}", prefix.join(lib).display())));
+}
+
+/// An installation of the test's own, with its prefix.
+fn installed(test: &str, lib: &str) -> PathBuf {
+    let prefix = scratch(&format!("install-{test}")).join("prefix");
+    make("install", &prefix, lib);
     prefix
+}
+
+fn files_below(at: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(at).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let below = |path: PathBuf| match path.is_dir() && !path.is_symlink() {
+        true => files_below(&path),
+        false => vec![path],
+    };
+    entries.flat_map(below).collect()
+}
+
+#[test]
+fn uninstall_takes_away_what_install_put_there() {
+    let prefix = installed("uninstall", "lib/some-system");
+    let files = files_below(&prefix);
+    for name in ["unisono.h", "libunisono.a", "libunisono.so", "unisono.pc", "LICENSE-MIT"] {
+        assert!(files.iter().any(|file| file.ends_with(name)), "{name}: {files:?}");
+    }
+    let libraries = files.iter().filter(|file| file.to_string_lossy().contains("libunisono"));
+    assert!(libraries.into_iter().all(|file| file.starts_with(prefix.join("lib/some-system"))));
+    let own = prefix.join("include/of-somebody-else.h");
+    fs::write(&own, "").expect("write");
+    make("uninstall", &prefix, "lib/some-system");
+    assert_eq!(files_below(&prefix), [own]);
 }
 
 #[test]
@@ -415,12 +448,12 @@ fn an_installation_is_found_by_pkg_config() {
     if !need("pkg-config", "pkg-config") {
         return;
     }
-    let prefix = installed("pkg-config");
+    let prefix = installed("pkg-config", "lib/some-system");
     assert!(prefix.join("bin/unisono").is_file());
     for (flags, name) in [(&["--static"][..], "static"), (&[], "shared")] {
         let mut ask = command("pkg-config");
         ask.args(["--cflags", "--libs"]).args(flags).arg("unisono");
-        let said = succeed(ask.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")));
+        let said = succeed(ask.env("PKG_CONFIG_PATH", prefix.join("lib/some-system/pkgconfig")));
         let mut words: Vec<String> = said.split_whitespace().map(str::to_owned).collect();
         if name == "static" {
             // Both libraries are installed, and -l prefers the shared one.
@@ -434,14 +467,14 @@ fn an_installation_is_found_by_pkg_config() {
         succeed(cc.args(["-std=c99", "ffi/examples/hello.c"]).args(&words).arg("-o").arg(&program));
         let said = ranks(2, || {
             let mut run = watched(&program);
-            run.env("LD_LIBRARY_PATH", prefix.join("lib"));
+            run.env("LD_LIBRARY_PATH", prefix.join("lib/some-system"));
             run
         });
         assert!(said[1].contains("rank 1 of 2: 2 1 1"), "{said:?}");
     }
     let mut version = command("pkg-config");
     version.args(["--modversion", "unisono"]);
-    let version = succeed(version.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")));
+    let version = succeed(version.env("PKG_CONFIG_PATH", prefix.join("lib/some-system/pkgconfig")));
     assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
 }
 
@@ -466,14 +499,21 @@ fn an_installation_is_found_by_cmake() {
         ),
     )
     .expect("write");
-    let (built, prefix) = (at.join("built"), installed("cmake"));
-    let mut configure = command("cmake");
-    configure.arg("-S").arg(&at).arg("-B").arg(&built);
-    succeed(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", prefix.display())));
-    succeed(command("cmake").arg("--build").arg(&built));
-    for kind in ["unisono", "static"] {
-        let program = built.join(format!("hello-{kind}"));
-        let said = ranks(2, || watched(&program));
-        assert!(said[0].contains("rank 0 of 2: 2 1 1"), "{said:?}");
+    for lib in ["lib", "lib/some-system"] {
+        let name = lib.replace('/', "-");
+        let (built, prefix) = (at.join(&name), installed(&format!("cmake-{name}"), lib));
+        // It may move: what it was installed as is not there any more.
+        let moved = prefix.with_file_name("moved");
+        fs::rename(&prefix, &moved).expect("rename");
+        let mut configure = command("cmake");
+        configure.arg("-S").arg(&at).arg("-B").arg(&built);
+        let package = moved.join(lib).join("cmake/unisono");
+        succeed(configure.arg(format!("-Dunisono_DIR={}", package.display())));
+        succeed(command("cmake").arg("--build").arg(&built));
+        for kind in ["unisono", "static"] {
+            let program = built.join(format!("hello-{kind}"));
+            let said = ranks(2, || watched(&program));
+            assert!(said[0].contains("rank 0 of 2: 2 1 1"), "{said:?}");
+        }
     }
 }
