@@ -58,7 +58,8 @@ pub(crate) fn ordered_sum(comm: &Communicator, count: usize) -> Result<String> {
     let part = |i: usize| {
         let mixed = (u64::from(value(me, 0, i)) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let scale = i32::try_from(mixed >> 59).expect("small") - 16;
-        (mixed as u32 as f32 - 2e9) * 2f32.powi(scale)
+        let digits = u32::try_from(mixed & 0xffff_ffff).expect("32 bits");
+        (digits as f32 - 2e9) * 2f32.powi(scale)
     };
     let send: Vec<f32> = (0..count).map(part).collect();
     let mut recv = vec![0f32; count];
