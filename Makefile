@@ -1,15 +1,19 @@
-# Unisono: build, demonstrate, test, install. GNU make; needs a Rust toolchain and a C compiler.
+# Unisono: build, demonstrate, test, install. GNU make; needs a Rust toolchain and a C compiler, the
+# tests a C++ compiler too.
 #
 #   make                        build/libunisono.a, build/libunisono.so, build/unisono
 #   make demo                   train a small language model on 2 ranks, then compare 1, 2 and 4
-#   make test                   everything; closing line "N passed, N failed"
+#   make test                   everything; closing line "N passed, N failed, N skipped"
 #   make check                  formatting, lints and the header alone
-#   make install PREFIX=/usr/local DESTDIR=
+#   make install PREFIX=/usr/local LIBDIR=$PREFIX/lib DESTDIR=
+#   make uninstall              the same variables: takes away what install put there
 #   make clean
 #
 # DEBUG=1 keeps line tables in the libraries. FILES="a.txt b.txt" gives the demo other text.
 
 PREFIX ?= /usr/local
+# Debian's is $(PREFIX)/lib/x86_64-linux-gnu, Fedora's $(PREFIX)/lib64.
+LIBDIR ?= $(PREFIX)/lib
 CARGO ?= cargo
 CC ?= cc
 CFLAGS ?= -O3 -march=native
@@ -17,7 +21,10 @@ INSTALL ?= install
 FILES ?=
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-SONAME := libunisono.so.$(firstword $(subst ., ,$(VERSION)))
+# Before 1.0 a minor version may break programs, so it is part of the name they look for.
+MAJOR := $(firstword $(subst ., ,$(VERSION)))
+MINOR := $(word 2,$(subst ., ,$(VERSION)))
+SONAME := libunisono.so.$(if $(filter 0,$(MAJOR)),0.$(MINOR),$(MAJOR))
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILD := build
 
@@ -27,7 +34,7 @@ LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C99 := -std=c99 -Wall -Wextra -Wpedantic
 LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
 
-.PHONY: all lib program demo test check install clean libs-private version FORCE
+.PHONY: all lib program demo test check install uninstall clean libs-private version FORCE
 .DELETE_ON_ERROR:
 
 all: lib program
@@ -40,7 +47,7 @@ $(TARGET)/release/libunisono.a: FORCE
 
 $(BUILD)/libunisono.a: $(TARGET)/release/libunisono.a scripts/link.sh ffi/unisono.map
 	@mkdir -p $(BUILD)
-	LIBS="$(LIBS_PRIVATE)" CC="$(CC)" scripts/link.sh $< $(BUILD) $(VERSION)
+	LIBS="$(LIBS_PRIVATE)" CC="$(CC)" scripts/link.sh $< $(BUILD) $(VERSION) $(SONAME)
 
 program:
 	@mkdir -p $(BUILD)
@@ -63,20 +70,32 @@ check:
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include
-	$(INSTALL) -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/unisono
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/unisono
+	$(INSTALL) -d $(DESTDIR)$(LICENCES)
+	$(INSTALL) -m 644 LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(LICENCES)
 	$(INSTALL) -m 755 $(BUILD)/unisono $(DESTDIR)$(PREFIX)/bin/unisono
 	$(INSTALL) -m 644 ffi/include/unisono.h ffi/include/unisono.hpp $(DESTDIR)$(PREFIX)/include
-	$(INSTALL) -m 644 $(BUILD)/libunisono.a $(DESTDIR)$(PREFIX)/lib/libunisono.a
-	$(INSTALL) -m 755 $(BUILD)/libunisono.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib
-	ln -sf libunisono.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libunisono.so
-	sed $(FILL) ffi/unisono.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/unisono.pc
+	$(INSTALL) -m 644 $(BUILD)/libunisono.a $(DESTDIR)$(LIBDIR)/libunisono.a
+	$(INSTALL) -m 755 $(BUILD)/libunisono.so.$(VERSION) $(DESTDIR)$(LIBDIR)
+	ln -sf libunisono.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libunisono.so
+	sed $(FILL) ffi/unisono.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/unisono.pc
 	for name in unisono-config unisono-config-version; do \
 	    sed $(FILL) ffi/cmake/$$name.cmake.in \
-	        > $(DESTDIR)$(PREFIX)/lib/cmake/unisono/$$name.cmake || exit 1; \
+	        > $(DESTDIR)$(LIBDIR)/cmake/unisono/$$name.cmake || exit 1; \
 	done
 
-FILL = -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@VERSION@|$(VERSION)|g' -e 's|@LIBS_PRIVATE@|$(LIBS_PRIVATE)|g'
+# Not the folders: others may have files there. But those that are ours alone.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/unisono
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/include/,unisono.h unisono.hpp)
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libunisono.a libunisono.so $(SONAME))
+	rm -f $(DESTDIR)$(LIBDIR)/libunisono.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/unisono.pc
+	rm -rf $(DESTDIR)$(LIBDIR)/cmake/unisono $(DESTDIR)$(LICENCES)
+
+LICENCES = $(PREFIX)/share/licenses/unisono
+FILL = -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|g' \
+    -e 's|@VERSION@|$(VERSION)|g' -e 's|@LIBS_PRIVATE@|$(LIBS_PRIVATE)|g'
 
 clean:
 	rm -rf $(BUILD)

@@ -18,22 +18,7 @@ fi
 ranks() {
     count=$1
     shift
-    if "$build/unisono" run -n 1 -- echo works 2>/dev/null | grep -q works; then
-        "$build/unisono" run -n "$count" -- "$@"
-        return
-    fi
-    job=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
-    pids=
-    rank=0
-    while [ "$rank" -lt "$count" ]; do
-        UNISONO_RANK=$rank UNISONO_WORLD=$count UNISONO_LOCAL_RANK=$rank \
-            UNISONO_LOCAL_WORLD=$count UNISONO_JOB_ID=$job "$@" &
-        pids="$pids $!"
-        rank=$((rank + 1))
-    done
-    failed=0
-    for pid in $pids; do wait "$pid" || failed=$?; done
-    return "$failed"
+    "$build/unisono" run -n "$count" -- "$@"
 }
 
 bar=

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes libunisono.a and libunisono.so of the archive that cargo made.
 #
-#   scripts/link.sh CARGO_ARCHIVE OUT_DIR VERSION
+#   scripts/link.sh CARGO_ARCHIVE OUT_DIR VERSION SONAME
 #
 # The static library is one object that defines no global symbol but unisono_*: everything of Rust's
 # in it is local, so it links beside other Rust archives. DEBUG=1 keeps line tables. CC, LD, OBJCOPY, AR
@@ -11,6 +11,7 @@ set -eu
 archive=$1
 out=$2
 version=$3
+soname=$4
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$out/link
 object=$work/unisono.o
@@ -32,7 +33,6 @@ test -n "${DEBUG:-}" || "${OBJCOPY:-objcopy}" --strip-debug "$object"
 rm -f "$out/libunisono.a"
 "${AR:-ar}" rcsD "$out/libunisono.a" "$object"
 
-soname=libunisono.so.${version%%.*}
 "${CC:-cc}" -shared -o "$out/libunisono.so.$version" "$object" \
     -Wl,-soname,"$soname" -Wl,--version-script="$root/ffi/unisono.map" -Wl,-z,defs \
     -Wl,-z,relro -Wl,-z,now ${LDFLAGS:-} ${LIBS:--lgcc_s -lutil -lrt -lpthread -lm -ldl -lc}

@@ -91,6 +91,7 @@ venv() {
 setup() {
     say setup
     local missing=()
+    command -v c++ >/dev/null || missing+=(g++)
     command -v srun >/dev/null || missing+=(slurm-wlm)
     command -v munged >/dev/null || [ -x /usr/sbin/munged ] || missing+=(munge)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)

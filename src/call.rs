@@ -189,10 +189,13 @@ impl Head {
             text += &format!(" {op}");
         }
         match kind {
-            Collective::Barrier
-            | Collective::GatherV
-            | Collective::ScatterV
-            | Collective::AllToAllV => {}
+            Collective::Barrier => {}
+            // On a link: what one rank gives the other. Where all ranks compare, nothing.
+            Collective::GatherV | Collective::ScatterV | Collective::AllToAllV => {
+                if self.count > 0 {
+                    text += &format!(" block of {}", self.count);
+                }
+            }
             Collective::AllGatherV | Collective::ReduceScatterV => {
                 text += &format!(" counts {:08x}", self.count & 0xffff_ffff);
             }

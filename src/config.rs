@@ -91,10 +91,10 @@ pub const KNOBS: &[Knob] = &[
     },
     Knob {
         variable: "UNISONO_SPIN_US",
-        default: "by cores and ranks",
+        default: "200",
         range: "0 to 1000000",
         agreed: false,
-        text: "how long a waiting rank spins before it yields and sleeps, in microseconds",
+        text: "how long a rank with a core of its own spins before it sleeps, in microseconds",
     },
     Knob {
         variable: "UNISONO_LOG",

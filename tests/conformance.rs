@@ -27,6 +27,31 @@ fn the_quick_suite_passes_on_every_link() {
     let output = unisono(&["check", "--quick"]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains(" 0 failed"), "{}", text(&output));
+    // A line for each link and world, with cases that passed in each.
+    for link in ["mem", "shm", "tcp"] {
+        for world in ["1", "2", "3", "4", "5", "8"] {
+            let row = text(&output).lines().any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                words.starts_with(&[link, world]) && words[2] != "0"
+            });
+            assert!(row, "{link} {world}: {}", text(&output));
+        }
+    }
+}
+
+#[test]
+fn a_filter_chooses_cases_and_one_that_fits_none_is_an_error() {
+    let some = ["--quick", "--filter", "together: an empty group"];
+    let output = unisono(&[&["check", "-n", "2"], &some[..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("3 passed, 0 failed, 0 skipped"), "{}", text(&output));
+    let output = unisono(&[&["check", "-n", "2", "--list"], &some[..]].concat());
+    assert_eq!(text(&output), "2 ranks, together: an empty group\n");
+    for list in [&[][..], &["--list"]] {
+        let output = unisono(&[&["check", "--filter", "no such case"], list].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains("no case has \"no such case\""), "{}", text(&output));
+    }
 }
 
 #[test]
@@ -68,6 +93,13 @@ fn perf_prints_a_line_of_json_for_each_size() {
             let bytes: Vec<u64> = lines.iter().filter_map(|line| line["bytes"].as_u64()).collect();
             let expected: &[u64] = if op == "barrier" { &[0] } else { &[8, 1024, 131_072] };
             assert_eq!(bytes, expected, "{link} {op}");
+            // 8 bytes are two elements: none for one of three ranks, so each moves one.
+            let least = match op {
+                "barrier" => 0,
+                "all_reduce" | "broadcast" | "reduce" | "sendrecv" => 8,
+                _ => 12,
+            };
+            assert_eq!(lines[0]["moved"], least, "{link} {op}");
             for line in &lines {
                 assert_eq!((&line["op"], &line["link"]), (&op.into(), &link.into()));
                 assert_eq!((&line["ranks"], &line["wrong"]), (&3.into(), &0.into()), "{line}");
@@ -97,6 +129,59 @@ fn perf_takes_every_type_reduction_and_root() {
     }
 }
 
+/// The rows of JSON of a short run between two ranks.
+fn rows(arguments: &[&str]) -> Vec<serde_json::Value> {
+    let short = ["--iters", "2", "--rounds", "2", "-n", "2", "--json"];
+    let output = unisono(&[&["perf", "all_reduce"], arguments, &short[..]].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+#[test]
+fn perf_steps_through_sizes_and_places_as_asked() {
+    let sizes = |arguments: &[&str]| -> Vec<u64> {
+        rows(arguments).iter().filter_map(|row| row["bytes"].as_u64()).collect()
+    };
+    assert_eq!(sizes(&["-b", "1K", "-e", "4K", "-i", "1K"]), [1024, 2048, 3072, 4096]);
+    assert_eq!(sizes(&["-b", "1K", "-e", "9K", "-f", "3"]), [1024, 3072, 9216]);
+    assert_eq!(sizes(&["-b", "64", "-e", "64", "-w", "3", "-t", "30", "--seed", "9"]), [64]);
+    let places = |arguments: &[&str]| -> Vec<bool> {
+        let all = [arguments, &["-b", "64", "-e", "64"]].concat();
+        rows(&all).iter().filter_map(|row| row["in_place"].as_bool()).collect()
+    };
+    assert_eq!(places(&["--out-of-place"]), [false]);
+    assert_eq!(places(&["--in-place"]), [true]);
+    // The table has both unless one is asked for.
+    let table = |arguments: &[&str]| {
+        let short = ["perf", "all_reduce", "-b", "64", "-e", "64", "--iters", "1", "--rounds", "1"];
+        let output = unisono(&[&short[..], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        text(&output)
+    };
+    let both = table(&[]);
+    assert!(both.contains("out of place") && both.contains("in place   "), "{both}");
+    let apart = table(&["--out-of-place"]);
+    assert_eq!(apart.matches("busbw").count() + 1, both.matches("busbw").count(), "{apart}");
+}
+
+#[test]
+fn perf_binds_ranks_and_fails_below_a_bandwidth() {
+    let run = |arguments: &[&str]| {
+        let short = ["perf", "all_reduce", "-n", "2", "-b", "4K", "-e", "4K", "--rounds", "1"];
+        unisono(&[&short[..], &["--iters", "2"], arguments].concat())
+    };
+    for bind in ["auto", "always", "never"] {
+        let output = run(&["--bind", bind]);
+        assert!(output.status.success(), "{bind}: {}", text(&output));
+    }
+    assert_eq!(run(&["--bind", "sometimes"]).status.code(), Some(2));
+    let slow = run(&["--min-bw", "1e9"]);
+    assert_eq!(slow.status.code(), Some(1), "{}", text(&slow));
+    assert!(text(&slow).contains("is below 1000000000 GB/s"), "{}", text(&slow));
+    assert!(run(&["--min-bw", "0"]).status.success());
+}
+
 #[test]
 fn perf_refuses_what_it_does_not_know() {
     for arguments in [
@@ -109,6 +194,11 @@ fn perf_refuses_what_it_does_not_know() {
         &["perf", "all_reduce", "-b", "2M", "-e", "1M"],
         &["perf", "all_reduce", "--algo", "best"],
         &["perf", "all_reduce", "-n", "0"],
+        &["perf", "all_reduce", "-t", "0"],
+        &["perf", "all_reduce", "-f", "2", "-i", "8"],
+        &["perf", "all_reduce", "-f", "1"],
+        &["perf", "all_reduce", "--in-place", "--out-of-place"],
+        &["perf", "all_reduce", "--seed", "x"],
     ] {
         let output = unisono(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));

@@ -2,17 +2,18 @@
 //! the error that names the culprit, and nobody hangs. Time is bounded by a watchdog alone.
 #![allow(missing_docs)]
 
+#[path = "processes/large.rs"]
+mod large;
 mod support;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use support::{begun, hear_all, job, rank, rank_program as program, skip, tell_all};
+use support::{begun, hear_all, job, rank, rank_program as program, tell_all};
 use unisono::Code;
 use unisono::boot::id::UniqueId;
 use unisono::comm::Communicator;
 use unisono::config::Config;
-use unisono::types::{Rank, ReduceOp};
 
 #[test]
 fn rank_program() {
@@ -451,37 +452,6 @@ fn two_communicators_at_once() {
                     comm.destroy().expect("destroy");
                 });
             }
-        }
-    });
-}
-
-/// The elements of a buffer may outnumber 32 bits.
-#[test]
-fn more_than_four_gibi_elements() {
-    const COUNT: usize = (4 << 30) + 5;
-    let info = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let line = info.lines().find(|l| l.starts_with("MemAvailable:")).expect("MemAvailable");
-    let kib: usize = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("KiB");
-    if kib < 11 << 20 {
-        let why = format!("needs 11 GiB of free memory, {} are there", kib >> 20);
-        skip("more_than_four_gibi_elements", &why);
-        return;
-    }
-    let comms = Communicator::init_all(2, &Config::default()).expect("init");
-    std::thread::scope(|scope| {
-        for comm in comms {
-            scope.spawn(move || {
-                let root = comm.rank() == Rank(0);
-                let mut data = vec![0u8; COUNT];
-                if root {
-                    data[COUNT - 1] = 7;
-                    data[(4 << 30) - 1] = 8;
-                    data[1 << 31] = 9;
-                }
-                comm.broadcast(&mut data, Rank(0)).expect("broadcast");
-                assert_eq!([data[COUNT - 1], data[(4 << 30) - 1], data[1 << 31]], [7, 8, 9]);
-                comm.all_reduce_in_place(&mut data[COUNT - 100..], ReduceOp::Max).expect("max");
-            });
         }
     });
 }

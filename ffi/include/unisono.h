@@ -16,8 +16,8 @@
  * to their element type and must not overlap, except in place as each function says. Requests that
  * are outstanding together must not depend on each other's data.
  *
- * Errors: codes from 100 up leave the communicator usable, except UNISONO_MISMATCH; those from 300 up
- * break it (unisono_comm_status tells) and it can only be destroyed.
+ * Errors: codes from 100 up leave the communicator usable, except UNISONO_MISMATCH and UNISONO_SYSTEM;
+ * these and those from 300 up break it (unisono_comm_status tells) and it can only be destroyed.
  *
  * Handles: a destroyed communicator and a reported request are found out and refused with
  * UNISONO_INVALID_HANDLE; for that, 192 bytes stay behind for each communicator, and 64 for each

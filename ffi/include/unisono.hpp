@@ -954,6 +954,15 @@ private:
         return how(*this, unisono_recv, unisono_irecv, out.data(), out.size(), dtype(out), peer);
     }
 
+    /* send_recv(send, to, recv, from): sends to one rank while receiving from another */
+    template <class How, class Send, class Recv>
+    typename How::type do_send_recv(How how, const Send &send, int to, Recv &&recv, int from)
+    {
+        auto [in, out] = pair(send, recv);
+        return how(*this, unisono_send_recv, unisono_isend_recv, in.data(), in.size(), to,
+                   out.data(), out.size(), from, dtype(in));
+    }
+
 /* The four public forms of one collective. */
 #define UNISONO_COLLECTIVE(name)                                                                   \
     template <class... Arguments>                                                                  \
@@ -986,17 +995,8 @@ public:
     UNISONO_COLLECTIVE(barrier)
     UNISONO_COLLECTIVE(send)
     UNISONO_COLLECTIVE(recv)
+    UNISONO_COLLECTIVE(send_recv)
 #undef UNISONO_COLLECTIVE
-
-    /* Sends to one rank while receiving from another. */
-    template <class Send, class Recv>
-    result<void> try_send_recv(const Send &send, int to, Recv &&recv, int from)
-    {
-        auto [in, out] = pair(send, recv);
-        return outcome(unisono_send_recv(in.data(), in.size(), to, out.data(), out.size(), from,
-                                         dtype(in), handle_));
-    }
-    UNISONO_THROWING(send_recv)
 
 private:
     std::size_t world() const noexcept { return static_cast<std::size_t>(world_); }

@@ -170,6 +170,11 @@ void check_moves(communicator &comm)
     const int next = (rank + 1) % world, before = (rank + world - 1) % world;
     expect_ok(comm.try_send_recv(mine, next, block, before), "send_recv");
     expect(block == own(before, 3), "what send_recv received");
+    block.assign(3, 0);
+    auto exchange = comm.try_isend_recv(mine, next, block, before);
+    expect_ok(exchange, "isend_recv");
+    expect_ok(exchange->try_wait(), "wait for isend_recv");
+    expect(block == own(before, 3), "what isend_recv received");
     values again(3);
     auto sent = comm.try_isend(mine, next);
     auto received = comm.try_irecv(again, before);

@@ -1,4 +1,5 @@
-//! The checker's proofs: every algorithm, collective, world, root and placement.
+//! The checker's proofs: every algorithm, collective, world and placement, and the roots that may
+//! make a difference: the first two, the middle and the last (not that, on worlds above 64).
 
 use super::*;
 use crate::plan::check::{Options, Proof, check};
@@ -311,43 +312,56 @@ fn hosts_nest_where_the_tree_splits_between_them() {
     assert_eq!(interleaved.members(0), [Rank(0), Rank(2)]);
 }
 
-/// Hosts of a world: equal and unequal, in runs and interleaved, one and many.
+/// Hosts of these sizes, over and over until the world is full.
+fn sized(world: u32, sizes: &[u32]) -> Vec<u32> {
+    let run = |(host, size): (usize, &u32)| vec![small(host); *size as usize];
+    sizes.iter().cycle().enumerate().flat_map(run).take(world as usize).collect()
+}
+
+/// Hosts of a world: one, a rank each, halves, and others equal and unequal, in runs and
+/// interleaved. Small worlds have all of the others, larger ones take turns with the unequal.
 fn layouts(world: u32) -> Vec<Hosts> {
-    let sized = |sizes: &[u32]| -> Vec<u32> {
-        let mut marks = Vec::new();
-        for (host, size) in sizes.iter().cycle().enumerate() {
-            for _ in 0..*size {
-                marks.push(small(host));
-            }
-            if marks.len() >= world as usize {
-                break;
-            }
-        }
-        marks.truncate(world as usize);
-        marks
-    };
     let by = |f: fn(u32) -> u32| -> Vec<u32> { (0..world).map(f).collect() };
-    let mut layouts: Vec<Hosts> = [
-        sized(&[world]),
-        sized(&[1]),
-        sized(&[2]),
-        sized(&[3]),
-        sized(&[4]),
-        sized(&[8]),
-        sized(&[1, 5, 2]),
-        sized(&[7, 1]),
-        by(|r| r % 2),
-        by(|r| r % 3 * 10),
-        by(|r| r % 5),
+    let mut layouts = vec![
+        sized(world, &[world]),
+        sized(world, &[1]),
+        sized(world, &[world.div_ceil(2), world.div_ceil(2)]),
+    ];
+    let unequal = [
+        sized(world, &[1, 5, 2]),
         by(|r| r * r % 7 % 4),
+        sized(world, &[7, 1]),
         by(|r| if r % 9 == 4 { r } else { 0 }),
-    ]
-    .iter()
-    .map(|marks| Hosts::new(marks).expect("a world of ranks"))
-    .collect();
+        sized(world, &[3, 6]),
+    ];
+    if world <= 20 {
+        let equal = [2, 3, 4, 8].map(|size| sized(world, &[size]));
+        layouts.extend(equal.into_iter().chain(unequal));
+        layouts.extend([by(|r| r % 2), by(|r| r % 3 * 10), by(|r| r % 5)]);
+    } else {
+        layouts.push(unequal[world as usize % unequal.len()].clone());
+    }
+    let hosts = layouts.iter().map(|marks| Hosts::new(marks).expect("a world of ranks"));
+    let mut layouts: Vec<Hosts> = hosts.collect();
     layouts.sort_by(|a, b| a.of_rank.cmp(&b.of_rank));
     layouts.dedup();
     layouts
+}
+
+#[test]
+fn every_world_is_laid_out_in_four_ways() {
+    for world in worlds() {
+        let layouts = layouts(world);
+        let sizes = |hosts: &Hosts| -> Vec<usize> {
+            (0..hosts.count()).map(|host| hosts.members(host).len()).collect()
+        };
+        let has = |wanted: &dyn Fn(&[usize]) -> bool| layouts.iter().any(|h| wanted(&sizes(h)));
+        let spread = |s: &[usize]| s.iter().max() > s.iter().min().map(|least| least + 1).as_ref();
+        assert!(has(&|s| s.len() == 1), "one host of {world}");
+        assert!(has(&|s| s.len() == world as usize), "a rank a host of {world}");
+        assert!(world < 2 || has(&|s| s.len() == 2 && !spread(s)), "halves of {world}");
+        assert!(world < 4 || has(&spread), "unequal hosts of {world}");
+    }
 }
 
 fn prove_hosts(collective: Collective, hosts: &Hosts) -> Option<Proof> {
@@ -359,14 +373,9 @@ fn prove_hosts(collective: Collective, hosts: &Hosts) -> Option<Proof> {
 
 fn prove_layouts(collectives: &[Collective]) {
     for collective in collectives {
-        for world in (1..=20).chain([23, 27, 31, 32, 33, 48, 63, 64]) {
+        for world in worlds() {
             for hosts in layouts(world) {
                 prove_hosts(*collective, &hosts);
-            }
-        }
-        for world in [100, 127, 128] {
-            for hosts in layouts(world).iter().step_by(4) {
-                prove_hosts(*collective, hosts);
             }
         }
     }

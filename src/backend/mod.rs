@@ -1,4 +1,4 @@
-//! What carries out whole calls: the native engine here, NCCL and MPI beside it.
+//! What carries out whole calls: the native engine; the place for NCCL and MPI beside it.
 //!
 //! A backend is driven by one thread at a time. It never waits except in [`Backend::doze`].
 

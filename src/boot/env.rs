@@ -70,7 +70,7 @@ struct Launcher {
     rank: &'static str,
     world: &'static [&'static str],
     local_rank: &'static str,
-    local_world: &'static str,
+    local_world: Option<&'static str>,
     /// Variables that tell this job from others, the same on all its ranks.
     job: &'static [&'static str],
 }
@@ -81,7 +81,7 @@ const LAUNCHERS: &[Launcher] = &[
         rank: "UNISONO_RANK",
         world: &["UNISONO_WORLD"],
         local_rank: "UNISONO_LOCAL_RANK",
-        local_world: "UNISONO_LOCAL_WORLD",
+        local_world: Some("UNISONO_LOCAL_WORLD"),
         job: &["UNISONO_JOB_ID"],
     },
     Launcher {
@@ -89,7 +89,7 @@ const LAUNCHERS: &[Launcher] = &[
         rank: "RANK",
         world: &["WORLD_SIZE"],
         local_rank: "LOCAL_RANK",
-        local_world: "LOCAL_WORLD_SIZE",
+        local_world: Some("LOCAL_WORLD_SIZE"),
         job: &["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"],
     },
     Launcher {
@@ -97,7 +97,7 @@ const LAUNCHERS: &[Launcher] = &[
         rank: "OMPI_COMM_WORLD_RANK",
         world: &["OMPI_COMM_WORLD_SIZE"],
         local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
-        local_world: "OMPI_COMM_WORLD_LOCAL_SIZE",
+        local_world: Some("OMPI_COMM_WORLD_LOCAL_SIZE"),
         job: &["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
     },
     Launcher {
@@ -105,7 +105,7 @@ const LAUNCHERS: &[Launcher] = &[
         rank: "PMI_RANK",
         world: &["PMI_SIZE"],
         local_rank: "MPI_LOCALRANKID",
-        local_world: "MPI_LOCALNRANKS",
+        local_world: Some("MPI_LOCALNRANKS"),
         job: &["PMI_KVSNAME", "PMI_JOBID"],
     },
     Launcher {
@@ -113,7 +113,8 @@ const LAUNCHERS: &[Launcher] = &[
         rank: "SLURM_PROCID",
         world: &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"],
         local_rank: "SLURM_LOCALID",
-        local_world: "SLURM_NTASKS_ON_NODE",
+        // Slurm tells the tasks of every node, in words.
+        local_world: None,
         job: &["SLURM_JOB_ID", "SLURM_STEP_ID"],
     },
 ];
@@ -164,7 +165,8 @@ impl Launch {
             return Err(Error::new(Code::InvalidEnvironment, text));
         }
         let local_rank = number(vars, launcher.name, launcher.local_rank)?;
-        let mut local_world = number(vars, launcher.name, launcher.local_world)?;
+        let named = launcher.local_world.map(|name| number(vars, launcher.name, name));
+        let mut local_world = named.transpose()?.flatten();
         if local_world.is_none() && one_host(vars) {
             local_world = Some(world);
         }

@@ -4,8 +4,8 @@
 //! the Rust API, keeps the error's text, and returns a status. Outputs are written last. A panic
 //! stops at the door, becomes `PANIC` and aborts the communicator, so that its peers wake.
 //!
-//! The header is generated from the files here by a pinned cbindgen; `tests/capi.rs` compares. Its
-//! text is the doc comments below, so they speak to a C programmer.
+//! The header is generated from the files here by a pinned cbindgen; `tests/capi_header.rs`
+//! compares. Its text is the doc comments below, so they speak to a C programmer.
 //!
 //! Not here: anything a Rust program could want.
 #![allow(

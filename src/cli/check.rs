@@ -24,11 +24,11 @@ pub(crate) struct Options {
     /// Links to check
     #[arg(long, value_enum, value_delimiter = ',', default_value = "mem,shm,tcp")]
     link: Vec<Link>,
-    /// World sizes to check [default: 1,2,3,4 with --quick, else 1,2,3,4,5,8]
+    /// World sizes to check [default: 1,2,3,4,5,8]
     #[arg(short = 'n', long, value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     ranks: Vec<u32>,
-    /// A selection that takes less than a minute
+    /// A selection that takes about a minute
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Everything: more types, counts, roots and placements
@@ -69,10 +69,28 @@ impl Options {
     }
 
     fn worlds(&self) -> Vec<u32> {
-        match (self.ranks.is_empty(), self.quick) {
-            (false, _) => self.ranks.clone(),
-            (true, true) => vec![1, 2, 3, 4],
-            (true, false) => vec![1, 2, 3, 4, 5, 8],
+        if self.ranks.is_empty() { vec![1, 2, 3, 4, 5, 8] } else { self.ranks.clone() }
+    }
+
+    /// The cases that the filter leaves, by world; links have the same.
+    fn selected(&self) -> impl Iterator<Item = String> {
+        self.worlds().into_iter().flat_map(move |world| {
+            let sections = suite::sections(world, self.link[0], self.depth());
+            sections.flat_map(move |section| {
+                let cases = section.cases.iter().filter(|case| section.selects(case, &self.filter));
+                let named =
+                    |case: &suite::Case| format!("{world} ranks, {}: {}", section.name, case.name);
+                cases.map(named).collect::<Vec<_>>()
+            })
+        })
+    }
+
+    /// The flag that says how much of the suite.
+    fn selection(&self) -> Option<&'static str> {
+        match (self.quick, self.full) {
+            (true, _) => Some("--quick"),
+            (_, true) => Some("--full"),
+            _ => None,
         }
     }
 
@@ -81,21 +99,13 @@ impl Options {
         let mut arguments = vec!["check".to_owned(), "--link".into(), link.name().into()];
         arguments.extend(["--seed".to_owned(), self.seed.to_string()]);
         arguments.extend(["--filter".to_owned(), self.filter.clone()]);
-        match self.depth() {
-            Depth::Quick => arguments.push("--quick".into()),
-            Depth::Usual => {}
-            Depth::Full => arguments.push("--full".into()),
-        }
+        arguments.extend(self.selection().map(str::to_owned));
         arguments
     }
 
     /// The command that runs one case again.
     fn replay(&self, link: Link, world: u32, case: &str) -> String {
-        let depth = match self.depth() {
-            Depth::Quick => " --quick",
-            Depth::Usual => "",
-            Depth::Full => " --full",
-        };
+        let depth = self.selection().map(|flag| format!(" {flag}")).unwrap_or_default();
         let seed = self.seed;
         format!(
             "unisono check --link {} -n {world}{depth} --seed {seed} --filter \"{case}\"",
@@ -110,14 +120,15 @@ pub(crate) fn main(options: &Options) -> ExitCode {
         ranks::follow_parent();
         return rank::process(options);
     }
+    if options.selected().next().is_none() {
+        // A suite of nothing would pass.
+        return super::usage(format_args!(
+            "check: no case has \"{}\" in its name; `unisono check --list` has the names",
+            options.filter
+        ));
+    }
     if options.list {
-        for &world in &options.worlds() {
-            for section in suite::sections(world, options.link[0], options.depth()) {
-                for case in &section.cases {
-                    println!("{world} ranks, {}: {}", section.name, case.name);
-                }
-            }
-        }
+        options.selected().for_each(|name| println!("{name}"));
         return ExitCode::SUCCESS;
     }
     let mut tallies: Vec<(Link, u32, Tally)> = Vec::new();

@@ -2,7 +2,9 @@
 //!
 //! A round is many calls back to back, its figure the slowest rank's mean time of one call; median
 //! and minimum are over the rounds after those that warm up. Sizes, bus-bandwidth factors, columns
-//! and verification follow nccl-tests.
+//! and verification follow nccl-tests, but for sizes that give a rank less than an element: there
+//! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
+//! size asked for, by which rows are matched, and `moved` what the figures are of.
 
 mod measure;
 mod report;
@@ -33,7 +35,8 @@ pub(crate) struct Options {
     #[arg(short = 'n', long, default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     ranks: u32,
-    /// Smallest size, in bytes; K, M and G are powers of 1024
+    /// Smallest size, in bytes; K, M and G are powers of 1024. Each size is cut to whole elements,
+    /// at least one a rank; JSON has the size asked for as `bytes`, the real one as `moved`
     #[arg(short = 'b', long, default_value = "8", value_parser = parse_size)]
     begin: u64,
     /// Largest size
@@ -356,6 +359,30 @@ fn bus_factor(kind: Kind, world: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bus_factors_are_those_of_nccl_tests() {
+        // all_reduce.cu, all_gather.cu, reduce_scatter.cu, alltoall.cu, gather.cu, scatter.cu,
+        // broadcast.cu, reduce.cu, sendrecv.cu: the `factor` of each *GetBw.
+        let share = |n: u32| f64::from(n - 1) / f64::from(n);
+        for world in [1, 2, 3, 4, 8, 64] {
+            for (name, factor) in [
+                ("all_reduce", 2.0 * share(world)),
+                ("all_gather", share(world)),
+                ("reduce_scatter", share(world)),
+                ("alltoall", share(world)),
+                ("gather", share(world)),
+                ("scatter", share(world)),
+                ("broadcast", 1.0),
+                ("reduce", 1.0),
+                ("sendrecv", 1.0),
+            ] {
+                let kind = Kind::from_name(name).expect("a name of nccl-tests");
+                let ours = bus_factor(kind, world);
+                assert!((ours - factor).abs() < 1e-12, "{name} of {world}: {ours}, not {factor}");
+            }
+        }
+    }
 
     #[test]
     fn sizes_have_binary_suffixes_and_nonsense_is_refused() {

@@ -1,5 +1,21 @@
 /* calls.c: every call of unisono.h on 1 to 4 ranks, with data whose result is known. */
+#include <stddef.h>
+
 #include "harness.h"
+
+/* What programs are compiled against: a field that moves breaks them. */
+#define LIES_AT(field, offset) \
+    _Static_assert(offsetof(unisono_config_t, field) == (offset), #field " has moved")
+LIES_AT(size, 0);
+LIES_AT(timeout_ms, 8);
+LIES_AT(init_timeout_ms, 16);
+LIES_AT(deterministic, 24);
+LIES_AT(progress_thread, 28);
+LIES_AT(links, 32);
+LIES_AT(interface, 40);
+LIES_AT(name, 48);
+_Static_assert(sizeof(unisono_config_t) >= 56, "a struct that only grows");
+_Static_assert(sizeof(unisono_unique_id_t) == 128, "an id is 128 bytes");
 
 #define N 3
 #define MAX (RANKS_MAX * N)

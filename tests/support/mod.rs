@@ -7,6 +7,8 @@
 //! runner.
 #![allow(dead_code, missing_docs)]
 
+mod calls;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -120,6 +122,9 @@ fn obey(comm: Communicator) {
                 let mut data = vec![1f64; number(1)];
                 report(comm.all_reduce_in_place(&mut data, ReduceOp::Sum));
             }
+            "calls" => report(calls::checked_calls(&comm, number(1))),
+            "ordered" => calls::say_ordered(calls::ordered_sum(&comm, number(1))),
+            "notes" => say(&format!("notes {}", comm.notes().join("; "))),
             "barrier" => report(comm.barrier()),
             "broadcast" => {
                 let root = Rank(u32::try_from(number(2)).expect("rank"));
@@ -274,15 +279,36 @@ pub(crate) fn myself(role: &str) -> Command {
     command
 }
 
-/// Rank `rank` of the job of `id`.
-pub(crate) fn rank(id: &UniqueId, rank: usize, world: usize, settings: &[(&str, &str)]) -> Proc {
+/// `command` as the last arguments of another program, which must become it.
+pub(crate) fn within(wrapper: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(wrapper[0]);
+    outer.args(&wrapper[1..]).arg(command.get_program()).args(command.get_args());
+    let set = |(name, value): (&std::ffi::OsStr, Option<&std::ffi::OsStr>)| {
+        Some((name.to_owned(), value?.to_owned()))
+    };
+    outer.envs(command.get_envs().filter_map(set));
+    outer
+}
+
+/// The command of rank `rank` of the job of `id`.
+pub(crate) fn rank_command(
+    id: &UniqueId,
+    rank: usize,
+    world: usize,
+    settings: &[(&str, &str)],
+) -> Command {
     let mut command = myself("obey");
     command
         .env("UNISONO_TEST_ID", id.to_hex())
         .env("UNISONO_TEST_RANK", rank.to_string())
         .env("UNISONO_TEST_WORLD", world.to_string())
         .envs(settings.iter().copied());
-    Proc::start(command, &format!("rank {rank} of {world}"))
+    command
+}
+
+/// Rank `rank` of the job of `id`.
+pub(crate) fn rank(id: &UniqueId, rank: usize, world: usize, settings: &[(&str, &str)]) -> Proc {
+    Proc::start(rank_command(id, rank, world, settings), &format!("rank {rank} of {world}"))
 }
 
 /// A whole job, formed.

@@ -8,6 +8,7 @@ use unisono::{Code, Collective, Communicator, Dtype, Error, Rank, ReduceOp, Resu
 
 use super::event::Verdict;
 use super::rank::Bench;
+use crate::cli::ranks::Link;
 
 /// A call that can never end must be over by then.
 const SHORT: Duration = Duration::from_secs(3);
@@ -230,6 +231,60 @@ pub(super) fn different_roots(bench: &mut Bench<'_>) -> Result<Verdict> {
     let mut args = args(Collective::Reduce, &mut data, 100);
     args.root = i64::from(bench.me() == 1);
     Ok(expect_mismatch(bench, &comm, run(&comm, &args), ["root 0", "root 1"]))
+}
+
+/// Rank 1 is wrong about rank 0's block, which all ranks must know.
+pub(super) fn different_blocks(bench: &mut Bench<'_>) -> Result<Verdict> {
+    let comm = breakable(bench)?;
+    let mut counts = vec![10; bench.world()];
+    counts[0] += u64::from(bench.me() == 1);
+    let mut data = vec![0f64; 100 * bench.world()];
+    let mut args = args(Collective::AllGatherV, &mut data, 10);
+    args.recv_counts = &counts;
+    let words = ["(all_gather_v f32 counts ", "rank 1 made call 1 ("];
+    Ok(expect_mismatch(bench, &comm, run(&comm, &args), words))
+}
+
+/// Rank 1 is wrong about the block that rank 0 sends it, which no other rank knows.
+pub(super) fn different_pairs(bench: &mut Bench<'_>) -> Result<Verdict> {
+    let comm = breakable(bench)?;
+    let given = vec![10; bench.world()];
+    let mut taken = given.clone();
+    taken[0] += u64::from(bench.me() == 1);
+    let mut data = vec![0f64; 100 * bench.world()];
+    let mut args = args(Collective::AllToAllV, &mut data, 0);
+    (args.send_counts, args.recv_counts) = (&given, &taken);
+    Ok(expect_mismatch(
+        bench,
+        &comm,
+        run(&comm, &args),
+        ["(all_to_all_v f32 block of 10)", "(all_to_all_v f32 block of 11)"],
+    ))
+}
+
+pub(super) fn different_modes(bench: &mut Bench<'_>) -> Result<Verdict> {
+    if bench.home.link == Link::Mem {
+        return Ok(Verdict::Skipped("threads of one process have the same settings".into()));
+    }
+    let deterministic = bench.me() == 1;
+    let config = Config { timeout: Some(SHORT), deterministic, ..Config::default() };
+    let comm = bench.home.fresh(&config)?;
+    let mut data = vec![0f64; 400];
+    let args = args(Collective::AllReduce, &mut data, 100);
+    let words = ["(all_reduce f32 sum count 100)", "(all_reduce f32 sum count 100 deterministic)"];
+    Ok(expect_mismatch(bench, &comm, run(&comm, &args), words))
+}
+
+/// Rank 1's all_to_all is in place, which it cannot be alone.
+pub(super) fn different_places(bench: &mut Bench<'_>) -> Result<Verdict> {
+    let comm = breakable(bench)?;
+    let mut data = vec![0f64; 400 * bench.world()];
+    let mut args = args(Collective::AllToAll, &mut data, 100);
+    if bench.me() == 1 {
+        args.send = args.recv.cast_const();
+    }
+    let words = ["(all_to_all f32 count 100)", "(all_to_all f32 count 100 in place)"];
+    Ok(expect_mismatch(bench, &comm, run(&comm, &args), words))
 }
 
 pub(super) fn different_messages(bench: &mut Bench<'_>) -> Result<Verdict> {

@@ -32,11 +32,11 @@ pub(crate) struct Options {
     #[arg(long, action = SetTrue)]
     knobs: bool,
     /// Ranks for --tuning, all on one host
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 4)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 4, requires = "tuning")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(unisono::types::WORLD_MAX)))]
     ranks: u32,
     /// Collective for --tuning
-    #[arg(long, value_name = "NAME", default_value = "all_reduce")]
+    #[arg(long, value_name = "NAME", default_value = "all_reduce", requires = "tuning")]
     collective: String,
     /// One JSON object
     #[arg(long, action = SetTrue)]

@@ -33,7 +33,8 @@ pub(super) fn part(ranks: u32, collective: &str) -> Result<Part, String> {
         return Err(format!("no collective \"{collective}\"; there are {}", all.join(", ")));
     };
     if collective.point_to_point() || collective.ragged() {
-        return Err(format!("{collective} has one way only; nothing is chosen by size"));
+        let why = if collective.ragged() { "the counts of all ranks" } else { "the pair of ranks" };
+        return Err(format!("the way of {collective} depends on {why}; there is no table by size"));
     }
     let config = Config::from_env().map_err(|error| error.detail.into_string())?;
     let Some(hosts) = Hosts::new(&vec![0; ranks as usize]) else {

@@ -25,8 +25,17 @@ pub(super) struct Figure {
 /// One size: everything about it but its figures.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
+    /// As asked.
     pub(super) bytes: u64,
     pub(super) shape: Shape,
+}
+
+impl Row {
+    /// The bytes that a call moves, which times and bandwidths are of.
+    pub(super) fn moved(&self, world: u32) -> u64 {
+        let parts = if divided(self.shape.kind) { u64::from(world) } else { 1 };
+        self.shape.count as u64 * self.shape.dtype.bytes() as u64 * parts
+    }
 }
 
 /// What all sizes gave together.
@@ -67,7 +76,8 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
                     continue;
                 }
                 let shape = Shape { in_place, ..row.shape.clone() };
-                let figure = time(comm, options, &shape, row.bytes, &mut patterns)?;
+                let figure =
+                    time(comm, options, &shape, row.moved(comm.world_size()), &mut patterns)?;
                 totals.add(&figure);
                 figures.push(figure);
             }
@@ -91,9 +101,7 @@ fn rows(kind: Kind, world: u32, options: &Options) -> Vec<Row> {
             for &root in &roots {
                 let sizes = if barrier { vec![0] } else { options.sizes() };
                 rows.extend(sizes.into_iter().map(|bytes| {
-                    let parts = if divided(kind) { u64::from(world) } else { 1 };
-                    let count = bytes / dtype.bytes() as u64 / parts;
-                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    let count = elements(kind, bytes, dtype.bytes() as u64, world);
                     let shape = Shape::new(kind, dtype, count, world as usize);
                     Row { bytes, shape: Shape { op, root, ..shape } }
                 }));
@@ -101,6 +109,14 @@ fn rows(kind: Kind, world: u32, options: &Options) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Elements of the buffer, or of each rank's block where a size means all blocks: what fits
+/// `bytes`, but at least one, so that a row of any size but 0 moves data.
+fn elements(kind: Kind, bytes: u64, element: u64, world: u32) -> usize {
+    let parts = if divided(kind) { u64::from(world) } else { 1 };
+    let fit = bytes / element / parts;
+    usize::try_from(fit.max(bytes.min(1))).unwrap_or(usize::MAX)
 }
 
 /// Whether a size means the blocks of all ranks together.
@@ -123,7 +139,7 @@ fn time(
     comm: &Communicator,
     options: &Options,
     shape: &Shape,
-    bytes: u64,
+    moved: u64,
     patterns: &mut Patterns,
 ) -> Result<Figure> {
     let flavor = match (shape.kind.reduces(), options.deterministic) {
@@ -134,7 +150,7 @@ fn time(
     let source = if options.registered { Source::Registered } else { Source::Plain };
     let mut case = Case::new(shape, comm, flavor, source)?;
     case.fill(patterns, 0);
-    let calls = calls(options, bytes);
+    let calls = calls(options, moved);
     let mut rounds = Vec::new();
     for round in 0..options.warmup + options.rounds {
         comm.barrier()?;
@@ -154,7 +170,7 @@ fn time(
     rounds.sort_by(f64::total_cmp);
     let (median, least) = (rounds[rounds.len() / 2], rounds[0]);
     #[expect(clippy::cast_precision_loss, reason = "a figure to show")]
-    let algbw = bytes as f64 / median / 1e9;
+    let algbw = moved as f64 / median / 1e9;
     Ok(Figure {
         in_place: shape.in_place,
         median_us: median * 1e6,

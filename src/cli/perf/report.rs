@@ -51,6 +51,9 @@ impl<'a> Report<'a> {
             "# time: median of {} rounds, each the slowest rank's mean; GB/s are 10^9 bytes",
             options.rounds
         ));
+        say(
+            "# size: what a call moves: the size asked for, down to whole elements, at least one a rank",
+        );
         let placements: String = options
             .placements()
             .iter()
@@ -93,7 +96,7 @@ impl<'a> Report<'a> {
         }
         let mut line = format!(
             "{:>13}{:>13}{:>11}{:>10}{:>5} ",
-            row.bytes,
+            row.moved(self.comm.world_size()),
             shape.count,
             shape.dtype.name(),
             reduction,
@@ -106,8 +109,8 @@ impl<'a> Report<'a> {
                 figure.median_us, figure.algbw, figure.busbw
             );
         }
-        if shape.count == 0 && row.bytes > 0 {
-            line += "  # less than an element for each rank";
+        if row.moved(self.comm.world_size()) > row.bytes {
+            line += &format!("  # {} asked for: an element a rank is the least", row.bytes);
         }
         say(&line);
     }
@@ -121,6 +124,7 @@ impl<'a> Report<'a> {
             "op": row.shape.kind.name(),
             "ranks": self.comm.world_size(),
             "bytes": row.bytes,
+            "moved": row.moved(self.comm.world_size()),
             "count": row.shape.count,
             "dtype": row.shape.dtype.name(),
             "redop": reduction,
