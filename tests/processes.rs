@@ -42,6 +42,7 @@ macro_rules! on_both_links {
 on_both_links! {
     killed_while_others_wait
     killed_during_a_large_all_reduce
+    killed_and_survivors_end_at_once
     killed_during_start_up
     killed_while_others_are_idle
     stopped_and_continued
@@ -104,6 +105,22 @@ mod scenario {
             dead.signal(libc::SIGKILL);
             expect_error(&mut ranks, "PEER_LOST", &[&format!("peer={victim} ")]);
             all_end(ranks);
+        }
+    }
+
+    /// Whoever hears of the death first ends as well, and its connections with it: the others must
+    /// still name the first to die.
+    pub(super) fn killed_and_survivors_end_at_once(links: &str) {
+        for (round, count) in [1, 1_000_000, 1, 1_000_000].into_iter().enumerate() {
+            let victim = round % 4;
+            let mut ranks = job(4, &[("UNISONO_LINKS", links)]);
+            let command = format!("loop_exit {count}");
+            tell_all(&mut ranks, &command);
+            begun(&mut ranks, &command);
+            std::thread::sleep(Duration::from_millis(50));
+            let dead = ranks.remove(victim);
+            dead.signal(libc::SIGKILL);
+            expect_error(&mut ranks, "PEER_LOST", &[&format!("peer={victim} ")]);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
 use crate::engine::{Engine, Progress};
 use crate::error::{Code, Error, Result};
-use crate::health::{GRACE, Health, News, STALL, STALL_LONG};
+use crate::health::{GRACE, Health, LINK_GRACE, News, STALL, STALL_LONG};
 use crate::link::doze::Doze;
 use crate::link::{AnyBoard, Links};
 use crate::sys::memory::Segment;
@@ -39,6 +39,8 @@ pub(crate) struct Native {
     /// When something last moved.
     moved: Instant,
     stale: bool,
+    /// When the first end of a connection was seen.
+    lost_since: Option<Instant>,
     /// The last call of which others were told, and how often: the ranks waited for, then all.
     asked: (u64, usize),
     /// Calls since this rank last listened.
@@ -69,6 +71,7 @@ impl Native {
             bell,
             moved: Instant::now(),
             stale: false,
+            lost_since: None,
             asked: (0, 0),
             unheard: 0,
             ranks: Vec::with_capacity(world),
@@ -102,6 +105,19 @@ impl Native {
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
             return;
         }
+        if let Some(lost) = self.engine.fabric().ends().first().cloned() {
+            let since = *self.lost_since.get_or_insert_with(Instant::now);
+            // Who has left says nothing more, and all it sent has been read.
+            let left = lost.peer.filter(|peer| self.news.left.contains(peer));
+            if let Some(rank) = left {
+                self.fail(missed(rank));
+                return;
+            }
+            if since.elapsed() >= LINK_GRACE {
+                self.fail(lost);
+                return;
+            }
+        }
         if let Err(error) = self.compare_calls() {
             self.fail(error);
             return;
@@ -110,9 +126,7 @@ impl Native {
             self.engine.awaited(&mut self.ranks);
             let awaited = &self.ranks;
             if let Some(&rank) = self.news.left.iter().find(|r| awaited.contains(r)) {
-                let text =
-                    format!("rank {rank} has ended its communicator, and a call waits for it");
-                self.fail(Error::new(Code::PeerLost, text).with_peer(rank));
+                self.fail(missed(rank));
             }
         }
     }
@@ -147,6 +161,12 @@ impl Native {
         }
         Ok(())
     }
+}
+
+/// A call waits for a rank that said goodbye.
+fn missed(rank: Rank) -> Error {
+    let text = format!("rank {rank} has ended its communicator, and a call waits for it");
+    Error::new(Code::PeerLost, text).with_peer(rank)
 }
 
 impl Backend for Native {
@@ -214,7 +234,8 @@ impl Backend for Native {
 
     fn doze(&mut self, timeout: Duration) {
         // A death is waited out in small steps; see `judge`.
-        let timeout = if self.news.dead.is_some() { timeout.min(GRACE) } else { timeout };
+        let suspect = self.news.dead.is_some() || self.engine.fabric().ends().first().is_some();
+        let timeout = if suspect { timeout.min(GRACE) } else { timeout };
         // A failed wait only costs a turn: the loop around looks at everything again.
         let _ = self.poller.wait(Some(timeout), &mut self.events);
     }

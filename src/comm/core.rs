@@ -17,6 +17,7 @@ use crate::comm::table::{BLOCKING, Table, lock};
 use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::process::forks;
 
 /// The progress thread lets others at the backend this often.
 const SLICE: Duration = Duration::from_millis(20);
@@ -57,6 +58,8 @@ pub(crate) struct Core {
     listeners: AtomicU32,
     bell: Arc<Doze>,
     patience: Patience,
+    /// [`forks`] where this was made.
+    forks: u32,
 }
 
 impl Core {
@@ -76,7 +79,23 @@ impl Core {
             ear: Mutex::new(()),
             listeners: AtomicU32::new(0),
             patience,
+            forks: forks(),
         }
+    }
+
+    /// Whether this is a copy in a forked child, which shares links with the parent: a byte moved
+    /// here would be missing there.
+    pub(crate) fn copied(&self) -> bool {
+        forks() != self.forks
+    }
+
+    /// Refuses the use of a copy.
+    pub(crate) fn original(&self) -> Result<()> {
+        if !self.copied() {
+            return Ok(());
+        }
+        let text = "the communicator was made before a fork: only the parent may use it";
+        Err(Error::new(Code::InvalidState, text))
     }
 
     /// Runs one call to its end on this thread if it can.
@@ -214,6 +233,9 @@ impl Core {
     }
 
     fn abort_for(&self, why: u32) {
+        if self.copied() {
+            return;
+        }
         // ORDERING: a flag alone, and the first stays; the bell's fence orders it before the
         // sleeper's last look.
         let _ = self.abort.compare_exchange(0, why, Ordering::Release, Ordering::Relaxed);

@@ -277,8 +277,9 @@ impl Forming<'_> {
             for (lane, stream) in peer.lanes.into_iter().enumerate() {
                 poller.add(&stream, 1, Interest::Edge)?;
                 let stream = Arc::new(stream);
-                let tx = TcpTx::new(stream.clone(), Rank::at(rank));
-                let rx = TcpRx::new(stream, Rank::at(rank));
+                let ends = links.ends().clone();
+                let tx = TcpTx::new(stream.clone(), Rank::at(rank), ends.clone());
+                let rx = TcpRx::new(stream, Rank::at(rank), ends);
                 links.join(rank, lane, AnyTx::Tcp(tx), AnyRx::Tcp(rx));
             }
             let control = Control::new(Rank::at(rank), peer.control, processes[rank].take());

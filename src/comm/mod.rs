@@ -172,6 +172,7 @@ impl Communicator {
     }
 
     fn enter(&self) -> Result<Inside<'_>> {
+        self.core.original()?;
         // ORDERING: acquire pairs with the release of the last to leave.
         match self.inside.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Ok(Inside(&self.inside)),
@@ -376,6 +377,7 @@ impl Communicator {
         if bytes == 0 {
             return Err(Error::new(Code::InvalidArgument, "0 bytes of memory"));
         }
+        self.core.original()?;
         self.core.with_backend(|b| b.alloc(bytes))
     }
 
@@ -387,6 +389,7 @@ impl Communicator {
     /// # Errors
     /// `INVALID_ARGUMENT` when it is not memory of this communicator.
     pub unsafe fn free(&self, memory: *mut u8) -> Result<()> {
+        self.core.original()?;
         self.core.with_backend(|b| b.free(memory))
     }
 
@@ -405,6 +408,10 @@ impl Communicator {
     /// # Errors
     /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
     pub fn destroy(self) -> Result<()> {
+        if self.core.copied() {
+            // A copy goes without a word: the parent goes on.
+            return Ok(());
+        }
         let settled = self.core.settle(self.config.timeout);
         if settled.is_err() {
             // Nobody may touch a buffer once this has returned.
@@ -416,6 +423,9 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
+        if self.core.copied() {
+            return;
+        }
         // Whoever drives without a deadline would keep the progress thread from ending.
         self.core.abandon();
         // ORDERING: of this and the progress thread's last look, one sees the other.

@@ -29,6 +29,7 @@ impl Request {
         let Some(ticket) = self.ticket else {
             return Ok(true);
         };
+        self.core.original()?;
         let table = &self.core.table;
         if table.is_pending(ticket) {
             self.core.nudge();
@@ -52,6 +53,7 @@ impl Request {
         let Some(ticket) = self.ticket else {
             return Ok(true);
         };
+        self.core.original()?;
         let limit = timeout.and_then(|t| Instant::now().checked_add(t));
         if !self.core.wait(ticket, limit)? {
             return Ok(false);
@@ -105,7 +107,9 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
+        if let Some(ticket) = self.ticket.take()
+            && !self.core.copied()
+        {
             self.core.table.detach(ticket);
         }
     }

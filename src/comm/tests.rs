@@ -313,3 +313,31 @@ fn a_scope_ends_all_it_started() {
         }
     });
 }
+
+#[test]
+fn a_forked_child_cannot_use_its_parents_communicator() {
+    let mut comms = threads(2, &Config::default());
+    let (other, comm) = (comms.pop().expect("rank 1"), comms.pop().expect("rank 0"));
+    comm.group_start().expect("a group");
+    comm.group_end().expect("an empty group");
+    // SAFETY: the child touches nothing another thread may hold, and ends at once.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = comm.barrier().is_err_and(|e| e.code == Code::InvalidState);
+        let memory = comm.alloc(64).is_err_and(|e| e.code == Code::InvalidState);
+        comm.abort();
+        let destroyed = comm.destroy().is_ok();
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(i32::from(!(refused && memory && destroyed))) };
+    }
+    let mut status = 0;
+    // SAFETY: the status is a local.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "the child was refused, and left in peace");
+    within(LIMIT, || {
+        thread::scope(|scope| {
+            scope.spawn(|| other.barrier().expect("rank 1"));
+            comm.barrier().expect("rank 0");
+        });
+    });
+}

@@ -3,7 +3,9 @@
 //! A fault is told once, by the rank that saw it, to all; whoever hears of it ends its calls with
 //! the same error. A rank that ends its communicator says goodbye first, so an end of stream
 //! without a goodbye is a death. Data a rank sent before it died may still be under way, so a death
-//! ends calls only once nothing has moved for [`GRACE`].
+//! ends calls only once nothing has moved for [`GRACE`]. A data connection that ends says less: its
+//! rank may have died, or ended because of another. Only when nothing else is heard for
+//! [`LINK_GRACE`] is the connection itself what failed.
 //!
 //! A rank whose call has not moved for [`STALL`] tells those it waits for which call it makes.
 //! Ranks that wait for each other in different calls, neither of which sends first, learn of it
@@ -23,6 +25,9 @@ use crate::types::Rank;
 
 /// How long nothing must have moved after a death before pending calls end.
 pub(crate) const GRACE: Duration = Duration::from_millis(20);
+
+/// How long after the end of a data connection its reason may take to be heard.
+pub(crate) const LINK_GRACE: Duration = Duration::from_millis(250);
 
 /// How long a call must not have moved before the ranks it waits for are told of it.
 pub(crate) const STALL: Duration = Duration::from_millis(50);

@@ -136,6 +136,7 @@ pub(crate) struct Links {
     rx: Box<[Option<AnyRx>]>,
     board: Option<AnyBoard>,
     doze: Arc<Doze>,
+    ends: tcp::Ends,
     capacity: usize,
 }
 
@@ -149,6 +150,7 @@ impl Links {
             rx: (0..ports).map(|_| None).collect(),
             board: None,
             doze,
+            ends: tcp::Ends::default(),
             capacity,
         }
     }
@@ -162,6 +164,11 @@ impl Links {
     /// All ranks share memory: they meet on `board`.
     pub(crate) fn set_board(&mut self, board: AnyBoard) {
         self.board = Some(board);
+    }
+
+    /// Where its connections note their ends.
+    pub(crate) fn ends(&self) -> &tcp::Ends {
+        &self.ends
     }
 
     /// This rank's flag and bell.

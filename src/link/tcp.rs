@@ -5,12 +5,13 @@
 //! [`AHEAD_BYTES`], so that a small message costs one system call and a large one lands where it
 //! belongs. The connection was authenticated when it was made ([`crate::boot`]).
 //!
-//! A broken or closed connection is `PEER_LOST`, naming the rank; memory that runs out here is
+//! A broken or closed connection falls silent and notes its end: whether the peer is gone, and
+//! whose fault that is, is heard on other ways ([`crate::health`]). Memory that runs out here is
 //! `SYSTEM`.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::engine::link::{Rx, Tx, Window};
 use crate::error::{Code, Error, Result};
@@ -28,16 +29,31 @@ const AHEAD_BYTES: usize = 4 << 10;
 /// The largest window a receiver gathers.
 const PEEK_BYTES: usize = 64 << 10;
 
-fn lost(peer: Rank, error: &std::io::Error) -> Error {
-    let native = error.raw_os_error().unwrap_or(0);
-    let text = format!("connection to rank {peer}: {error}");
-    // Memory that our own system does not have is not the peer's fault.
-    let mut made = match native {
-        libc::ENOBUFS | libc::ENOMEM => Error::new(Code::System, text),
-        _ => Error::new(Code::PeerLost, text).with_peer(peer),
-    };
-    made.native = native;
-    made
+/// Where the connections of a rank note that they have ended; the first stays.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends(Arc<OnceLock<Error>>);
+
+impl Ends {
+    /// The first end found, as the error it is if nothing better is heard.
+    pub(crate) fn first(&self) -> Option<&Error> {
+        self.0.get()
+    }
+
+    fn closed(&self, peer: Rank) {
+        let text = format!("rank {peer} closed its connection");
+        self.0.get_or_init(|| Error::new(Code::PeerLost, text).with_peer(peer));
+    }
+
+    fn broken(&self, peer: Rank, error: &std::io::Error) -> Result<()> {
+        let native = error.raw_os_error().unwrap_or(0);
+        let text = format!("connection to rank {peer}: {error}");
+        // Memory that our own system does not have is not the peer's fault.
+        if matches!(native, libc::ENOBUFS | libc::ENOMEM) {
+            return Err(Error { native, ..Error::new(Code::System, text) });
+        }
+        self.0.get_or_init(|| Error { native, ..Error::new(Code::PeerLost, text) }.with_peer(peer));
+        Ok(())
+    }
 }
 
 /// The sending end.
@@ -45,6 +61,7 @@ fn lost(peer: Rank, error: &std::io::Error) -> Error {
 pub(crate) struct TcpTx {
     stream: Arc<TcpStream>,
     peer: Rank,
+    ends: Ends,
     /// Made at first use: most lanes of most worlds stay silent.
     staging: Vec<u8>,
     /// Staged bytes lie in `[sent, filled)`.
@@ -53,8 +70,8 @@ pub(crate) struct TcpTx {
 }
 
 impl TcpTx {
-    pub(crate) fn new(stream: Arc<TcpStream>, peer: Rank) -> Self {
-        Self { stream, peer, staging: Vec::new(), sent: 0, filled: 0 }
+    pub(crate) fn new(stream: Arc<TcpStream>, peer: Rank, ends: Ends) -> Self {
+        Self { stream, peer, ends, staging: Vec::new(), sent: 0, filled: 0 }
     }
 
     /// Pushes staged bytes, then `more`; how many of `more` went.
@@ -77,7 +94,7 @@ impl TcpTx {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(lost(self.peer, &error)),
+                Err(error) => return self.ends.broken(self.peer, &error).map(|()| 0),
             }
         }
     }
@@ -132,6 +149,7 @@ unsafe impl Tx for TcpTx {
 pub(crate) struct TcpRx {
     stream: Arc<TcpStream>,
     peer: Rank,
+    ends: Ends,
     /// Made at first use.
     staging: Vec<u8>,
     /// Arrived bytes lie in `[taken, filled)`.
@@ -140,22 +158,23 @@ pub(crate) struct TcpRx {
 }
 
 impl TcpRx {
-    pub(crate) fn new(stream: Arc<TcpStream>, peer: Rank) -> Self {
-        Self { stream, peer, staging: Vec::new(), taken: 0, filled: 0 }
+    pub(crate) fn new(stream: Arc<TcpStream>, peer: Rank, ends: Ends) -> Self {
+        Self { stream, peer, ends, staging: Vec::new(), taken: 0, filled: 0 }
     }
 
-    fn receive(stream: &TcpStream, peer: Rank, into: &mut [u8]) -> Result<usize> {
+    fn receive(from: (&TcpStream, Rank, &Ends), into: &mut [u8]) -> Result<usize> {
+        let (mut stream, peer, ends) = from;
         loop {
-            match (&*stream).read(into) {
+            match stream.read(into) {
                 Ok(0) => {
-                    let text = format!("rank {peer} closed its connection");
-                    return Err(Error::new(Code::PeerLost, text).with_peer(peer));
+                    ends.closed(peer);
+                    return Ok(0);
                 }
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 // BOUND: a signal at a time.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(lost(peer, &error)),
+                Err(error) => return ends.broken(peer, &error).map(|()| 0),
             }
         }
     }
@@ -175,7 +194,7 @@ unsafe impl Rx for TcpRx {
             }
             let end = (self.taken + want.max(AHEAD_BYTES)).min(self.staging.len());
             let free = &mut self.staging[self.filled..end];
-            self.filled += Self::receive(&self.stream, self.peer, free)?;
+            self.filled += Self::receive((&self.stream, self.peer, &self.ends), free)?;
         }
         let ready = &mut self.staging[self.taken..self.filled];
         Ok(Window { at: ready.as_mut_ptr(), bytes: ready.len() })
@@ -192,7 +211,7 @@ unsafe impl Rx for TcpRx {
         if self.taken == self.filled && bytes > AHEAD_BYTES {
             // SAFETY: the caller promises `bytes` writable bytes, and the socket only writes them.
             let into = unsafe { std::slice::from_raw_parts_mut(into, bytes) };
-            return Self::receive(&self.stream, self.peer, into);
+            return Self::receive((&self.stream, self.peer, &self.ends), into);
         }
         let window = if self.taken == self.filled { self.peek(bytes)? } else { self.peek(0)? };
         let count = window.bytes.min(bytes);
@@ -211,13 +230,19 @@ mod tests {
 
     #[test]
     fn only_what_happens_to_the_connection_blames_the_peer() {
-        let of = |errno| {
-            let error = lost(Rank(3), &std::io::Error::from_raw_os_error(errno));
-            (error.code, error.peer, error.native)
-        };
+        for errno in [libc::ENOMEM, libc::ENOBUFS] {
+            let ends = Ends::default();
+            let error = std::io::Error::from_raw_os_error(errno);
+            let own = ends.broken(Rank(3), &error).expect_err("not the peer's");
+            assert_eq!((own.code, own.peer, own.native), (Code::System, None, errno));
+            assert!(ends.first().is_none());
+        }
+        let ends = Ends::default();
+        let error = std::io::Error::from_raw_os_error(libc::ECONNRESET);
+        ends.broken(Rank(3), &error).expect("silence");
+        ends.closed(Rank(4));
+        let first = ends.first().expect("an end");
         let reset = (Code::PeerLost, Some(Rank(3)), libc::ECONNRESET);
-        assert_eq!(of(libc::ECONNRESET), reset);
-        assert_eq!(of(libc::ENOMEM), (Code::System, None, libc::ENOMEM));
-        assert_eq!(of(libc::ENOBUFS), (Code::System, None, libc::ENOBUFS));
+        assert_eq!((first.code, first.peer, first.native), reset, "the first end stays");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::poll::{Interest, wait_one};
 use super::{length_of, own};
@@ -85,6 +87,25 @@ pub(crate) fn parent_of(pid: u32) -> Option<(u32, String)> {
     let parent: u32 = line.trim().parse().ok().filter(|&parent| parent > 0)?;
     let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
     Some((parent, name.trim_end().to_owned()))
+}
+
+/// Forks between the first process that asked and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A number that differs between a process and the one it was forked from, from the first call on.
+/// A child of `clone` or `vfork` is not told apart.
+pub(crate) fn forks() -> u32 {
+    static ASKED: Once = Once::new();
+    ASKED.call_once(|| {
+        // Fails only for want of memory; then a child is not told apart.
+        // SAFETY: the handler does nothing but add to an atomic.
+        unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+    });
+    FORKS.load(Ordering::Relaxed)
 }
 
 /// The effective user this process runs as.

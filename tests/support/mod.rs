@@ -143,6 +143,16 @@ fn obey(comm: Communicator) {
                     break Err(error);
                 }
             }),
+            "loop_exit" => {
+                // Ends without a goodbye as soon as it has said why.
+                let why = loop {
+                    if let Err(error) = checked_all_reduce(&comm, number(1)) {
+                        break Err(error);
+                    }
+                };
+                report(why);
+                std::process::exit(0);
+            }
             "rounds" => {
                 let mut rounds = (0..number(2)).map(|_| checked_all_reduce(&comm, number(1)));
                 report(rounds.find(Result::is_err).unwrap_or(Ok(())));
