@@ -217,9 +217,69 @@ impl Head {
     }
 }
 
+/// What a rank has called so far: ranks that leave well have the same.
+///
+/// Two ranks that exchange no message in a rooted call do not compare that call; this does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Tally {
+    /// Collectives begun.
+    pub calls: u64,
+    /// Depends on their heads and order, not on how they were carried out.
+    pub digest: u64,
+}
+
+impl Tally {
+    /// Adds the next call.
+    #[inline]
+    pub fn add(&mut self, head: &Head) {
+        self.calls += 1;
+        let words: [u64; HEAD_BYTES / 8] = bytemuck::cast(Head { plan: 0, ..*head });
+        for word in words {
+            // Fibonacci hashing, after Knuth, TAOCP 3, 6.4: enough against accidents.
+            self.digest = (self.digest ^ word).rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    /// What is wrong when `peer` has left with the tally `theirs`.
+    #[must_use]
+    pub fn differs(&self, peer: Rank, theirs: &Self) -> Option<String> {
+        if self.calls != theirs.calls {
+            return Some(format!(
+                "rank {peer} made {} collective calls before it ended its communicator, this rank {}",
+                theirs.calls, self.calls
+            ));
+        }
+        (self.digest != theirs.digest).then(|| {
+            format!("among {} collective calls, rank {peer} made others than this rank", self.calls)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tally_tells_number_content_and_order_but_not_the_plan() {
+        let head = |seq: u64, root: u32, plan: u32| Head { seq, root, plan, ..Head::zeroed() };
+        let tally = |heads: &[Head]| {
+            let mut tally = Tally::default();
+            heads.iter().for_each(|head| tally.add(head));
+            tally
+        };
+        let [one, two] = [head(1, 0, 5), head(2, 1, 5)];
+        let ours = tally(&[one, two]);
+        assert_eq!(ours, tally(&[head(1, 0, 6), head(2, 1, 7)]));
+        let fewer = ours.differs(Rank(3), &tally(&[one])).expect("fewer");
+        assert_eq!(
+            fewer,
+            "rank 3 made 1 collective calls before it ended its communicator, this rank 2"
+        );
+        let other = ours.differs(Rank(3), &tally(&[one, head(2, 0, 5)])).expect("another root");
+        assert_eq!(other, "among 2 collective calls, rank 3 made others than this rank");
+        assert_ne!(ours, tally(&[two, one]));
+    }
 
     #[test]
     fn a_head_says_what_was_called() {

@@ -52,6 +52,7 @@ on_both_links! {
     a_rank_that_never_calls
     different_calls
     different_roots
+    calls_that_no_message_compares
     idle_ranks_burn_no_cores
     eight_ranks_on_few_cores
 }
@@ -272,6 +273,31 @@ mod scenario {
             let words = ["rank 0 made", "root 1", "rank 1 made", "root 0"];
             expect_error(&mut ranks, "MISMATCH", &words);
             all_end(ranks);
+        }
+    }
+
+    /// Two roots that only send hear nothing of each other: who leaves last finds out.
+    pub(super) fn calls_that_no_message_compares(links: &str) {
+        // Whether rank 1 makes a call as well, and what it hears when it leaves.
+        let cases = [
+            (true, "among 2 collective calls, rank 0 made others"),
+            (false, "rank 0 made 2 collective calls"),
+        ];
+        for (both, words) in cases {
+            let mut ranks = job(2, &[("UNISONO_LINKS", links)]);
+            tell_all(&mut ranks, "barrier");
+            hear_all(&mut ranks, "ok");
+            for (rank, proc) in ranks.iter_mut().take(1 + usize::from(both)).enumerate() {
+                proc.tell(&format!("broadcast 10 {rank}"));
+                assert_eq!(proc.hear(), "ok");
+            }
+            ranks[0].tell("destroy");
+            assert_eq!(ranks[0].hear(), "ok");
+            assert_eq!(ranks[0].ended(), Some(0));
+            ranks[1].tell("destroy");
+            let said = ranks[1].hear();
+            assert!(said.starts_with("error MISMATCH peer=0 ") && said.contains(words), "{said}");
+            assert_eq!(ranks[1].ended(), Some(0));
         }
     }
 

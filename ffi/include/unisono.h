@@ -8,11 +8,14 @@
  * Threads: one thread at a time may be inside a call on a communicator; a second one gets UNISONO_BUSY.
  * Any number of communicators may be in use at once. unisono_comm_abort, unisono_comm_status,
  * unisono_last_error, and waiting for requests work from any thread at any time. A request is one
- * thread's at a time.
+ * thread's at a time. Give threads at least 64 KiB of stack. After fork, a communicator is the
+ * parent's alone: in the child its use is UNISONO_INVALID_STATE, and destroying it is silent.
  *
  * Calls: every rank makes the same calls in the same order on a communicator, blocking or not, with
  * the same counts, types, operations and roots; where they differ, all get UNISONO_MISMATCH with both
- * calls in the error's text. Buffers that a rank does not use may be NULL. Buffers must be aligned
+ * calls in the error's text. Two ranks that exchange no message in a rooted call (two roots of
+ * broadcasts that only send) find out at their next common call, or when the later one of them
+ * destroys its communicator. Buffers that a rank does not use may be NULL. Buffers must be aligned
  * to their element type and must not overlap, except in place as each function says. Requests that
  * are outstanding together must not depend on each other's data.
  *
@@ -185,7 +188,8 @@ typedef struct {
 typedef struct {
     /* sizeof (unisono_config_t). */
     size_t size;
-    /* Deadline of each call in milliseconds; 0: the default (600000); -1: none. */
+    /* Deadline of each call in milliseconds; 0: the default (600000); -1: none. It runs from the
+     * call on, for a non-blocking one also while earlier ones hold it up. */
     int64_t timeout_ms;
     /* Deadline of start-up in milliseconds; 0: the default (60000). */
     int64_t init_timeout_ms;
@@ -262,8 +266,10 @@ int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t 
 
 /* Ends the communicator: outstanding requests complete first, at most for the communicator's
  * deadline; then they end with UNISONO_ABORTED and the status is UNISONO_TIMED_OUT. Requests may
- * still be waited for afterwards. The handle is invalid from here on, whatever the status, except
- * UNISONO_BUSY: another thread is inside a call, and nothing has happened. */
+ * still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its communicator before
+ * made other collective calls than this one, which no call had shown. The handle is invalid from
+ * here on, whatever the status, except UNISONO_BUSY: another thread is inside a call, and nothing
+ * has happened. */
 int unisono_comm_destroy(unisono_comm_t *comm);
 
 /* Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From

@@ -62,6 +62,12 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// Gives memory back.
     fn free(&mut self, memory: *mut u8) -> Result<()>;
 
+    /// Compares the calls made with those of the peers that have said goodbye. Nothing is pending.
+    ///
+    /// # Errors
+    /// `MISMATCH` names one that made others.
+    fn compare_ends(&mut self) -> Result<()>;
+
     /// Says goodbye to the peers. No call comes afterwards.
     fn close(&mut self);
 }

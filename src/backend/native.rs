@@ -108,7 +108,7 @@ impl Native {
         if let Some(lost) = self.engine.fabric().ends().first().cloned() {
             let since = *self.lost_since.get_or_insert_with(Instant::now);
             // Who has left says nothing more, and all it sent has been read.
-            let left = lost.peer.filter(|peer| self.news.left.contains(peer));
+            let left = lost.peer.filter(|peer| self.news.has_left(*peer));
             if let Some(rank) = left {
                 self.fail(missed(rank));
                 return;
@@ -125,7 +125,8 @@ impl Native {
         if !self.news.left.is_empty() && self.moved.elapsed() >= FAREWELL {
             self.engine.awaited(&mut self.ranks);
             let awaited = &self.ranks;
-            if let Some(&rank) = self.news.left.iter().find(|r| awaited.contains(r)) {
+            let mut left = self.news.left.iter();
+            if let Some(&(rank, _)) = left.find(|(rank, _)| awaited.contains(rank)) {
                 self.fail(missed(rank));
             }
         }
@@ -305,8 +306,23 @@ impl Backend for Native {
         })
     }
 
+    fn compare_ends(&mut self) -> Result<()> {
+        self.watch();
+        if self.engine.broken().is_some() {
+            return Ok(());
+        }
+        let own = self.engine.tally();
+        for (rank, theirs) in &self.news.left {
+            if let Some(text) = theirs.and_then(|theirs| own.differs(*rank, &theirs)) {
+                return Err(Error::new(Code::Mismatch, text).with_peer(*rank));
+            }
+        }
+        Ok(())
+    }
+
     fn close(&mut self) {
-        self.health.leave();
+        let whole = self.engine.broken().is_none();
+        self.health.leave(whole.then(|| self.engine.tally()));
     }
 }
 

@@ -144,8 +144,10 @@ pub unsafe extern "C" fn unisono_comm_split(
 
 /// Ends the communicator: outstanding requests complete first, at most for the communicator's
 /// deadline; then they end with UNISONO_ABORTED and the status is UNISONO_TIMED_OUT. Requests may
-/// still be waited for afterwards. The handle is invalid from here on, whatever the status, except
-/// UNISONO_BUSY: another thread is inside a call, and nothing has happened.
+/// still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its communicator before
+/// made other collective calls than this one, which no call had shown. The handle is invalid from
+/// here on, whatever the status, except UNISONO_BUSY: another thread is inside a call, and nothing
+/// has happened.
 ///
 /// # Safety
 /// `comm` is a handle.

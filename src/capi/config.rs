@@ -18,7 +18,8 @@ use std::time::Duration;
 pub struct ConfigStruct {
     /// sizeof (unisono_config_t).
     pub size: usize,
-    /// Deadline of each call in milliseconds; 0: the default (600000); -1: none.
+    /// Deadline of each call in milliseconds; 0: the default (600000); -1: none. It runs from the
+    /// call on, for a non-blocking one also while earlier ones hold it up.
     pub timeout_ms: i64,
     /// Deadline of start-up in milliseconds; 0: the default (60000).
     pub init_timeout_ms: i64,

@@ -406,7 +406,9 @@ impl Communicator {
     /// back.
     ///
     /// # Errors
-    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`.
+    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`. `MISMATCH` when a
+    /// rank that ended its communicator before made other collective calls than this one, which no
+    /// call could show.
     pub fn destroy(self) -> Result<()> {
         if self.core.copied() {
             // A copy goes without a word: the parent goes on.
@@ -417,7 +419,7 @@ impl Communicator {
             // Nobody may touch a buffer once this has returned.
             self.core.abort();
         }
-        settled
+        settled.and_then(|()| self.core.with_backend(|b| b.compare_ends()))
     }
 }
 

@@ -29,7 +29,7 @@ pub mod wires;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::call::{Call, Head, Ragged, head_flag};
+use crate::call::{Call, Head, Ragged, Tally, head_flag};
 use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Fabric, Notice};
@@ -106,7 +106,8 @@ pub struct Engine<F, P> {
     planner: P,
     epoch: u32,
     deterministic: bool,
-    seq: u64,
+    /// Collectives begun; the present one's number.
+    tally: Tally,
     turns: u64,
     stamp: u64,
     /// The last calls' heads, by number.
@@ -145,7 +146,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             planner,
             epoch,
             deterministic,
-            seq: 0,
+            tally: Tally::default(),
             turns: 0,
             stamp: 0,
             recent: [None; RECENT],
@@ -176,7 +177,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Number of collectives begun so far: the present or last call's number.
     #[must_use]
     pub fn seq(&self) -> u64 {
-        self.seq
+        self.tally.calls
+    }
+
+    /// The collectives begun so far, for those who compare at the end.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// The collective under way.
@@ -235,7 +242,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             Ok(false) => Progress::Blocked,
             Err(error) => {
-                let seq = self.seq;
+                let seq = self.seq();
                 self.fail(if error.seq.is_none() { error.with_seq(seq) } else { error });
                 Progress::Moved
             }
@@ -343,10 +350,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn begin(&mut self, call: Call, ticket: u32) -> Result<()> {
-        self.seq += 1;
         self.stamp += 1;
-        let head = self.head(&call, self.seq, 0);
-        let slot = self.seq % RECENT as u64;
+        let head = self.head(&call, self.seq() + 1, 0);
+        self.tally.add(&head);
+        let slot = self.seq() % RECENT as u64;
         self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
         let turn = self.show(&call, head);
         let mut run = Run { call, ticket, head, turn, running: None };

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
 
-use crate::call::{HEAD_BYTES, Head};
+use crate::call::{HEAD_BYTES, Head, Tally};
 use crate::error::{Code, Error, cut, shown};
 use crate::health::{News, retold};
 use crate::sys::process::Process;
@@ -23,6 +23,7 @@ use crate::types::Rank;
 
 const MAGIC: u32 = 0x554e_4343;
 const FAULT: u16 = 1;
+/// The text is the tally of the sender's calls; none if its communicator is broken.
 const GOODBYE: u16 = 2;
 /// The text is the head of a call in which the sender waits for this rank.
 const CALL: u16 = 3;
@@ -30,6 +31,7 @@ const NO_PEER: u32 = u32::MAX;
 /// The longest text of a fault.
 const TEXT_MAX: usize = 1024;
 const FRAME_BYTES: usize = size_of::<Frame>();
+const TALLY_BYTES: usize = size_of::<Tally>();
 /// Room for questions from the start, so that a steady run allocates none.
 const ROOM: usize = 4096;
 
@@ -138,7 +140,8 @@ impl Control {
                 }
                 GOODBYE => {
                     self.closed = true;
-                    news.left.push(self.rank);
+                    let tally = (text.len() == TALLY_BYTES).then(|| pod_read_unaligned(text));
+                    news.left.push((self.rank, tally));
                 }
                 FAULT if news.fault.is_none() => {
                     let code = Code::from_number(frame.code).unwrap_or(Code::Broken);
@@ -214,10 +217,17 @@ impl Controls {
         asked.for_each(|c| c.send(&frame, bytes_of(head)));
     }
 
-    pub(crate) fn leave(&mut self) {
-        let frame =
-            Frame { magic: MAGIC, kind: GOODBYE, text_bytes: 0, code: 0, peer: NO_PEER, seq: 0 };
-        self.0.iter_mut().for_each(|c| c.send(&frame, &[]));
+    pub(crate) fn leave(&mut self, tally: Option<Tally>) {
+        let text = tally.as_ref().map_or(&[][..], bytes_of);
+        let frame = Frame {
+            magic: MAGIC,
+            kind: GOODBYE,
+            text_bytes: u16::try_from(text.len()).unwrap_or(0),
+            code: 0,
+            peer: NO_PEER,
+            seq: 0,
+        };
+        self.0.iter_mut().for_each(|c| c.send(&frame, text));
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) mod threads;
 
 use std::time::{Duration, Instant};
 
-use crate::call::Head;
+use crate::call::{Head, Tally};
 use crate::error::{Code, Error, Scope};
 use crate::types::Rank;
 
@@ -51,8 +51,9 @@ pub(crate) struct News {
     pub(crate) fault: Option<Error>,
     /// The first rank found dead, with why we think so, and when.
     pub(crate) dead: Option<(Rank, String, Instant)>,
-    /// Ranks that have ended their communicator.
-    pub(crate) left: Vec<Rank>,
+    /// Ranks that have ended their communicator, with what they called; `None` from one whose
+    /// communicator was broken.
+    pub(crate) left: Vec<(Rank, Option<Tally>)>,
     /// Calls in which peers wait for this rank: the latest of each.
     pub(crate) asked: Vec<(Rank, Head)>,
     /// The last call in which each rank was heard to wait, for whomever.
@@ -60,6 +61,11 @@ pub(crate) struct News {
 }
 
 impl News {
+    /// Whether `rank` has ended its communicator.
+    pub(crate) fn has_left(&self, rank: Rank) -> bool {
+        self.left.iter().any(|(other, _)| *other == rank)
+    }
+
     /// `rank` waits for this one in the call of `head`.
     fn asks(&mut self, rank: Rank, head: Head) {
         self.asked.retain(|(other, _)| *other != rank);
@@ -130,11 +136,11 @@ impl Health {
         }
     }
 
-    /// Says goodbye to every peer.
-    pub(crate) fn leave(&mut self) {
+    /// Says goodbye to every peer, and what this rank called unless its communicator is broken.
+    pub(crate) fn leave(&mut self, tally: Option<Tally>) {
         match self {
-            Self::Processes(controls) => controls.leave(),
-            Self::Threads(thread) => thread.leave(),
+            Self::Processes(controls) => controls.leave(tally),
+            Self::Threads(thread) => thread.leave(tally),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
-use crate::call::Head;
+use crate::call::{Head, Tally};
 use crate::error::{Code, Error};
 use crate::health::{News, retold};
 use crate::link::doze::Doze;
@@ -28,8 +28,8 @@ pub(crate) struct Slate {
     fault: OnceLock<(Rank, Error)>,
     /// 1 once there is a fault.
     faulty: AtomicU32,
-    /// 1 for each rank that has left.
-    left: Box<[AtomicU32]>,
+    /// Set by each rank that has left, with what it called unless its communicator was broken.
+    left: Box<[OnceLock<Option<Tally>>]>,
     /// The call in which each rank waits, and for whom; counted in `asks`.
     asked: Mutex<Vec<Asked>>,
     asks: AtomicU32,
@@ -56,7 +56,7 @@ impl Thread {
         let slate = Arc::new(Slate {
             fault: OnceLock::new(),
             faulty: AtomicU32::new(0),
-            left: (0..world).map(|_| AtomicU32::new(0)).collect(),
+            left: (0..world).map(|_| OnceLock::new()).collect(),
             asked: Mutex::new((0..world).map(|_| (None, Vec::with_capacity(world))).collect()),
             asks: AtomicU32::new(0),
             working: (0..world).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
@@ -121,9 +121,10 @@ impl Thread {
         }
         self.hear_asks(news);
         for (rank, left) in self.slate.left.iter().enumerate() {
-            // ORDERING: acquire pairs with `leave`: what the rank wrote before leaving is seen.
-            if left.load(Ordering::Acquire) == 1 && !news.left.contains(&Rank::at(rank)) {
-                news.left.push(Rank::at(rank));
+            if let Some(tally) = left.get()
+                && !news.has_left(Rank::at(rank))
+            {
+                news.left.push((Rank::at(rank), *tally));
             }
         }
     }
@@ -170,9 +171,9 @@ impl Thread {
         self.tell(&Error::new(Code::Panic, text).with_peer(self.me));
     }
 
-    pub(crate) fn leave(&mut self) {
-        // ORDERING: release pairs with the acquire in `watch`.
-        self.slate.left[self.me.index()].store(1, Ordering::Release);
+    pub(crate) fn leave(&mut self, tally: Option<Tally>) {
+        // A rank leaves once.
+        let _ = self.slate.left[self.me.index()].set(tally);
         self.wake_all();
     }
 
