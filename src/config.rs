@@ -3,9 +3,10 @@
 //! A value comes from the caller's configuration, else from the environment, else from the default.
 //! Settings all ranks must share (marked *agreed*) are taken from rank 0 when a communicator forms.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, quoted};
 pub use crate::obs::log::Level;
 use crate::plan::Algorithm;
 
@@ -162,7 +163,7 @@ impl Config {
     /// # Errors
     /// `InvalidEnvironment` names the variable and its value.
     pub fn from_env() -> Result<Self> {
-        Self::from_lookup(|name| std::env::var(name).ok())
+        Self::from_values(|name| std::env::var_os(name))
     }
 
     /// As [`Config::from_env`], from any table of variables.
@@ -170,12 +171,17 @@ impl Config {
     /// # Errors
     /// `InvalidEnvironment` names the variable and its value.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::from_values(|name| lookup(name).map(OsString::from))
+    }
+
+    fn from_values(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let mut made = Self::default();
         for knob in KNOBS {
-            if let Some(value) = lookup(knob.variable)
-                && made.set(knob.variable, value.trim()).is_none()
-            {
-                let text = format!("{}=\"{value}\": expected {}", knob.variable, knob.range);
+            let Some(value) = lookup(knob.variable) else { continue };
+            let set = value.to_str().and_then(|text| made.set(knob.variable, text.trim()));
+            if set.is_none() {
+                let value = quoted(&value.to_string_lossy());
+                let text = format!("{}={value}: expected {}", knob.variable, knob.range);
                 return Err(Error::new(Code::InvalidEnvironment, text));
             }
         }
@@ -244,6 +250,13 @@ mod tests {
                 // The only one that takes any text; it is checked when addresses are chosen.
                 Ok(_) => assert_eq!(knob.variable, "UNISONO_INTERFACE"),
             }
+        }
+        for knob in KNOBS {
+            use std::os::unix::ffi::OsStringExt;
+            let bad = |name: &str| (name == knob.variable).then(|| OsString::from_vec(vec![0xff]));
+            let error = Config::from_values(bad).expect_err("not text");
+            assert_eq!(error.code, Code::InvalidEnvironment);
+            assert!(error.detail.contains(knob.variable), "{error}");
         }
         let set = |name: &str| match name {
             "UNISONO_TIMEOUT_MS" => Some("-1".to_owned()),

@@ -31,8 +31,7 @@ impl Drop for Scratch {
 }
 
 fn launch(pairs: &[(&str, String)], directory: &Path) -> Launch {
-    let vars: Vars =
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let vars: Vars = pairs.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
     let facts = Facts { directory: directory.join("unisono"), launcher: (1, 1) };
     Launch::from_vars(&vars, 0, &facts).expect("launch")
 }
