@@ -250,12 +250,24 @@ impl Joined {
     /// Gives `item` to every rank and gets everyone's, in rank order. Every rank must call it, and
     /// all in the same order.
     pub(crate) fn exchange(&mut self, item: &[u8], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        self.exchange_having_met(item, &[], deadline)
+    }
+
+    /// As [`Joined::exchange`]. `met` has a bit for each rank this one has heard of since the
+    /// table: should some not come, those it has met are not the first to be named.
+    pub(crate) fn exchange_having_met(
+        &mut self,
+        item: &[u8],
+        met: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<u8>>> {
         if item.len() > ITEM_MAX {
             let text = format!("an exchange of {} bytes, at most {ITEM_MAX}", item.len());
             return Err(Error::new(Code::Limit, text));
         }
         let round = self.round;
-        let request = Request::Offer { round, patience: patience(deadline), item: item.to_vec() };
+        let patience = patience(deadline);
+        let request = Request::Offer { round, patience, item: item.to_vec(), met: met.to_vec() };
         self.round += 1;
         match self.ask(&request, deadline)? {
             Answer::All { round: answered, items } if answered == round => Ok(items),

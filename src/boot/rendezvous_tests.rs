@@ -159,6 +159,24 @@ fn a_rank_that_leaves_or_aborts_fails_the_exchange_of_the_others() {
 }
 
 #[test]
+fn a_rank_that_somebody_has_met_is_not_named_as_missing() {
+    let (server, id) = start();
+    let gate = Arc::new(std::sync::Barrier::new(3));
+    let results = ranks(3, move |rank| {
+        let mut joined = join(&id, rank, 3, b"", b"", soon()).expect("join");
+        // Rank 1 stays silent, and rank 2 waits for it.
+        let soon = Instant::now() + Duration::from_millis(300);
+        let result = (rank == 0).then(|| joined.exchange_having_met(b"", &[0b100], soon));
+        gate.wait();
+        result
+    });
+    let error = results.into_iter().flatten().next().expect("rank 0").expect_err("missing");
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(1))), "{error}");
+    assert!(error.detail.contains("rank 1 of 3 did not arrive"), "{error}");
+    server.stop().expect("stop");
+}
+
+#[test]
 fn a_missing_exchange_names_who_did_not_come() {
     let (server, id) = start();
     let (done, wait) = mpsc::channel::<()>();

@@ -311,3 +311,7 @@ impl Forming<'_> {
         Hosts::new(&marks).ok_or_else(|| Error::new(Code::InvalidArgument, "a world of 0"))
     }
 }
+
+#[cfg(test)]
+#[path = "form_tests.rs"]
+mod tests;
