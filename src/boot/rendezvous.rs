@@ -217,13 +217,17 @@ fn reach(id: &UniqueId, hello: Hello, deadline: Instant) -> Result<(TcpStream, K
         };
         // Whoever answers with another key or version will not change its mind.
         let hopeless = refusals == id.addresses().len();
-        if hopeless || Instant::now() + pause >= deadline {
-            if !hopeless {
-                error.code = Code::TimedOut;
-            }
-            error.detail =
-                format!("the rendezvous at {address} was not reached: {}", error.detail).into();
+        if hopeless {
+            let text = format!("the rendezvous at {address} was not reached: {}", error.detail);
+            error.detail = text.into();
             return Err(error);
+        }
+        if Instant::now() + pause >= deadline {
+            error.code = Code::MissingRanks;
+            let text =
+                format!("rank 0's rendezvous at {address} was not reached: {}", error.detail);
+            error.detail = text.into();
+            return Err(error.with_peer(Rank(0)));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
@@ -298,7 +302,8 @@ impl Joined {
             flushed.map_err(server_lost)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::new(Code::TimedOut, "the rendezvous did not answer"));
+                let text = "rank 0's rendezvous did not answer";
+                return Err(Error::new(Code::MissingRanks, text).with_peer(Rank(0)));
             }
             let interest = if self.frames.is_flushed() { Interest::Read } else { Interest::Both };
             wait_one(self.stream.as_fd(), interest, Some(left))?;

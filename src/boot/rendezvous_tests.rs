@@ -226,14 +226,16 @@ fn garbage_half_open_and_slow_strangers_disturb_nothing() {
 }
 
 #[test]
-fn a_server_nobody_visits_ends_and_an_absent_server_is_a_timeout() {
+fn a_server_nobody_visits_ends_and_an_absent_server_is_a_missing_rank_0() {
     let listener = socket::listen("127.0.0.1:0".parse().expect("address")).expect("listen");
     let key = Key::random().expect("key");
     let server = Rendezvous::serve(vec![listener], key, Duration::from_millis(50)).expect("serve");
     let id = server.unique_id().expect("id");
     server.join_thread().expect("server");
     let deadline = Instant::now() + Duration::from_millis(200);
-    assert_eq!(join(&id, 0, 1, b"", b"", deadline).expect_err("nobody").code, Code::TimedOut);
+    let error = join(&id, 1, 2, b"", b"", deadline).expect_err("nobody");
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(0))));
+    assert!(error.detail.contains("rank 0's rendezvous at 127.0.0.1:"), "{error}");
 }
 
 #[test]
