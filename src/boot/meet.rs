@@ -18,7 +18,7 @@ use super::id::{ADDRESSES_MAX, UniqueId};
 use super::key::Key;
 use super::rendezvous::Rendezvous;
 use crate::error::{Code, Error, Result};
-use crate::sys::{process, random, socket};
+use crate::sys::{interface, process, random, socket};
 use crate::types::Rank;
 
 /// A rendezvous file is shorter than this; more is not read.
@@ -65,7 +65,7 @@ impl Launch {
                     Error::new(Code::Internal, "a rendezvous at an address without a key")
                 })?;
                 if self.rank == 0 {
-                    return host_port(*port, key, deadline);
+                    return host_port(host, *port, key, deadline);
                 }
                 let addresses = resolve(host, *port, deadline)?;
                 Ok((UniqueId::new(&addresses, key)?, None))
@@ -197,15 +197,30 @@ fn check_file(file: &File, path: &Path) -> Result<()> {
     Err(Error::new(Code::System, text))
 }
 
-/// Serves at a port of every address of this host: which of them the others' name for it leads
-/// to is not known here.
-fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option<Hosted>)> {
-    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+/// Where rank 0 listens: at the address that `host` is, if that is one of this host's (`own`).
+/// Which address the others' name for this host leads to is not known here, and an address may be
+/// a router's that leads here: then everywhere.
+fn doors(host: &str, own: &[IpAddr]) -> Vec<IpAddr> {
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_loopback() || own.contains(&ip) => vec![ip],
+        _ => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    }
+}
+
+/// Serves at a port of this host.
+fn host_port(
+    host: &str,
+    port: u16,
+    key: Key,
+    deadline: Instant,
+) -> Result<(UniqueId, Option<Hosted>)> {
+    let own: Vec<IpAddr> = interface::list()?.iter().map(|one| one.address).collect();
+    let doors = doors(host, &own);
     let mut last = None;
     // The port may still be held by the job before this one.
     let listeners = retry(deadline, || {
         let mut listeners = Vec::new();
-        for ip in any {
+        for &ip in &doors {
             match socket::listen(SocketAddr::new(ip, port)) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
@@ -223,11 +238,12 @@ fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option
         return Err(last.unwrap_or_else(|| Error::new(Code::NoAddress, "no address to listen at")));
     };
     let server = Rendezvous::serve(listeners, key.clone(), super::rendezvous::IDLE)?;
-    // To itself rank 0 goes by loopback.
+    // Where it listens everywhere, rank 0 goes to itself by loopback.
     let own = server.addresses().iter().map(|address| {
         let ip: IpAddr = match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
         };
         SocketAddr::new(ip, port)
     });

@@ -159,14 +159,34 @@ fn a_port_is_free_again_when_rank_0_never_joined() {
     drop(held);
     for _ in 0..3 {
         let key = Key::random().expect("key");
-        let (_, hosted) = host_port(port, key, soon()).expect("free");
+        let (_, hosted) = host_port("localhost", port, key, soon()).expect("free");
         drop(hosted);
     }
-    let (id, hosted) = host_port(port, Key::random().expect("key"), soon()).expect("free");
+    let (id, hosted) =
+        host_port("localhost", port, Key::random().expect("key"), soon()).expect("free");
     let mut joined = join(&id, 0, 1, b"", b"", soon()).expect("join");
     // A server whose rank 0 has joined goes on until that leaves.
     drop(hosted);
     joined.exchange(b"", soon()).expect("exchange");
+}
+
+/// Whoever names one address of rank 0's host has nobody else at the port.
+#[test]
+fn rank_0_listens_only_at_an_address_of_its_own_and_everywhere_for_a_name() {
+    let own = ["10.1.0.5", "2001:db8::5"].map(|ip| ip.parse::<IpAddr>().expect("address"));
+    for host in ["10.1.0.5", "2001:db8::5", "127.0.0.2", "::1"] {
+        assert_eq!(doors(host, &own), [host.parse::<IpAddr>().expect("address")]);
+    }
+    for host in ["localhost", "node1", "10.9.9.9", "0.0.0.0"] {
+        assert!(doors(host, &own).iter().all(IpAddr::is_unspecified), "{host}");
+    }
+    let held = socket::listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+    let at = held.local_addr().expect("address");
+    drop(held);
+    let key = Key::random().expect("key");
+    let (id, hosted) = host_port("127.0.0.1", at.port(), key, soon()).expect("free");
+    assert_eq!(hosted.expect("rank 0 serves").server.addresses(), [at]);
+    assert_eq!(id.addresses(), [at]);
 }
 
 #[test]
@@ -183,7 +203,7 @@ fn a_port_in_use_is_an_error_at_the_deadline() {
     let held = socket::listen("0.0.0.0:0".parse().expect("address")).expect("listen");
     let port = held.local_addr().expect("address").port();
     let key = Key::random().expect("key");
-    let error = host_port(port, key, Instant::now() + Duration::from_millis(50));
+    let error = host_port("localhost", port, key, Instant::now() + Duration::from_millis(50));
     assert_eq!(error.expect_err("in use").native, libc::EADDRINUSE);
 }
 
