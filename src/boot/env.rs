@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::id::UniqueId;
 use super::key::Key;
+use super::meet::FILE_NAME;
 use crate::error::{Code, Error, Result, quoted};
 use crate::sys::process;
 use crate::types::WORLD_MAX;
@@ -391,7 +392,7 @@ impl Job<'_> {
         let (pid, start) = self.facts.launcher;
         let identity =
             self.identity().unwrap_or_else(|| format!("{} {pid} {start}", self.launcher.name));
-        format!("job-{}", &self.hash(&identity).to_hex()[..32])
+        format!("{FILE_NAME}{}", &self.hash(&identity).to_hex()[..32])
     }
 
     /// Rank 0's host and port, where the variables tell.

@@ -118,6 +118,51 @@ fn a_file_of_a_dead_process_is_not_believed_and_is_replaced() {
     form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
 }
 
+/// Rank 0 of another job was killed before its ranks had come: its file stays until somebody of the
+/// same user starts.
+#[test]
+fn what_killed_processes_left_is_removed_and_what_others_hold_is_not() {
+    let scratch = Scratch::new();
+    let directory = scratch.0.join("unisono");
+    let other = directory.join("job-0");
+    private_directory(&other).expect("directory");
+    let (id, other) = host_file(&other).expect("another job");
+    let own = std::process::id();
+    // A start time of 1: a process that is gone.
+    let dead = format!("{FILE_MAGIC}\n{own} 1\n{}\n", id.to_hex());
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("write");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("mode");
+        File::open(path).expect("open")
+    };
+    for (name, text) in [("job-1", &*dead), ("job-1.0123", ""), ("job-2.4567", FILE_MAGIC)] {
+        drop(write(name, text));
+    }
+    // Not one of ours; and of a process that only its lock tells of, as from another container.
+    drop(write("notes", &dead));
+    let held = write("job-3", &dead);
+    held.try_lock().expect("nobody else has it");
+    let names = || {
+        let entries = std::fs::read_dir(&directory).expect("directory");
+        let name = |entry: io::Result<std::fs::DirEntry>| entry.expect("entry").file_name();
+        let mut names: Vec<String> =
+            entries.map(|e| name(e).into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+    assert_eq!(names(), ["job-0", "job-3", "notes"]);
+    // Whoever does not get the directory's lock starts all the same.
+    drop(held);
+    let lock = lock_directory(&directory).expect("free");
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+    assert_eq!(names(), ["job-0", "job-3", "notes"]);
+    drop((lock, other));
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+    assert_eq!(names(), ["notes"]);
+}
+
 #[test]
 fn an_absent_rank_0_is_named() {
     let scratch = Scratch::new();
