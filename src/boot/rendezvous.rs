@@ -157,6 +157,19 @@ pub(crate) fn check_place(rank: u32, world: u32) -> Result<()> {
     Ok(())
 }
 
+/// Tells the rendezvous that this rank cannot come, and why: then nobody waits for it.
+pub(crate) fn decline(id: &UniqueId, rank: u32, world: u32, error: &Error, deadline: Instant) {
+    let deadline = deadline.min(Instant::now() + COURTESY);
+    let hello = Hello { rank, to: NO_RANK, world, epoch: 0, purpose: Purpose::Rendezvous };
+    // Where the rendezvous is not reached the others wait in vain; there is no other way to them.
+    let Ok((mut stream, session)) = reach(id, hello, deadline) else { return };
+    let mut frames = Frames::new(&session, Side::Client, answer_max(world));
+    let (kind, payload) = Request::Failed(error.clone()).encode();
+    frames.push(kind, payload);
+    // A few bytes: a fresh connection takes them at once.
+    let _ = frames.flush(&mut stream);
+}
+
 fn join_as(
     id: &UniqueId,
     rank: u32,

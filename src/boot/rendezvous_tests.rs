@@ -159,6 +159,27 @@ fn a_rank_that_leaves_or_aborts_fails_the_exchange_of_the_others() {
 }
 
 #[test]
+fn a_rank_that_declines_fails_the_others_whether_they_come_before_or_after_it() {
+    for early in [false, true] {
+        let (server, id) = start();
+        let results = ranks(2, move |rank| {
+            if (rank == 1) == early {
+                thread::sleep(Duration::from_millis(100));
+            }
+            if rank == 1 {
+                decline(&id, 1, 2, &Error::new(Code::Limit, "no files"), soon());
+                return None;
+            }
+            Some(join(&id, 0, 2, b"", b"", soon()).expect_err("rank 1 does not come"))
+        });
+        let error = results.into_iter().flatten().next().expect("rank 0");
+        assert_eq!((error.code, error.peer), (Code::Limit, Some(Rank(1))), "{error}");
+        assert!(error.detail.contains("rank 1 failed: no files"), "{error}");
+        server.stop().expect("stop");
+    }
+}
+
+#[test]
 fn a_rank_that_somebody_has_met_is_not_named_as_missing() {
     let (server, id) = start();
     let gate = Arc::new(std::sync::Barrier::new(3));

@@ -37,6 +37,8 @@ struct Member {
     frames: Frames,
     /// Its number, once it has joined.
     rank: Option<u32>,
+    /// The number it came with.
+    named: u32,
     from: String,
     interest: Interest,
     /// When it is dropped unless it has joined and taken in what it was sent.
@@ -218,8 +220,10 @@ impl Server {
         }
         let frames = Frames::new(&guest.outcome.session, Side::Server, REQUEST_MAX);
         let limit = Some(now + MEMBER_LIMIT);
-        let Guest { stream, from, .. } = guest;
-        self.members.insert(token, Member { stream, frames, rank: None, from, interest, limit });
+        let Guest { stream, from, outcome } = guest;
+        let (rank, named) = (None, outcome.hello.rank);
+        let member = Member { stream, frames, rank, named, from, interest, limit };
+        self.members.insert(token, member);
     }
 
     fn serve(&mut self, event: Event, now: Instant) {
@@ -432,11 +436,12 @@ impl Server {
         }
     }
 
-    /// A rank says that it has failed.
+    /// A rank says that it has failed, be it before it could join.
     fn told(&mut self, token: u64, error: &Error, now: Instant) {
-        let Some(rank) = self.lose_quietly(token) else {
+        let Some(rank) = self.members.get(&token).map(|m| m.rank.unwrap_or(m.named)) else {
             return;
         };
+        self.lose_quietly(token);
         let text = format!("rank {rank} failed: {}", error.detail);
         let blamed = error.peer.unwrap_or(Rank(rank));
         self.fail(Error::new(error.code, text).with_peer(blamed), now);

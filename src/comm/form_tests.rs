@@ -11,6 +11,25 @@ fn job() -> UniqueId {
     server.unique_id().expect("id")
 }
 
+/// What a rank lacks before it comes is told to those who wait for it.
+#[test]
+fn a_rank_that_cannot_come_says_so() {
+    let id = job();
+    let form = |rank, interface: Option<&str>| {
+        let interface = interface.map(str::to_owned);
+        let config = Config { interface, ..Config::default() };
+        processes(&id, rank, 2, &config, 0).map(drop).expect_err("rank 1 has no address")
+    };
+    let errors = thread::scope(|scope| {
+        let waits = scope.spawn(|| form(0, None));
+        let fails = scope.spawn(|| form(1, Some("nothing0")));
+        [waits, fails].map(|rank| rank.join().expect("no panic"))
+    });
+    assert_eq!((errors[0].code, errors[0].peer), (Code::NoAddress, Some(Rank(1))));
+    assert!(errors[0].detail.contains("rank 1 failed: "), "{}", errors[0]);
+    assert_eq!((errors[1].code, errors[1].peer), (Code::NoAddress, None));
+}
+
 /// Rank 1 comes and then says nothing, as if it were stopped. Rank 2 has come later than rank 0 and
 /// still waits for rank 1 when rank 0's time is over.
 #[test]

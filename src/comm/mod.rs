@@ -394,7 +394,8 @@ impl Communicator {
     }
 
     /// Ranks with equal `color` form a communicator, ordered by `key`, then by rank. A negative
-    /// color takes part and gets `None`.
+    /// color takes part and gets `None`. A rank that lacks files or memory for it fails its color;
+    /// the other colors and this communicator go on.
     ///
     /// # Errors
     /// As a collective and as [`Communicator::init_rank`].
