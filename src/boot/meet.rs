@@ -18,7 +18,7 @@ use super::env::{Launch, Root};
 use super::id::{ADDRESSES_MAX, UniqueId};
 use super::key::Key;
 use super::rendezvous::Rendezvous;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, quoted};
 use crate::sys::{interface, process, random, socket};
 use crate::types::Rank;
 
@@ -317,7 +317,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> 
         }
     })?;
     found.ok_or_else(|| {
-        let text = format!("rank 0's host \"{host}\" has no address: {last}");
+        let text = format!("rank 0's host {} has no address: {last}", quoted(host));
         Error::new(Code::NoAddress, text).with_peer(Rank(0))
     })
 }
