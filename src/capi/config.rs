@@ -125,7 +125,11 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
         })?;
     }
     if let Some(interface) = text(given.interface, "config.interface")? {
-        config.interface = Some(interface.to_owned());
+        config.set_interface(interface).ok_or_else(|| {
+            let wanted = "expected interface name, address or CIDR; several with commas";
+            let text = format!("config.interface {}: {wanted}", quoted(interface));
+            Error::new(Code::InvalidArgument, text)
+        })?;
     }
     if let Some(name) = text(given.name, "config.name")? {
         if name.len() > NAME_MAX {
@@ -219,6 +223,9 @@ mod tests {
         assert!(bad(|c| c.deterministic = 2).contains("config.deterministic 2"));
         assert!(bad(|c| c.progress_thread = -3).contains("config.progress_thread -3"));
         assert!(bad(|c| c.links = c"shm,smoke".as_ptr()).contains("shm,smoke"));
+        assert!(
+            bad(|c| c.interface = c"../../etc".as_ptr()).contains("config.interface \"../../etc\"")
+        );
         assert!(bad(|c| c.name = c"\xff".as_ptr()).contains("UTF-8"));
         let long = std::ffi::CString::new("x".repeat(100_000)).expect("no NUL");
         let given = ConfigStruct { links: long.as_ptr(), ..ConfigStruct::INIT };
