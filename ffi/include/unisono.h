@@ -261,9 +261,10 @@ int unisono_comm_init_env(unisono_comm_t **comm, const unisono_config_t *config)
 int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t **split);
 
 /* Ends the communicator: outstanding requests complete first, at most for the communicator's
- * deadline; then they end with UNISONO_ABORTED and the status is UNISONO_TIMED_OUT. Requests may
- * still be waited for afterwards. The handle is invalid from here on, whatever the status, except
- * UNISONO_BUSY: another thread is inside a call, and nothing has happened. */
+ * deadline; then they end with UNISONO_ABORTED (UNISONO_TIMED_OUT where their own deadline was the
+ * first to pass) and the status is UNISONO_TIMED_OUT. It is that, too, where another rank gives up
+ * first. Requests may still be waited for afterwards. The handle is invalid from here on, whatever
+ * the status, except UNISONO_BUSY: another thread is inside a call, and nothing has happened. */
 int unisono_comm_destroy(unisono_comm_t *comm);
 
 /* Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From

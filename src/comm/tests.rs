@@ -153,6 +153,43 @@ fn test_alone_keeps_a_calls_deadline() {
     assert_eq!(error.code, Code::TimedOut);
 }
 
+/// Whichever rank gives up first, and whether the call's deadline or that of the destroy passes.
+#[test]
+fn a_destroy_that_ends_outstanding_calls_says_so_on_every_rank() {
+    for progress_thread in [false, true] {
+        let timeout = Some(Duration::from_millis(500));
+        let config = Config { timeout, progress_thread, ..Config::default() };
+        let posted = std::sync::Barrier::new(3);
+        let end = |comm: Communicator| {
+            let mut data = [0u8; 1];
+            let mut args = Args::new(Collective::Recv, Dtype::U8);
+            (args.recv, args.count) = (data.as_mut_ptr(), 1);
+            args.root = i64::from((comm.rank().0 + 1) % 3);
+            let recv = comm.prepare(&args).expect("a valid call");
+            // SAFETY: the buffer outlives the call, which ends with the communicator at the latest.
+            let mut request = unsafe { comm.start(recv) }.expect("posted");
+            posted.wait();
+            let destroyed = comm.destroy();
+            (destroyed, request.wait(None).expect_err("never sent"))
+        };
+        let ended: Vec<_> = within(LIMIT, || {
+            thread::scope(|scope| {
+                let comms = threads(3, &config).into_iter();
+                let ranks: Vec<_> = comms.map(|comm| scope.spawn(|| end(comm))).collect();
+                ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
+            })
+        });
+        for (destroyed, request) in ended {
+            assert_eq!(destroyed.expect_err("outstanding").code, Code::TimedOut);
+            assert!([Code::TimedOut, Code::Aborted].contains(&request.code), "{request}");
+        }
+    }
+    // What had ended before is no news.
+    let comm = alone(&Config::default());
+    comm.abort();
+    comm.destroy().expect("nothing is outstanding");
+}
+
 #[test]
 fn dropping_a_communicator_ends_a_wait_without_deadline() {
     let comm = alone(&Config { timeout: None, progress_thread: true, ..Config::default() });
