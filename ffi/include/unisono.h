@@ -258,7 +258,8 @@ int unisono_comm_init_all(unisono_comm_t **comms, int world, const unisono_confi
 int unisono_comm_init_env(unisono_comm_t **comm, const unisono_config_t *config);
 
 /* Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
- * color takes part and gets NULL. A collective call. */
+ * color takes part and gets NULL. A collective call. Where a rank lacks files or memory for it,
+ * the ranks of its color get its status; the other colors and `comm` go on. */
 int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t **split);
 
 /* Ends the communicator: outstanding requests complete first, at most for the communicator's

@@ -121,7 +121,8 @@ pub unsafe extern "C" fn unisono_comm_init_env(
 }
 
 /// Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
-/// color takes part and gets NULL. A collective call.
+/// color takes part and gets NULL. A collective call. Where a rank lacks files or memory for it,
+/// the ranks of its color get its status; the other colors and `comm` go on.
 ///
 /// # Safety
 /// `split` is valid.
