@@ -171,6 +171,13 @@ const _: () = assert!(size_of::<Head>() == HEAD_BYTES && align_of::<Head>() == 8
 const _: () = assert!(cfg!(target_endian = "little"), "the wire is little endian");
 
 impl Head {
+    /// Its elements in words.
+    #[must_use]
+    pub(crate) fn measure(&self) -> String {
+        let dtype = Dtype::from_number(i64::from(self.dtype));
+        dtype.map_or_else(|| self.count.to_string(), |dtype| format!("{} {dtype}", self.count))
+    }
+
     /// The call in words, as errors show it.
     #[must_use]
     pub fn describe(&self) -> String {

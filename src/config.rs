@@ -3,9 +3,11 @@
 //! A value comes from the caller's configuration, else from the environment, else from the default.
 //! Settings all ranks must share (marked *agreed*) are taken from rank 0 when a communicator forms.
 
+use std::ffi::OsString;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, quoted};
 pub use crate::obs::log::Level;
 use crate::plan::Algorithm;
 
@@ -162,7 +164,7 @@ impl Config {
     /// # Errors
     /// `InvalidEnvironment` names the variable and its value.
     pub fn from_env() -> Result<Self> {
-        Self::from_lookup(|name| std::env::var(name).ok())
+        Self::from_values(|name| std::env::var_os(name))
     }
 
     /// As [`Config::from_env`], from any table of variables.
@@ -170,12 +172,17 @@ impl Config {
     /// # Errors
     /// `InvalidEnvironment` names the variable and its value.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::from_values(|name| lookup(name).map(OsString::from))
+    }
+
+    fn from_values(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let mut made = Self::default();
         for knob in KNOBS {
-            if let Some(value) = lookup(knob.variable)
-                && made.set(knob.variable, value.trim()).is_none()
-            {
-                let text = format!("{}=\"{value}\": expected {}", knob.variable, knob.range);
+            let Some(value) = lookup(knob.variable) else { continue };
+            let set = value.to_str().and_then(|text| made.set(knob.variable, text.trim()));
+            if set.is_none() {
+                let value = quoted(&value.to_string_lossy());
+                let text = format!("{}={value}: expected {}", knob.variable, knob.range);
                 return Err(Error::new(Code::InvalidEnvironment, text));
             }
         }
@@ -203,7 +210,7 @@ impl Config {
             "UNISONO_DETERMINISTIC" => self.deterministic = flag()?,
             "UNISONO_PROGRESS_THREAD" => self.progress_thread = flag()?,
             "UNISONO_LINKS" => self.set_links(value)?,
-            "UNISONO_INTERFACE" => self.interface = Some(value.to_owned()),
+            "UNISONO_INTERFACE" => self.set_interface(value)?,
             "UNISONO_ALGORITHM" => self.algorithm = Some(Algorithm::from_name(value)?),
             "UNISONO_TILE_BYTES" => self.tile_bytes = u32::try_from(number(64, 1 << 20)?).ok()?,
             "UNISONO_WINDOW" => self.window = u32::try_from(number(1, 16)?).ok()?,
@@ -211,6 +218,16 @@ impl Config {
             "UNISONO_LOG" => self.log = Level::from_name(value)?,
             _ => return None,
         }
+        Some(())
+    }
+
+    /// Listens at the interfaces in `list` ("eth0,10.0.0.0/8"); whether there are any shows when a
+    /// communicator forms.
+    pub fn set_interface(&mut self, list: &str) -> Option<()> {
+        for item in list.split(',').map(str::trim) {
+            Interface::parse(item)?;
+        }
+        self.interface = Some(list.to_owned());
         Some(())
     }
 
@@ -228,6 +245,28 @@ impl Config {
     }
 }
 
+/// One item of the list of interfaces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Interface<'a> {
+    /// By name.
+    Name(&'a str),
+    /// Every one with an address that begins with these bits.
+    Network(IpAddr, u8),
+}
+
+impl<'a> Interface<'a> {
+    /// What `item` means; `None` where it is a network that makes no sense.
+    pub(crate) fn parse(item: &'a str) -> Option<Self> {
+        let bits = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let Some((head, length)) = item.split_once('/') else {
+            let address = item.parse::<IpAddr>();
+            return Some(address.map_or(Self::Name(item), |ip| Self::Network(ip, bits(ip))));
+        };
+        let (address, length) = (head.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?);
+        (length <= bits(address)).then_some(Self::Network(address, length))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,10 +280,23 @@ mod tests {
                     assert_eq!(error.code, Code::InvalidEnvironment);
                     assert!(error.detail.contains(knob.variable), "{error}");
                 }
-                // The only one that takes any text; it is checked when addresses are chosen.
+                // Any word may name an interface; it is looked for when addresses are chosen.
                 Ok(_) => assert_eq!(knob.variable, "UNISONO_INTERFACE"),
             }
         }
+        for knob in KNOBS {
+            use std::os::unix::ffi::OsStringExt;
+            let bad = |name: &str| (name == knob.variable).then(|| OsString::from_vec(vec![0xff]));
+            let error = Config::from_values(bad).expect_err("not text");
+            assert_eq!(error.code, Code::InvalidEnvironment);
+            assert!(error.detail.contains(knob.variable), "{error}");
+        }
+        let network =
+            |name: &str| (name == "UNISONO_INTERFACE").then(|| "eth0,../../etc".to_owned());
+        let error = Config::from_lookup(network).expect_err("no network");
+        assert_eq!(error.code, Code::InvalidEnvironment);
+        let said = "UNISONO_INTERFACE=\"eth0,../../etc\": expected interface name, address";
+        assert!(error.detail.contains(said), "{error}");
         let set = |name: &str| match name {
             "UNISONO_TIMEOUT_MS" => Some("-1".to_owned()),
             "UNISONO_LINKS" => Some("tcp".to_owned()),

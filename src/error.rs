@@ -200,6 +200,13 @@ pub(crate) fn shown(text: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A value somebody has given, in quotes, fit for one line: without control, cut where it is long.
+pub(crate) fn quoted(value: &str) -> String {
+    const BYTES_MAX: usize = 80;
+    let end = if value.len() > BYTES_MAX { "..." } else { "" };
+    format!("\"{}\"{end}", shown(cut(value, BYTES_MAX).as_bytes()))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.code.name(), self.code as i32, self.code.text())?;
@@ -244,6 +251,8 @@ mod tests {
     fn texts_are_cut_between_characters_and_shown_without_control() {
         assert_eq!([cut("aé", 3), cut("aé", 2), cut("aé", 0), cut("", 9)], ["aé", "a", "", ""]);
         assert_eq!(shown(b"a\x1b[2J\nb\xff"), "a [2J b\u{fffd}");
+        assert_eq!(quoted("a\nb"), "\"a b\"");
+        assert_eq!(quoted(&"x".repeat(100_000)), format!("\"{}\"...", "x".repeat(80)));
     }
 
     #[test]

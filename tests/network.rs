@@ -101,12 +101,13 @@ fn an_interface_that_is_not_there_is_named() {
     for (asked, code) in [
         ("nothing0", "NO_ADDRESS"),
         ("203.0.113.77", "NO_ADDRESS"),
-        ("127.0.0.0/33", "INVALID_ARGUMENT"),
+        ("127.0.0.0/33", "INVALID_ENVIRONMENT"),
     ] {
         let mut ranks = start(commands(&root(), &[("UNISONO_INTERFACE", asked)]));
         for proc in &mut ranks {
             let said = proc.hear();
             assert!(said.starts_with(&format!("error {code} ")) && said.contains(asked), "{said}");
+            assert!(said.contains("UNISONO_INTERFACE"), "{said}");
             assert_eq!(proc.ended(), Some(3));
         }
     }

@@ -355,6 +355,24 @@ fn a_missing_rank_is_named() {
     }
 }
 
+/// Who cannot take part in a split says so over the parent: nobody waits for it, other colors form,
+/// and the parent goes on.
+#[test]
+fn a_rank_that_cannot_split_fails_its_color_alone() {
+    let mut ranks = job(4, &[]);
+    for (rank, command) in ["split 0", "split 1", "split 0 full", "split 1"].iter().enumerate() {
+        ranks[rank].tell(command);
+    }
+    for (rank, proc) in ranks.iter_mut().enumerate() {
+        let said = proc.hear();
+        let start = ["error SYSTEM peer=2 rank 2 ", "ok", "error SYSTEM peer=- ", "ok"][rank];
+        assert!(said.starts_with(start), "{}: {said}", proc.name);
+    }
+    tell_all(&mut ranks, "all_reduce 1000");
+    hear_all(&mut ranks, "ok");
+    all_end(ranks);
+}
+
 /// An id with one byte changed and the checksum made right again.
 fn forged(id: &UniqueId, at: usize, value: u8) -> UniqueId {
     let mut bytes = id.encode();

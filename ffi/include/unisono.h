@@ -23,8 +23,9 @@
  * these and those from 300 up break it (unisono_comm_status tells) and it can only be destroyed.
  *
  * Handles: a destroyed communicator and a reported request are found out and refused with
- * UNISONO_INVALID_HANDLE; for that, 192 bytes stay behind for each communicator, and 64 for each
- * request it had outstanding at its peak.
+ * UNISONO_INVALID_HANDLE; for that, 128 bytes stay behind for each communicator (about 250 with what
+ * the C library's allocator adds), and 72 for each request it had room for: 16 from the first one
+ * on, then 48, 112 and so on, as many as were outstanding at once.
  *
  * Generated from src/capi by cbindgen: change it there.
  */
@@ -261,15 +262,17 @@ int unisono_comm_init_all(unisono_comm_t **comms, int world, const unisono_confi
 int unisono_comm_init_env(unisono_comm_t **comm, const unisono_config_t *config);
 
 /* Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
- * color takes part and gets NULL. A collective call. */
+ * color takes part and gets NULL. A collective call. Where a rank lacks files or memory for it,
+ * the ranks of its color get its status; the other colors and `comm` go on. */
 int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t **split);
 
 /* Ends the communicator: outstanding requests complete first, at most for the communicator's
- * deadline; then they end with UNISONO_ABORTED and the status is UNISONO_TIMED_OUT. Requests may
- * still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its communicator before
- * made other collective calls than this one, which no call had shown. The handle is invalid from
- * here on, whatever the status, except UNISONO_BUSY: another thread is inside a call, and nothing
- * has happened. */
+ * deadline; then they end with UNISONO_ABORTED (UNISONO_TIMED_OUT where their own deadline was the
+ * first to pass) and the status is UNISONO_TIMED_OUT. It is that, too, where another rank gives up
+ * first. Requests may still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its
+ * communicator before made other collective calls than this one, which no call had shown. The
+ * handle is invalid from here on, whatever the status, except UNISONO_BUSY: another thread is
+ * inside a call, and nothing has happened. */
 int unisono_comm_destroy(unisono_comm_t *comm);
 
 /* Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From

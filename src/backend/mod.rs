@@ -53,8 +53,8 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// Where everything in flight stands, in one line.
     fn standing(&self) -> String;
 
-    /// Number of the present or last collective.
-    fn seq(&self) -> u64;
+    /// Number of the collective under way.
+    fn present(&self) -> Option<u64>;
 
     /// Zeroed memory that local ranks can map.
     fn alloc(&mut self, bytes: usize) -> Result<*mut u8>;

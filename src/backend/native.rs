@@ -279,8 +279,8 @@ impl Backend for Native {
         self.engine.standing()
     }
 
-    fn seq(&self) -> u64 {
-        self.engine.seq()
+    fn present(&self) -> Option<u64> {
+        self.engine.present().map(|head| head.seq)
     }
 
     fn alloc(&mut self, bytes: usize) -> Result<*mut u8> {

@@ -6,11 +6,14 @@
 //! whose rank and world are both set wins, so a half set one hides none that is whole.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::id::UniqueId;
 use super::key::Key;
-use crate::error::{Code, Error, Result};
+use super::meet::FILE_NAME;
+use crate::error::{Code, Error, Result, quoted};
 use crate::sys::process;
 use crate::types::WORLD_MAX;
 
@@ -54,7 +57,7 @@ pub struct Launch {
 }
 
 /// The environment's variables.
-pub(crate) type Vars = BTreeMap<String, String>;
+pub(crate) type Vars = BTreeMap<String, OsString>;
 
 /// What the reading needs to know about the process besides its variables.
 #[derive(Clone, Debug)]
@@ -119,6 +122,19 @@ const LAUNCHERS: &[Launcher] = &[
     },
 ];
 
+/// Variables of ours that must be text. The key may be any bytes.
+const TEXTS: &[&str] = &[
+    "UNISONO_RANK",
+    "UNISONO_WORLD",
+    "UNISONO_LOCAL_RANK",
+    "UNISONO_LOCAL_WORLD",
+    "UNISONO_JOB_ID",
+    "UNISONO_ID",
+    "UNISONO_ROOT",
+    "UNISONO_PORT",
+    "UNISONO_REQUIRE_KEY",
+];
+
 /// Processes that start ranks on a host; the ranks may be wrapped in scripts of their own.
 const STARTERS: &[&str] = &[
     "hydra_pmi_proxy",
@@ -142,16 +158,18 @@ impl Launch {
     /// `NoLauncher` when no launcher's variables are set; `InvalidEnvironment` names the variable
     /// that is missing or wrong and its launcher.
     pub fn from_env(instance: u32) -> Result<Self> {
-        // Variables that are not text cannot be ours.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let vars: Vars = std::env::vars_os().filter_map(text).collect();
+        // A name that is not text cannot be ours.
+        let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        let vars: Vars = std::env::vars_os().filter_map(named).collect();
         Self::from_vars(&vars, instance, &Facts::of_process(&vars))
     }
 
     /// Reads a table of variables.
     pub(crate) fn from_vars(vars: &Vars, instance: u32, facts: &Facts) -> Result<Self> {
+        let not_text = |name: &&&str| vars.get(**name).is_some_and(|v| v.to_str().is_none());
+        if let Some(name) = TEXTS.iter().find(not_text) {
+            return Err(bad(name, &vars[*name].to_string_lossy(), "text (UTF-8)"));
+        }
         let launcher = find(vars)?;
         let rank = number(vars, launcher.name, launcher.rank)?.unwrap_or(0);
         let world_name = launcher.world.iter().find(|name| is_set(vars, name));
@@ -170,7 +188,9 @@ impl Launch {
         if local_world.is_none() && one_host(vars) {
             local_world = Some(world);
         }
-        let job = Job { launcher, vars, facts, instance, alone: local_world == Some(world) };
+        // One rank is alone wherever it is.
+        let alone = world == 1 || local_world == Some(world);
+        let job = Job { launcher, vars, facts, instance, alone };
         let (rendezvous, key, weak_key) = job.root()?;
         Ok(Self {
             rank,
@@ -232,7 +252,27 @@ fn is_set(vars: &Vars, name: &str) -> bool {
 }
 
 fn value<'a>(vars: &'a Vars, name: &str) -> Option<&'a str> {
-    vars.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    let text = vars.get(name).and_then(|value| value.to_str());
+    text.map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// The job's secret: text without the blanks around it, or any other bytes.
+fn job_key(vars: &Vars) -> Option<&[u8]> {
+    let value = vars.get("UNISONO_JOB_KEY")?;
+    let bytes = match value.to_str() {
+        Some(text) => text.trim().as_bytes(),
+        None => value.as_bytes().trim_ascii(),
+    };
+    (!bytes.is_empty()).then_some(bytes)
+}
+
+/// Whether a key that others can know is forbidden.
+fn requires_key(vars: &Vars) -> Result<bool> {
+    match value(vars, "UNISONO_REQUIRE_KEY") {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(bad("UNISONO_REQUIRE_KEY", other, "0 or 1")),
+    }
 }
 
 fn number(vars: &Vars, launcher: &str, name: &str) -> Result<Option<u32>> {
@@ -240,7 +280,8 @@ fn number(vars: &Vars, launcher: &str, name: &str) -> Result<Option<u32>> {
         return Ok(None);
     };
     text.parse().map(Some).map_err(|_| {
-        Error::new(Code::InvalidEnvironment, format!("{launcher}: {name}=\"{text}\" is no number"))
+        let text = format!("{launcher}: {name}={} is no number", quoted(text));
+        Error::new(Code::InvalidEnvironment, text)
     })
 }
 
@@ -294,6 +335,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Where the ranks meet, with which key, and whether others could know it.
     fn root(&self) -> Result<(Root, Option<Key>, bool)> {
+        let required = requires_key(self.vars)?;
         if let Some(text) = value(self.vars, "UNISONO_ID") {
             if self.instance > 0 {
                 let text = "UNISONO_ID serves one communicator; split it to get more";
@@ -301,7 +343,7 @@ impl Job<'_> {
             }
             return Ok((Root::Id(text.parse()?), None, false));
         }
-        let key = value(self.vars, "UNISONO_JOB_KEY");
+        let key = job_key(self.vars);
         let explicit = is_set(self.vars, "UNISONO_ROOT");
         if self.alone && !explicit && key.is_none() {
             return Ok((Root::File(self.facts.directory.join(self.file_name())), None, false));
@@ -318,8 +360,8 @@ impl Job<'_> {
             return Err(Error::new(Code::InvalidEnvironment, text));
         };
         let (key, weak) = match key {
-            Some(text) => (Key::from_text(text.as_bytes()), false),
-            None if value(self.vars, "UNISONO_REQUIRE_KEY") == Some("1") => {
+            Some(bytes) => (Key::from_text(bytes), false),
+            None if required => {
                 let text = "UNISONO_REQUIRE_KEY is 1 and there is no key: set UNISONO_JOB_KEY to \
                             the same secret on every rank";
                 return Err(Error::new(Code::InvalidEnvironment, text));
@@ -350,7 +392,7 @@ impl Job<'_> {
         let (pid, start) = self.facts.launcher;
         let identity =
             self.identity().unwrap_or_else(|| format!("{} {pid} {start}", self.launcher.name));
-        format!("job-{}", &self.hash(&identity).to_hex()[..32])
+        format!("{FILE_NAME}{}", &self.hash(&identity).to_hex()[..32])
     }
 
     /// Rank 0's host and port, where the variables tell.
@@ -410,7 +452,7 @@ fn slurm_nodes(vars: &Vars) -> Option<(&'static str, &str)> {
 }
 
 fn bad(name: &str, value: &str, wanted: &str) -> Error {
-    Error::new(Code::InvalidEnvironment, format!("{name}=\"{value}\" is not {wanted}"))
+    Error::new(Code::InvalidEnvironment, format!("{name}={} is not {wanted}", quoted(value)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::*;
 
 fn vars(pairs: &[(&str, &str)]) -> Vars {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect()
 }
 
 fn facts() -> Facts {
@@ -173,6 +173,46 @@ fn a_secret_key_is_strong_and_its_absence_can_be_forbidden() {
     assert!(read(&with(&required, &[("UNISONO_JOB_KEY", "s")])).is_ok());
     let root = with(OMPI, &[("UNISONO_JOB_KEY", "s"), ("UNISONO_ROOT", "[2001:db8::1]:77")]);
     assert_eq!(address(&read(&root).expect("root")), ("2001:db8::1", 77));
+}
+
+#[test]
+fn a_key_may_be_any_bytes_and_other_variables_must_be_text() {
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = || OsString::from_vec(b"\xff\xfe key ".to_vec());
+    let mut torch = vars(TORCH);
+    torch.insert("UNISONO_JOB_KEY".to_owned(), bytes());
+    let launch = Launch::from_vars(&torch, 0, &facts()).expect("key");
+    assert!(!launch.weak_key && launch.key == Some(Key::from_text(b"\xff\xfe key")));
+    for name in TEXTS {
+        let mut torch = vars(TORCH);
+        torch.insert((*name).to_owned(), bytes());
+        let error = Launch::from_vars(&torch, 0, &facts()).expect_err(name);
+        assert_eq!(error.code, Code::InvalidEnvironment);
+        assert!(error.detail.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn what_does_not_say_whether_a_key_is_required_is_refused() {
+    for value in ["true", "yes", "maybe", "2"] {
+        for base in [TORCH, OMPI] {
+            let pairs = with(base, &[("UNISONO_REQUIRE_KEY", value), ("UNISONO_JOB_KEY", "s")]);
+            let pairs = if base == OMPI { &pairs[..pairs.len() - 1] } else { &pairs[..] };
+            let error = read(pairs).expect_err(value);
+            assert_eq!(error.code, Code::InvalidEnvironment);
+            assert!(error.detail.contains("UNISONO_REQUIRE_KEY"), "{error}");
+        }
+    }
+    assert!(read(&with(TORCH, &[("UNISONO_REQUIRE_KEY", "0")])).is_ok());
+}
+
+#[test]
+fn a_world_of_one_needs_no_place_to_meet() {
+    for pairs in
+        [[("UNISONO_RANK", "0"), ("UNISONO_WORLD", "1")], [("PMI_RANK", "0"), ("PMI_SIZE", "1")]]
+    {
+        assert!(matches!(read(&pairs).expect("alone").rendezvous, Root::File(_)));
+    }
 }
 
 #[test]

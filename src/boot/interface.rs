@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 
-use crate::error::{Code, Error, Result};
+use crate::config::Interface as Filter;
+use crate::error::{Code, Error, Result, quoted};
 use crate::sys::interface::{Interface, list, route_source};
 
 /// Interfaces that lead to containers and virtual machines of this host, not to other hosts.
 const VIRTUAL: &[&str] =
     &["docker", "br-", "virbr", "veth", "vnet", "cni", "flannel", "cali", "lxc", "lxd", "podman"];
+
+/// Who may have asked for an interface.
+const ASKED: &str = "which UNISONO_INTERFACE or config.interface asks for";
 
 /// The addresses to listen at, best first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,14 +69,17 @@ fn choose_named(usable: &[&Interface], spec: &str) -> Result<Choice> {
     let mut chosen: Vec<&Interface> = Vec::new();
     let mut unmatched = Vec::new();
     for item in spec.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let filter = Filter::parse(item)?;
+        let filter = Filter::parse(item).ok_or_else(|| {
+            let text = format!("{} is no network such as 10.0.0.0/8, {ASKED}", quoted(item));
+            Error::new(Code::InvalidArgument, text)
+        })?;
         let before = chosen.len();
         for &one in usable {
-            if filter.takes(one) && !chosen.contains(&one) {
+            if takes(&filter, one) && !chosen.contains(&one) {
                 chosen.push(one);
             }
         }
-        if chosen.len() == before && !usable.iter().any(|one| filter.takes(one)) {
+        if chosen.len() == before && !usable.iter().any(|one| takes(&filter, one)) {
             unmatched.push(item);
         }
     }
@@ -81,49 +88,17 @@ fn choose_named(usable: &[&Interface], spec: &str) -> Result<Choice> {
         items => format!(", nothing fits {}", items.join(", ")),
     };
     let reason = match chosen.as_slice() {
-        [] => format!("no address that is up fits \"{spec}\""),
-        _ => format!("asked for by \"{spec}\": {}{also}", describe_refs(&chosen)),
+        [] => format!("no address that is up fits {}, {ASKED}", quoted(spec)),
+        _ => format!("asked for by {}: {}{also}", quoted(spec), describe_refs(&chosen)),
     };
     Ok(Choice { addresses: addresses(&chosen), reason })
 }
 
-enum Filter<'a> {
-    Name(&'a str),
-    Network(IpAddr, u8),
-}
-
-impl<'a> Filter<'a> {
-    fn parse(item: &'a str) -> Result<Self> {
-        let (head, length) = match item.split_once('/') {
-            Some((head, length)) => (head, Some(length)),
-            None => (item, None),
-        };
-        let address = head.parse::<IpAddr>();
-        match (address, length) {
-            (Err(_), None) => Ok(Self::Name(item)),
-            (Ok(address), None) => Ok(Self::Network(address, bits(address))),
-            (Ok(address), Some(length)) => match length.parse::<u8>() {
-                Ok(length) if length <= bits(address) => Ok(Self::Network(address, length)),
-                _ => Err(bad_network(item)),
-            },
-            (Err(_), Some(_)) => Err(bad_network(item)),
-        }
+fn takes(filter: &Filter<'_>, one: &Interface) -> bool {
+    match filter {
+        Filter::Name(name) => one.name == *name,
+        Filter::Network(address, length) => same_network(*address, one.address, *length),
     }
-
-    fn takes(&self, one: &Interface) -> bool {
-        match self {
-            Self::Name(name) => one.name == *name,
-            Self::Network(address, length) => same_network(*address, one.address, *length),
-        }
-    }
-}
-
-fn bad_network(item: &str) -> Error {
-    Error::new(Code::InvalidArgument, format!("\"{item}\" is not a network such as 10.0.0.0/8"))
-}
-
-const fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn same_network(one: IpAddr, two: IpAddr, length: u8) -> bool {
@@ -257,6 +232,7 @@ mod tests {
             let error = choose_from(&host(), Some(spec)).expect_err(spec);
             assert_eq!(error.code, Code::NoAddress);
             assert!(error.detail.contains("eth1 10.2.0.5/16 (down)"), "{error}");
+            assert!(error.detail.contains("UNISONO_INTERFACE"), "{error}");
         }
         assert_eq!(choose_from(&[], None).expect_err("none").code, Code::NoAddress);
     }

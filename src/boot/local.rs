@@ -92,6 +92,9 @@ pub(crate) fn exchange_local(
     segment: &Segment,
     bell: &Bell,
 ) -> Result<Vec<Option<LocalPeer>>> {
+    // Who waits in vain still needs time to tell the others, and to be told who is missing.
+    let left = place.deadline.saturating_duration_since(Instant::now());
+    let place = &Place { deadline: place.deadline - left / 8, ..*place };
     let token: [u8; 32] = random::bytes()?;
     segment.write_header(place.rank, token)?;
     let mut offer = [0; OFFER_BYTES];
@@ -129,7 +132,7 @@ pub(crate) fn settle(
     for (peer, _) in peers.iter().enumerate().filter(|(_, peer)| peer.is_some()) {
         mine[peer / 8] |= 1 << (peer % 8);
     }
-    let all = joined.exchange(&mine, deadline)?;
+    let all = joined.exchange_having_met(&mine, &mine, deadline)?;
     let me = Rank(rank).index();
     for (peer, theirs) in peers.iter_mut().zip(&all) {
         let agreed = theirs.get(me / 8).is_some_and(|byte| byte >> (me % 8) & 1 == 1);

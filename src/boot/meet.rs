@@ -2,8 +2,9 @@
 //!
 //! Ranks of one host meet through a private file: rank 0 serves a rendezvous on loopback with a
 //! fresh random key and writes its id where only its user can read. The file names its writer's
-//! process, so that a file an earlier job left behind is not believed. Ranks of several hosts meet
-//! at an address, with a key that every rank derives from its environment.
+//! process, so that a file an earlier job left behind is not believed. Its writer also holds a lock
+//! on it: whoever writes a file next removes those that nobody holds any more. Ranks of several
+//! hosts meet at an address, with a key that every rank derives from its environment.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -17,13 +18,17 @@ use super::env::{Launch, Root};
 use super::id::{ADDRESSES_MAX, UniqueId};
 use super::key::Key;
 use super::rendezvous::Rendezvous;
-use crate::error::{Code, Error, Result};
-use crate::sys::{process, random, socket};
+use crate::error::{Code, Error, Result, quoted};
+use crate::sys::{interface, process, random, socket};
 use crate::types::Rank;
 
 /// A rendezvous file is shorter than this; more is not read.
 const FILE_MAX: u64 = 1024;
 const FILE_MAGIC: &str = "unisono-rendezvous-1";
+/// How the names of rendezvous files begin; see `Job::file_name`.
+pub(super) const FILE_NAME: &str = "job-";
+/// How long another process may hold the directory's lock; it takes well under a millisecond.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
 /// How often an absent file, name or port is looked for again, at first and at last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
@@ -42,14 +47,18 @@ impl Drop for Hosted {
     }
 }
 
-/// A rendezvous file of ours, removed when dropped.
+/// A rendezvous file of ours, removed when dropped. The open file holds its lock, which ends with
+/// this process however that ends.
 #[derive(Debug)]
-struct Written(PathBuf);
+struct Written {
+    path: PathBuf,
+    locked: File,
+}
 
 impl Drop for Written {
     fn drop(&mut self) {
         // It may be gone with its directory already.
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -65,7 +74,7 @@ impl Launch {
                     Error::new(Code::Internal, "a rendezvous at an address without a key")
                 })?;
                 if self.rank == 0 {
-                    return host_port(*port, key, deadline);
+                    return host_port(host, *port, key, deadline);
                 }
                 let addresses = resolve(host, *port, deadline)?;
                 Ok((UniqueId::new(&addresses, key)?, None))
@@ -130,6 +139,12 @@ fn private_directory(path: &Path) -> Result<()> {
 /// Writes the id under a name of its own first, so that no reader sees half of it.
 fn write_file(path: &Path, id: &UniqueId) -> Result<Written> {
     let what = || format!("writing {}", path.display());
+    let directory = path.parent().unwrap_or(path);
+    // Held until the file is in its place. Who does not get it removes nothing.
+    let lock = lock_directory(directory);
+    if lock.is_some() {
+        sweep(directory);
+    }
     let own = std::process::id();
     let start = process::start_ticks(own).unwrap_or(0);
     let text = format!("{FILE_MAGIC}\n{own} {start}\n{}\n", id.to_hex());
@@ -137,11 +152,44 @@ fn write_file(path: &Path, id: &UniqueId) -> Result<Written> {
     let draft = path.with_extension(format!("{:016x}", u64::from_le_bytes(tail)));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let mut file = options.open(&draft).map_err(|error| Error::os(&error, what()))?;
-    let draft = Written(draft);
-    file.write_all(text.as_bytes()).map_err(|error| Error::os(&error, what()))?;
-    std::fs::rename(&draft.0, path).map_err(|error| Error::os(&error, what()))?;
-    Ok(Written(path.to_owned()))
+    let file = options.open(&draft).map_err(|error| Error::os(&error, what()))?;
+    let mut written = Written { path: draft, locked: file };
+    // A file system without locks only means that the file is not told from an old one by them.
+    let _ = written.locked.try_lock();
+    written.locked.write_all(text.as_bytes()).map_err(|error| Error::os(&error, what()))?;
+    std::fs::rename(&written.path, path).map_err(|error| Error::os(&error, what()))?;
+    path.clone_into(&mut written.path);
+    Ok(written)
+}
+
+/// One process at a time puts files into the directory and removes those of others.
+fn lock_directory(directory: &Path) -> Option<File> {
+    let opened = File::open(directory).ok()?;
+    // Whoever holds it for longer has been stopped: nobody needs to wait for that.
+    let found = retry(Instant::now() + LOCK_LIMIT, || Ok(opened.try_lock().ok()));
+    found.ok().flatten().map(|()| opened)
+}
+
+/// Removes what killed processes have left: files whose lock nobody holds and whose writer is not
+/// alive. The caller holds the directory's lock, so none of them is being written.
+fn sweep(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    // BOUND: files of this user, each looked at once.
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let ours = |name: &str| name.starts_with(FILE_NAME);
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(ours) && is_stale(&path) {
+            // Whoever else wants it gone may have been faster.
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// Whether a file was left behind. What cannot be read or locked stays.
+fn is_stale(path: &Path) -> bool {
+    let Ok(Some(file)) = open_file(path) else {
+        return false;
+    };
+    file.try_lock().is_ok() && living_id(file).is_none()
 }
 
 fn await_file(path: &Path, deadline: Instant) -> Result<UniqueId> {
@@ -156,6 +204,15 @@ fn await_file(path: &Path, deadline: Instant) -> Result<UniqueId> {
 
 /// The id in the file; `None` when there is none yet or its writer is dead.
 fn read_file(path: &Path) -> Result<Option<UniqueId>> {
+    let Some(file) = open_file(path)? else {
+        return Ok(None);
+    };
+    private_directory(path)?;
+    living_id(file).map(|id| id.parse()).transpose()
+}
+
+/// The file, if it is there: a private one of this user.
+fn open_file(path: &Path) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     // Not waiting either: a pipe in its place would block the open.
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
@@ -164,26 +221,21 @@ fn read_file(path: &Path) -> Result<Option<UniqueId>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::os(&error, format!("reading {}", path.display()))),
     };
-    private_directory(path)?;
     check_file(&file, path)?;
+    Ok(Some(file))
+}
+
+/// The id in a file whose writer is alive.
+fn living_id(file: File) -> Option<String> {
     let mut text = String::new();
     // What is not text was not written by us.
-    if file.take(FILE_MAX).read_to_string(&mut text).is_err() {
-        return Ok(None);
-    }
+    file.take(FILE_MAX).read_to_string(&mut text).ok()?;
     let mut lines = text.lines();
-    let (magic, writer, id) = (lines.next(), lines.next(), lines.next());
-    let writer = writer.and_then(|line| {
-        let (pid, start) = line.split_once(' ')?;
-        Some((pid.parse::<u32>().ok()?, start.parse::<u64>().ok()?))
-    });
-    let (Some(FILE_MAGIC), Some((pid, start)), Some(id)) = (magic, writer, id) else {
-        return Ok(None);
-    };
-    if process::start_ticks(pid) != Some(start) {
-        return Ok(None);
-    }
-    id.parse().map(Some)
+    let (magic, writer, id) = (lines.next()?, lines.next()?, lines.next()?);
+    let (pid, start) = writer.split_once(' ')?;
+    let (pid, start) = (pid.parse().ok()?, start.parse::<u64>().ok()?);
+    let alive = magic == FILE_MAGIC && process::start_ticks(pid) == Some(start);
+    alive.then(|| id.to_owned())
 }
 
 fn check_file(file: &File, path: &Path) -> Result<()> {
@@ -197,15 +249,30 @@ fn check_file(file: &File, path: &Path) -> Result<()> {
     Err(Error::new(Code::System, text))
 }
 
-/// Serves at a port of every address of this host: which of them the others' name for it leads
-/// to is not known here.
-fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option<Hosted>)> {
-    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+/// Where rank 0 listens: at the address that `host` is, if that is one of this host's (`own`).
+/// Which address the others' name for this host leads to is not known here, and an address may be
+/// a router's that leads here: then everywhere.
+fn doors(host: &str, own: &[IpAddr]) -> Vec<IpAddr> {
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_loopback() || own.contains(&ip) => vec![ip],
+        _ => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    }
+}
+
+/// Serves at a port of this host.
+fn host_port(
+    host: &str,
+    port: u16,
+    key: Key,
+    deadline: Instant,
+) -> Result<(UniqueId, Option<Hosted>)> {
+    let own: Vec<IpAddr> = interface::list()?.iter().map(|one| one.address).collect();
+    let doors = doors(host, &own);
     let mut last = None;
     // The port may still be held by the job before this one.
     let listeners = retry(deadline, || {
         let mut listeners = Vec::new();
-        for ip in any {
+        for &ip in &doors {
             match socket::listen(SocketAddr::new(ip, port)) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
@@ -223,11 +290,12 @@ fn host_port(port: u16, key: Key, deadline: Instant) -> Result<(UniqueId, Option
         return Err(last.unwrap_or_else(|| Error::new(Code::NoAddress, "no address to listen at")));
     };
     let server = Rendezvous::serve(listeners, key.clone(), super::rendezvous::IDLE)?;
-    // To itself rank 0 goes by loopback.
+    // Where it listens everywhere, rank 0 goes to itself by loopback.
     let own = server.addresses().iter().map(|address| {
         let ip: IpAddr = match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
         };
         SocketAddr::new(ip, port)
     });
@@ -249,7 +317,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>> 
         }
     })?;
     found.ok_or_else(|| {
-        let text = format!("rank 0's host \"{host}\" has no address: {last}");
+        let text = format!("rank 0's host {} has no address: {last}", quoted(host));
         Error::new(Code::NoAddress, text).with_peer(Rank(0))
     })
 }

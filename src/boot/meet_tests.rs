@@ -31,8 +31,7 @@ impl Drop for Scratch {
 }
 
 fn launch(pairs: &[(&str, String)], directory: &Path) -> Launch {
-    let vars: Vars =
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let vars: Vars = pairs.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
     let facts = Facts { directory: directory.join("unisono"), launcher: (1, 1) };
     Launch::from_vars(&vars, 0, &facts).expect("launch")
 }
@@ -119,6 +118,51 @@ fn a_file_of_a_dead_process_is_not_believed_and_is_replaced() {
     form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
 }
 
+/// Rank 0 of another job was killed before its ranks had come: its file stays until somebody of the
+/// same user starts.
+#[test]
+fn what_killed_processes_left_is_removed_and_what_others_hold_is_not() {
+    let scratch = Scratch::new();
+    let directory = scratch.0.join("unisono");
+    let other = directory.join("job-0");
+    private_directory(&other).expect("directory");
+    let (id, other) = host_file(&other).expect("another job");
+    let own = std::process::id();
+    // A start time of 1: a process that is gone.
+    let dead = format!("{FILE_MAGIC}\n{own} 1\n{}\n", id.to_hex());
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("write");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("mode");
+        File::open(path).expect("open")
+    };
+    for (name, text) in [("job-1", &*dead), ("job-1.0123", ""), ("job-2.4567", FILE_MAGIC)] {
+        drop(write(name, text));
+    }
+    // Not one of ours; and of a process that only its lock tells of, as from another container.
+    drop(write("notes", &dead));
+    let held = write("job-3", &dead);
+    held.try_lock().expect("nobody else has it");
+    let names = || {
+        let entries = std::fs::read_dir(&directory).expect("directory");
+        let name = |entry: io::Result<std::fs::DirEntry>| entry.expect("entry").file_name();
+        let mut names: Vec<String> =
+            entries.map(|e| name(e).into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+    assert_eq!(names(), ["job-0", "job-3", "notes"]);
+    // Whoever does not get the directory's lock starts all the same.
+    drop(held);
+    let lock = lock_directory(&directory).expect("free");
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+    assert_eq!(names(), ["job-0", "job-3", "notes"]);
+    drop((lock, other));
+    form(2, |rank| launch(&mpirun(rank, 2), &scratch.0));
+    assert_eq!(names(), ["notes"]);
+}
+
 #[test]
 fn an_absent_rank_0_is_named() {
     let scratch = Scratch::new();
@@ -160,14 +204,34 @@ fn a_port_is_free_again_when_rank_0_never_joined() {
     drop(held);
     for _ in 0..3 {
         let key = Key::random().expect("key");
-        let (_, hosted) = host_port(port, key, soon()).expect("free");
+        let (_, hosted) = host_port("localhost", port, key, soon()).expect("free");
         drop(hosted);
     }
-    let (id, hosted) = host_port(port, Key::random().expect("key"), soon()).expect("free");
+    let (id, hosted) =
+        host_port("localhost", port, Key::random().expect("key"), soon()).expect("free");
     let mut joined = join(&id, 0, 1, b"", b"", soon()).expect("join");
     // A server whose rank 0 has joined goes on until that leaves.
     drop(hosted);
     joined.exchange(b"", soon()).expect("exchange");
+}
+
+/// Whoever names one address of rank 0's host has nobody else at the port.
+#[test]
+fn rank_0_listens_only_at_an_address_of_its_own_and_everywhere_for_a_name() {
+    let own = ["10.1.0.5", "2001:db8::5"].map(|ip| ip.parse::<IpAddr>().expect("address"));
+    for host in ["10.1.0.5", "2001:db8::5", "127.0.0.2", "::1"] {
+        assert_eq!(doors(host, &own), [host.parse::<IpAddr>().expect("address")]);
+    }
+    for host in ["localhost", "node1", "10.9.9.9", "0.0.0.0"] {
+        assert!(doors(host, &own).iter().all(IpAddr::is_unspecified), "{host}");
+    }
+    let held = socket::listen("127.0.0.1:0".parse().expect("address")).expect("listen");
+    let at = held.local_addr().expect("address");
+    drop(held);
+    let key = Key::random().expect("key");
+    let (id, hosted) = host_port("127.0.0.1", at.port(), key, soon()).expect("free");
+    assert_eq!(hosted.expect("rank 0 serves").server.addresses(), [at]);
+    assert_eq!(id.addresses(), [at]);
 }
 
 #[test]
@@ -184,7 +248,7 @@ fn a_port_in_use_is_an_error_at_the_deadline() {
     let held = socket::listen("0.0.0.0:0".parse().expect("address")).expect("listen");
     let port = held.local_addr().expect("address").port();
     let key = Key::random().expect("key");
-    let error = host_port(port, key, Instant::now() + Duration::from_millis(50));
+    let error = host_port("localhost", port, key, Instant::now() + Duration::from_millis(50));
     assert_eq!(error.expect_err("in use").native, libc::EADDRINUSE);
 }
 

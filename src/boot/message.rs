@@ -51,6 +51,8 @@ pub(crate) enum Request {
         patience: Duration,
         /// Its part.
         item: Vec<u8>,
+        /// A bit for each rank it has met since the table.
+        met: Vec<u8>,
     },
     /// It has failed and so has the job.
     Failed(Error),
@@ -95,10 +97,11 @@ impl Request {
                 put_item(&mut payload, terms);
                 JOIN
             }
-            Self::Offer { round, patience, item } => {
+            Self::Offer { round, patience, item, met } => {
                 payload.extend_from_slice(&round.to_le_bytes());
                 put_patience(&mut payload, *patience);
                 put_item(&mut payload, item);
+                put_item(&mut payload, met);
                 OFFER
             }
             Self::Failed(error) => {
@@ -124,6 +127,7 @@ impl Request {
                 round: fields.u64()?,
                 patience: Duration::from_millis(fields.u64()?),
                 item: fields.item(ITEM_MAX)?.to_vec(),
+                met: fields.item(ITEM_MAX)?.to_vec(),
             },
             FAILED => Self::Failed(error(&mut fields)?),
             kind => return Err(unknown(kind)),

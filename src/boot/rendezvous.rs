@@ -157,6 +157,19 @@ pub(crate) fn check_place(rank: u32, world: u32) -> Result<()> {
     Ok(())
 }
 
+/// Tells the rendezvous that this rank cannot come, and why: then nobody waits for it.
+pub(crate) fn decline(id: &UniqueId, rank: u32, world: u32, error: &Error, deadline: Instant) {
+    let deadline = deadline.min(Instant::now() + COURTESY);
+    let hello = Hello { rank, to: NO_RANK, world, epoch: 0, purpose: Purpose::Rendezvous };
+    // Where the rendezvous is not reached the others wait in vain; there is no other way to them.
+    let Ok((mut stream, session)) = reach(id, hello, deadline) else { return };
+    let mut frames = Frames::new(&session, Side::Client, answer_max(world));
+    let (kind, payload) = Request::Failed(error.clone()).encode();
+    frames.push(kind, payload);
+    // A few bytes: a fresh connection takes them at once.
+    let _ = frames.flush(&mut stream);
+}
+
 fn join_as(
     id: &UniqueId,
     rank: u32,
@@ -217,13 +230,17 @@ fn reach(id: &UniqueId, hello: Hello, deadline: Instant) -> Result<(TcpStream, K
         };
         // Whoever answers with another key or version will not change its mind.
         let hopeless = refusals == id.addresses().len();
-        if hopeless || Instant::now() + pause >= deadline {
-            if !hopeless {
-                error.code = Code::TimedOut;
-            }
-            error.detail =
-                format!("the rendezvous at {address} was not reached: {}", error.detail).into();
+        if hopeless {
+            let text = format!("the rendezvous at {address} was not reached: {}", error.detail);
+            error.detail = text.into();
             return Err(error);
+        }
+        if Instant::now() + pause >= deadline {
+            error.code = Code::MissingRanks;
+            let text =
+                format!("rank 0's rendezvous at {address} was not reached: {}", error.detail);
+            error.detail = text.into();
+            return Err(error.with_peer(Rank(0)));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
@@ -250,12 +267,24 @@ impl Joined {
     /// Gives `item` to every rank and gets everyone's, in rank order. Every rank must call it, and
     /// all in the same order.
     pub(crate) fn exchange(&mut self, item: &[u8], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        self.exchange_having_met(item, &[], deadline)
+    }
+
+    /// As [`Joined::exchange`]. `met` has a bit for each rank this one has heard of since the
+    /// table: should some not come, those it has met are not the first to be named.
+    pub(crate) fn exchange_having_met(
+        &mut self,
+        item: &[u8],
+        met: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<u8>>> {
         if item.len() > ITEM_MAX {
             let text = format!("an exchange of {} bytes, at most {ITEM_MAX}", item.len());
             return Err(Error::new(Code::Limit, text));
         }
         let round = self.round;
-        let request = Request::Offer { round, patience: patience(deadline), item: item.to_vec() };
+        let patience = patience(deadline);
+        let request = Request::Offer { round, patience, item: item.to_vec(), met: met.to_vec() };
         self.round += 1;
         match self.ask(&request, deadline)? {
             Answer::All { round: answered, items } if answered == round => Ok(items),
@@ -286,7 +315,8 @@ impl Joined {
             flushed.map_err(server_lost)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::new(Code::TimedOut, "the rendezvous did not answer"));
+                let text = "rank 0's rendezvous did not answer";
+                return Err(Error::new(Code::MissingRanks, text).with_peer(Rank(0)));
             }
             let interest = if self.frames.is_flushed() { Interest::Read } else { Interest::Both };
             wait_one(self.stream.as_fd(), interest, Some(left))?;

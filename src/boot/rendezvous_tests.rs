@@ -159,6 +159,45 @@ fn a_rank_that_leaves_or_aborts_fails_the_exchange_of_the_others() {
 }
 
 #[test]
+fn a_rank_that_declines_fails_the_others_whether_they_come_before_or_after_it() {
+    for early in [false, true] {
+        let (server, id) = start();
+        let results = ranks(2, move |rank| {
+            if (rank == 1) == early {
+                thread::sleep(Duration::from_millis(100));
+            }
+            if rank == 1 {
+                decline(&id, 1, 2, &Error::new(Code::Limit, "no files"), soon());
+                return None;
+            }
+            Some(join(&id, 0, 2, b"", b"", soon()).expect_err("rank 1 does not come"))
+        });
+        let error = results.into_iter().flatten().next().expect("rank 0");
+        assert_eq!((error.code, error.peer), (Code::Limit, Some(Rank(1))), "{error}");
+        assert!(error.detail.contains("rank 1 failed: no files"), "{error}");
+        server.stop().expect("stop");
+    }
+}
+
+#[test]
+fn a_rank_that_somebody_has_met_is_not_named_as_missing() {
+    let (server, id) = start();
+    let gate = Arc::new(std::sync::Barrier::new(3));
+    let results = ranks(3, move |rank| {
+        let mut joined = join(&id, rank, 3, b"", b"", soon()).expect("join");
+        // Rank 1 stays silent, and rank 2 waits for it.
+        let soon = Instant::now() + Duration::from_millis(300);
+        let result = (rank == 0).then(|| joined.exchange_having_met(b"", &[0b100], soon));
+        gate.wait();
+        result
+    });
+    let error = results.into_iter().flatten().next().expect("rank 0").expect_err("missing");
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(1))), "{error}");
+    assert!(error.detail.contains("rank 1 of 3 did not arrive"), "{error}");
+    server.stop().expect("stop");
+}
+
+#[test]
 fn a_missing_exchange_names_who_did_not_come() {
     let (server, id) = start();
     let (done, wait) = mpsc::channel::<()>();
@@ -208,14 +247,16 @@ fn garbage_half_open_and_slow_strangers_disturb_nothing() {
 }
 
 #[test]
-fn a_server_nobody_visits_ends_and_an_absent_server_is_a_timeout() {
+fn a_server_nobody_visits_ends_and_an_absent_server_is_a_missing_rank_0() {
     let listener = socket::listen("127.0.0.1:0".parse().expect("address")).expect("listen");
     let key = Key::random().expect("key");
     let server = Rendezvous::serve(vec![listener], key, Duration::from_millis(50)).expect("serve");
     let id = server.unique_id().expect("id");
     server.join_thread().expect("server");
     let deadline = Instant::now() + Duration::from_millis(200);
-    assert_eq!(join(&id, 0, 1, b"", b"", deadline).expect_err("nobody").code, Code::TimedOut);
+    let error = join(&id, 1, 2, b"", b"", deadline).expect_err("nobody");
+    assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(0))));
+    assert!(error.detail.contains("rank 0's rendezvous at 127.0.0.1:"), "{error}");
 }
 
 #[test]

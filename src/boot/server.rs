@@ -37,6 +37,8 @@ struct Member {
     frames: Frames,
     /// Its number, once it has joined.
     rank: Option<u32>,
+    /// The number it came with.
+    named: u32,
     from: String,
     interest: Interest,
     /// When it is dropped unless it has joined and taken in what it was sent.
@@ -66,6 +68,8 @@ pub(crate) struct Server {
     world: u32,
     /// What each rank has given to the round in progress: its card, then its part.
     parts: Vec<Option<Vec<u8>>>,
+    /// Ranks that one of those has met.
+    met: Vec<bool>,
     arrived: usize,
     terms: Vec<u8>,
     /// When the round in progress fails: the earliest deadline of those who wait.
@@ -97,6 +101,7 @@ impl Server {
             phase: Phase::Joining,
             world: 0,
             parts: Vec::new(),
+            met: Vec::new(),
             arrived: 0,
             terms: Vec::new(),
             deadline: None,
@@ -191,7 +196,11 @@ impl Server {
 
     fn missing(&self) -> Error {
         let absent = (0..self.world).filter(|&rank| self.parts[Rank(rank).index()].is_none());
-        let absent: Vec<u32> = absent.collect();
+        let mut absent: Vec<u32> = absent.collect();
+        // Who was met may itself wait for one that nobody has met.
+        if absent.iter().any(|&rank| !self.met[Rank(rank).index()]) {
+            absent.retain(|&rank| !self.met[Rank(rank).index()]);
+        }
         let step = match self.phase {
             Phase::Running { round } => format!(" at start-up exchange {round}"),
             _ => String::new(),
@@ -211,8 +220,10 @@ impl Server {
         }
         let frames = Frames::new(&guest.outcome.session, Side::Server, REQUEST_MAX);
         let limit = Some(now + MEMBER_LIMIT);
-        let Guest { stream, from, .. } = guest;
-        self.members.insert(token, Member { stream, frames, rank: None, from, interest, limit });
+        let Guest { stream, from, outcome } = guest;
+        let (rank, named) = (None, outcome.hello.rank);
+        let member = Member { stream, frames, rank, named, from, interest, limit };
+        self.members.insert(token, member);
     }
 
     fn serve(&mut self, event: Event, now: Instant) {
@@ -228,8 +239,8 @@ impl Server {
                 Ok(Request::Join { rank, world, patience, card, terms }) => {
                     self.join(event.token, (rank, world), (card, terms), patience, now)
                 }
-                Ok(Request::Offer { round, patience, item }) => {
-                    self.offer(event.token, round, patience, item, now)
+                Ok(Request::Offer { round, patience, item, met }) => {
+                    self.offer(event.token, round, patience, (item, &met), now)
                 }
                 Ok(Request::Failed(error)) => {
                     self.told(event.token, &error, now);
@@ -280,6 +291,7 @@ impl Server {
         if self.world == 0 {
             self.world = world;
             self.parts = vec![None; Rank(world).index()];
+            self.met = vec![false; Rank(world).index()];
         }
         if world != self.world {
             let text = format!(
@@ -308,7 +320,7 @@ impl Server {
         token: u64,
         round: u64,
         patience: Duration,
-        item: Vec<u8>,
+        (item, met): (Vec<u8>, &[u8]),
         now: Instant,
     ) -> Result<()> {
         let Some(rank) = self.members.get(&token).and_then(|member| member.rank) else {
@@ -326,6 +338,9 @@ impl Server {
         if self.parts[Rank(rank).index()].is_some() {
             let text = format!("rank {rank} gave two parts to exchange {round}");
             return Err(Error::new(Code::Protocol, text).with_peer(Rank(rank)));
+        }
+        for (index, known) in self.met.iter_mut().enumerate() {
+            *known |= met.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1);
         }
         self.contribute(rank, item, patience, now);
         if let Some(gone) = self.gone() {
@@ -354,6 +369,7 @@ impl Server {
         let parts: Vec<Vec<u8>> =
             self.parts.iter_mut().map(|part| part.take().unwrap_or_default()).collect();
         self.arrived = 0;
+        self.met.fill(false);
         self.deadline = None;
         let (answer, round) = match self.phase {
             Phase::Running { round } => (Answer::all(round, &parts), round + 1),
@@ -420,11 +436,12 @@ impl Server {
         }
     }
 
-    /// A rank says that it has failed.
+    /// A rank says that it has failed, be it before it could join.
     fn told(&mut self, token: u64, error: &Error, now: Instant) {
-        let Some(rank) = self.lose_quietly(token) else {
+        let Some(rank) = self.members.get(&token).map(|m| m.rank.unwrap_or(m.named)) else {
             return;
         };
+        self.lose_quietly(token);
         let text = format!("rank {rank} failed: {}", error.detail);
         let blamed = error.peer.unwrap_or(Rank(rank));
         self.fail(Error::new(error.code, text).with_peer(blamed), now);

@@ -121,7 +121,8 @@ pub unsafe extern "C" fn unisono_comm_init_env(
 }
 
 /// Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
-/// color takes part and gets NULL. A collective call.
+/// color takes part and gets NULL. A collective call. Where a rank lacks files or memory for it,
+/// the ranks of its color get its status; the other colors and `comm` go on.
 ///
 /// # Safety
 /// `split` is valid.
@@ -143,11 +144,12 @@ pub unsafe extern "C" fn unisono_comm_split(
 }
 
 /// Ends the communicator: outstanding requests complete first, at most for the communicator's
-/// deadline; then they end with UNISONO_ABORTED and the status is UNISONO_TIMED_OUT. Requests may
-/// still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its communicator before
-/// made other collective calls than this one, which no call had shown. The handle is invalid from
-/// here on, whatever the status, except UNISONO_BUSY: another thread is inside a call, and nothing
-/// has happened.
+/// deadline; then they end with UNISONO_ABORTED (UNISONO_TIMED_OUT where their own deadline was the
+/// first to pass) and the status is UNISONO_TIMED_OUT. It is that, too, where another rank gives up
+/// first. Requests may still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its
+/// communicator before made other collective calls than this one, which no call had shown. The
+/// handle is invalid from here on, whatever the status, except UNISONO_BUSY: another thread is
+/// inside a call, and nothing has happened.
 ///
 /// # Safety
 /// `comm` is a handle.

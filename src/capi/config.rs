@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 
 use super::input;
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, quoted};
 use std::time::Duration;
 
 /// Settings of a communicator. Start from UNISONO_CONFIG_INIT. `size` tells versions of this struct
@@ -102,10 +102,14 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
     match given.timeout_ms {
         0 => {}
         -1 => config.timeout = None,
-        ms => config.timeout = Some(millis(ms, "config.timeout_ms")?),
+        ms => {
+            let wanted = "1 or more, 0 for the default or -1 for none";
+            config.timeout = Some(millis(ms, "config.timeout_ms", wanted)?);
+        }
     }
     if given.init_timeout_ms != 0 {
-        config.init_timeout = millis(given.init_timeout_ms, "config.init_timeout_ms")?;
+        let wanted = "1 or more, or 0 for the default";
+        config.init_timeout = millis(given.init_timeout_ms, "config.init_timeout_ms", wanted)?;
     }
     if let Some(on) = switch(given.deterministic, "config.deterministic")? {
         config.deterministic = on;
@@ -117,12 +121,16 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
     let text = |at, name| unsafe { text(at, name) };
     if let Some(links) = text(given.links, "config.links")? {
         config.set_links(links).ok_or_else(|| {
-            let text = format!("config.links \"{links}\": expected shm, tcp or both");
+            let text = format!("config.links {}: expected shm, tcp or both", quoted(links));
             Error::new(Code::UnknownValue, text)
         })?;
     }
     if let Some(interface) = text(given.interface, "config.interface")? {
-        config.interface = Some(interface.to_owned());
+        config.set_interface(interface).ok_or_else(|| {
+            let wanted = "expected interface name, address or CIDR; several with commas";
+            let text = format!("config.interface {}: {wanted}", quoted(interface));
+            Error::new(Code::InvalidArgument, text)
+        })?;
     }
     if let Some(name) = text(given.name, "config.name")? {
         if name.len() > NAME_MAX {
@@ -134,9 +142,9 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
     Ok(config)
 }
 
-fn millis(ms: i64, name: &str) -> Result<Duration> {
+fn millis(ms: i64, name: &str, wanted: &str) -> Result<Duration> {
     let ms = u64::try_from(ms).map_err(|_| {
-        Error::new(Code::InvalidArgument, format!("{name} {ms}: expected 0 or more"))
+        Error::new(Code::InvalidArgument, format!("{name} {ms}: expected {wanted}"))
     })?;
     Ok(Duration::from_millis(ms))
 }
@@ -158,9 +166,10 @@ unsafe fn text<'a>(at: *const c_char, name: &str) -> Result<Option<&'a str>> {
     }
     // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(at) };
-    text.to_str()
-        .map(Some)
-        .map_err(|_| Error::new(Code::InvalidArgument, format!("{name} {text:?} is not UTF-8")))
+    text.to_str().map(Some).map_err(|_| {
+        let text = format!("{name} {} is not UTF-8", quoted(&text.to_string_lossy()));
+        Error::new(Code::InvalidArgument, text)
+    })
 }
 
 #[cfg(test)]
@@ -208,11 +217,21 @@ mod tests {
             // SAFETY: of its own size; texts are literals.
             unsafe { read(&raw const given) }.expect_err("bad").to_string()
         };
-        assert!(bad(|c| c.timeout_ms = -2).contains("config.timeout_ms -2"));
-        assert!(bad(|c| c.init_timeout_ms = -1).contains("config.init_timeout_ms -1"));
+        let said = bad(|c| c.timeout_ms = -2);
+        assert!(said.contains("config.timeout_ms -2") && said.contains("-1 for none"), "{said}");
+        let said = bad(|c| c.init_timeout_ms = -1);
+        assert!(said.contains("config.init_timeout_ms -1") && !said.contains("for none"), "{said}");
         assert!(bad(|c| c.deterministic = 2).contains("config.deterministic 2"));
         assert!(bad(|c| c.progress_thread = -3).contains("config.progress_thread -3"));
         assert!(bad(|c| c.links = c"shm,smoke".as_ptr()).contains("shm,smoke"));
+        assert!(
+            bad(|c| c.interface = c"../../etc".as_ptr()).contains("config.interface \"../../etc\"")
+        );
         assert!(bad(|c| c.name = c"\xff".as_ptr()).contains("UTF-8"));
+        let long = std::ffi::CString::new("x".repeat(100_000)).expect("no NUL");
+        let given = ConfigStruct { links: long.as_ptr(), ..ConfigStruct::INIT };
+        // SAFETY: of its own size; the text lives until the end.
+        let said = unsafe { read(&raw const given) };
+        assert!(said.expect_err("no link").detail.len() < 200);
     }
 }

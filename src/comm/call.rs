@@ -352,9 +352,16 @@ impl Seat {
         }
         let mut blocks = spare.pop().unwrap_or_default();
         blocks.set(counts, displacements);
-        for (&count, &from) in blocks.counts.iter().zip(&blocks.displacements) {
-            let end = from.checked_add(count).ok_or_else(|| self.too_many(call))?;
-            self.bytes(call, end)?;
+        for (rank, (&count, &from)) in blocks.counts.iter().zip(&blocks.displacements).enumerate() {
+            let end = from.checked_add(count).filter(|&end| self.bytes(call, end).is_ok());
+            if end.is_none() {
+                let bytes = call.dtype.bytes();
+                let text = format!(
+                    "the {which} block of rank {rank}: count {count} at displacement {from}, of \
+                     {bytes} bytes each"
+                );
+                return Err(Error::new(Code::CountOverflow, text));
+            }
         }
         if which == "receive" && blocks_overlap(&blocks) {
             return Err(Error::new(Code::Overlap, "two receive blocks overlap"));

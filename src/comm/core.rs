@@ -447,13 +447,14 @@ impl Core {
             }
             let ranks = backend.awaited();
             let text = if ranks.is_empty() {
-                "nobody in particular was waited for".to_owned()
+                "no other rank was waited for".to_owned()
             } else {
                 format!("waited for {}", ranks_text(&ranks.iter().map(|r| r.0).collect::<Vec<_>>()))
             };
             let text = format!("{text} ({})", backend.standing());
-            let mut error = Error::new(Code::TimedOut, text).with_seq(backend.seq());
-            error.peer = ranks.first().copied();
+            let mut error = Error::new(Code::TimedOut, text);
+            // A message has no number among the calls.
+            (error.peer, error.seq) = (ranks.first().copied(), backend.present());
             backend.fail(error);
             self.collect(backend);
             debug_assert!(!self.table.is_pending(ticket), "a call was lost");

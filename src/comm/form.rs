@@ -5,7 +5,7 @@
 //! control, and lanes to those without shared memory); meet once more, so that nobody goes on
 //! before all are ready.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
 use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, settle};
 use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
-use crate::boot::rendezvous::{Joined, check_place, join};
+use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, apply_terms, encode_terms};
 use crate::config::Config;
 use crate::engine::Engine;
@@ -30,6 +30,7 @@ use crate::link::shm::{self, Neighbour};
 use crate::link::tcp::{STAGING_BYTES, TcpRx, TcpTx};
 use crate::link::{AnyRx, AnyTx, Links, mem};
 use crate::sys::bell::Bell;
+use crate::sys::limits;
 use crate::sys::memory::Segment;
 use crate::sys::poll::{Interest, Poller};
 use crate::sys::process::Process;
@@ -103,6 +104,31 @@ fn engine(links: Links, facts: Facts, epoch: u32) -> Engine<Links, Tuner> {
     Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic)
 }
 
+/// What a rank has before the others hear of it: most of what it may lack.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Why it listens where it listens.
+    reason: String,
+    listeners: Vec<TcpListener>,
+    door: LocalListener,
+    bell: Bell,
+    /// Makes room for the connection to the rendezvous: a later failure is told over that.
+    spare: TcpListener,
+}
+
+/// Gets what can be had without the others.
+pub(crate) fn prepare(config: &Config) -> Result<Prepared> {
+    // A world of a few hundred ranks needs more descriptors than the usual soft limit.
+    let _ = limits::raise_files();
+    let choice = choose(config.interface.as_deref())?;
+    let listeners = mesh::listen(&choice.addresses)?;
+    let first =
+        listeners.first().ok_or_else(|| Error::new(Code::NoAddress, "no address to listen at"))?;
+    let spare = first.try_clone().map_err(|error| Error::os(&error, "a descriptor to spare"))?;
+    let (door, bell) = (LocalListener::new()?, Bell::open()?);
+    Ok(Prepared { reason: choice.reason, listeners, door, bell, spare })
+}
+
 /// The backend of `rank` in the job of `id`. Blocks until every rank has come, at most the
 /// configured start-up time.
 pub(crate) fn processes(
@@ -114,14 +140,31 @@ pub(crate) fn processes(
 ) -> Result<Formed> {
     let (rank, world) = place(rank, world)?;
     let deadline = super::start::deadline(config);
-    let choice = choose(config.interface.as_deref())?;
-    let listeners = mesh::listen(&choice.addresses)?;
-    let door = LocalListener::new()?;
+    match prepare(config) {
+        Ok(prepared) => gather(id, (rank, world), config, epoch, prepared),
+        Err(error) => {
+            decline(id, rank, world, &error, deadline);
+            Err(error)
+        }
+    }
+}
+
+/// As [`processes`], with what this rank has got already.
+pub(crate) fn gather(
+    id: &UniqueId,
+    (rank, world): (u32, u32),
+    config: &Config,
+    epoch: u32,
+    prepared: Prepared,
+) -> Result<Formed> {
+    let deadline = super::start::deadline(config);
+    let Prepared { reason, listeners, door, bell, spare } = prepared;
     let card = Card {
         hint: host_hint(),
         name: door.name().to_owned(),
         addresses: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
     };
+    drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &encode_terms(config), deadline)?;
     let outcome = (|| {
         let mut config = config.clone();
@@ -129,8 +172,8 @@ pub(crate) fn processes(
         let cards = joined.cards.iter().enumerate();
         let cards = cards.map(|(r, c)| Card::decode(c, r)).collect::<Result<Vec<_>>>()?;
         let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
-        let mut forming = Forming { place, cards, config, notes: vec![choice.reason.clone()] };
-        let (neighbours, me, memory) = forming.neighbours(&door, &mut joined)?;
+        let mut forming = Forming { place, cards, config, notes: vec![reason] };
+        let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
         let sockets = forming.sockets(&listeners, &neighbours)?;
         let formed = forming.finish(neighbours, me, sockets, memory, epoch)?;
         joined.exchange(&[], deadline)?;
@@ -177,6 +220,7 @@ impl Forming<'_> {
     fn neighbours(
         &mut self,
         door: &LocalListener,
+        bell: Bell,
         joined: &mut Joined,
     ) -> Result<(Neighbours, usize, bool)> {
         let me = self.me();
@@ -185,7 +229,6 @@ impl Forming<'_> {
         let candidates: Vec<usize> = (0..self.cards.len()).filter(same).collect();
         let index = candidates.iter().position(|&r| r == me).unwrap_or(0);
         let segment = Segment::create("unisono-rings", shm::segment_bytes(candidates.len()))?;
-        let bell = Bell::open()?;
         let names: Vec<Option<String>> = (0..self.cards.len())
             .map(|r| (candidates.contains(&r) && r != me).then(|| self.cards[r].name.clone()))
             .collect();
@@ -212,7 +255,7 @@ impl Forming<'_> {
     /// Connects to everyone: lanes only where there is no shared memory.
     fn sockets(
         &mut self,
-        listeners: &[std::net::TcpListener],
+        listeners: &[TcpListener],
         neighbours: &Neighbours,
     ) -> Result<Vec<Option<PeerSockets>>> {
         let me = self.me();
@@ -311,3 +354,7 @@ impl Forming<'_> {
         Hosts::new(&marks).ok_or_else(|| Error::new(Code::InvalidArgument, "a world of 0"))
     }
 }
+
+#[cfg(test)]
+#[path = "form_tests.rs"]
+mod tests;

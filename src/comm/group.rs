@@ -1,11 +1,13 @@
 //! Groups of calls that are posted and end together, and groups of ranks.
 
-use crate::boot::id::UniqueId;
+use crate::boot::id::{ID_BYTES, UniqueId};
 use crate::call::Call;
+use crate::comm::form::prepare;
 use crate::comm::start::unique_id_on;
 use crate::comm::table::lock;
 use crate::comm::{Communicator, Request};
 use crate::error::{Code, Error, Result};
+use crate::types::Rank;
 
 impl Communicator {
     /// From here on calls are collected, until the group ends.
@@ -64,33 +66,53 @@ struct Member {
 
 /// Splits `parent`; see [`Communicator::split`].
 pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Option<Communicator>> {
-    let world = parent.world_size() as usize;
-    let mut words = vec![0i32; 2 * world];
-    parent.all_gather(&[color, key], &mut words)?;
-    let mut members: Vec<Member> = (0..)
-        .zip(words.chunks_exact(2))
-        .map(|(rank, pair)| Member { color: pair[0], key: pair[1], rank })
-        .filter(|m| m.color == color && color >= 0)
-        .collect();
+    let (me, world) = (parent.rank().0, parent.world_size() as usize);
+    // What a rank may lack it finds out before the others wait for it, and tells them.
+    let prepared = (color >= 0).then(|| prepare(parent.config())).transpose();
+    let lacks = prepared.as_ref().map_or_else(|error| error.code as i32, |_| 0);
+    let mut words = vec![0i32; 3 * world];
+    parent.all_gather(&[color, key, lacks], &mut words)?;
+    let ours = (0..).zip(words.chunks_exact(3)).filter(|(_, w)| w[0] == color && color >= 0);
+    let failed = ours.clone().find(|(_, words)| words[2] != 0);
+    let mut members: Vec<Member> =
+        ours.map(|(rank, words)| Member { color, key: words[1], rank }).collect();
     members.sort_unstable();
-    let leads = members.first().is_some_and(|m| m.rank == parent.rank().0);
+    let leads = failed.is_none() && members.first().is_some_and(|m| m.rank == me);
     // Everyone takes part in the exchange of ids, whatever its color, and even when it could make
-    // none: then its members find that the id is none.
+    // none: then the code of its error stands where the id would.
     let interface = parent.config().interface.as_deref();
     let made = leads.then(|| unique_id_on(interface)).transpose();
-    let mine = made.as_ref().ok().and_then(Option::as_ref).map_or([0; 128], UniqueId::encode);
-    let mut ids = vec![0u8; 128 * world];
+    let mut mine = [0; ID_BYTES];
+    match &made {
+        Ok(Some(id)) => mine = id.encode(),
+        Ok(None) => {}
+        Err(error) => mine[..4].copy_from_slice(&(error.code as i32).to_le_bytes()),
+    }
+    let mut ids = vec![0u8; ID_BYTES * world];
     parent.all_gather(&mine, &mut ids)?;
     made?;
-    let Some(first) = members.first() else {
+    let (Some(prepared), Some(first)) = (prepared?, members.first()) else {
         return Ok(None);
     };
-    let at = 128 * first.rank as usize;
-    let id = UniqueId::decode(&ids[at..at + 128])?;
-    let rank = members.iter().position(|m| m.rank == parent.rank().0).unwrap_or(0);
-    let (rank, world) = (i64::try_from(rank), i64::try_from(members.len()));
-    let (Ok(rank), Ok(world)) = (rank, world) else {
-        return Err(Error::new(Code::Internal, "a split of more ranks than there are"));
-    };
-    Communicator::init_rank(&id, rank, world, parent.config()).map(Some)
+    if let Some((rank, words)) = failed {
+        return Err(not_split(rank, words[2]));
+    }
+    let at = ID_BYTES * first.rank as usize;
+    let bytes = &ids[at..at + ID_BYTES];
+    let number = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    if Code::from_number(number).is_some() {
+        return Err(not_split(first.rank, number));
+    }
+    let id = UniqueId::decode(bytes)?;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let rank = members.iter().position(|m| m.rank == me).unwrap_or(0);
+    let place = (count(rank), count(members.len()));
+    Communicator::with_prepared(&id, place, parent.config(), prepared).map(Some)
+}
+
+/// `rank` of the parent could not go on: what its members get.
+fn not_split(rank: u32, number: i32) -> Error {
+    let code = Code::from_number(number).unwrap_or(Code::Protocol);
+    let text = format!("rank {rank} could not take part in the split: {}", code.text());
+    Error::new(code, text).with_peer(Rank(rank))
 }

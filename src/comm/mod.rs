@@ -394,7 +394,8 @@ impl Communicator {
     }
 
     /// Ranks with equal `color` form a communicator, ordered by `key`, then by rank. A negative
-    /// color takes part and gets `None`.
+    /// color takes part and gets `None`. A rank that lacks files or memory for it fails its color;
+    /// the other colors and this communicator go on.
     ///
     /// # Errors
     /// As a collective and as [`Communicator::init_rank`].
@@ -406,20 +407,31 @@ impl Communicator {
     /// back.
     ///
     /// # Errors
-    /// `TIMED_OUT` when calls were still outstanding; they end with `ABORTED`. `MISMATCH` when a
-    /// rank that ended its communicator before made other collective calls than this one, which no
-    /// call could show.
+    /// `TIMED_OUT` when calls were still outstanding and did not complete: they end with `ABORTED`,
+    /// or with `TIMED_OUT` where their own deadline was the first to pass. `MISMATCH` when a rank
+    /// that ended its communicator before made other collective calls than this one, which no call
+    /// could show.
     pub fn destroy(self) -> Result<()> {
         if self.core.copied() {
             // A copy goes without a word: the parent goes on.
             return Ok(());
         }
+        // What has ended before is no news: its requests tell why.
+        let whole = self.core.table.pending() > 0 && self.core.broken().is_none();
         let settled = self.core.settle(self.config.timeout);
         if settled.is_err() {
             // Nobody may touch a buffer once this has returned.
             self.core.abort();
+            return settled;
         }
-        settled.and_then(|()| self.core.with_backend(|b| b.compare_ends()))
+        // A call's own deadline, or another rank that gives up, may be the first to end the calls.
+        match self.core.broken().filter(|_| whole) {
+            Some(error) if [Code::TimedOut, Code::Aborted].contains(&error.code) => {
+                let text = format!("calls were outstanding: {}", error.detail);
+                Err(Error::new(Code::TimedOut, text))
+            }
+            _ => self.core.with_backend(|b| b.compare_ends()),
+        }
     }
 }
 

@@ -8,12 +8,13 @@ use crate::boot::interface::choose;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
 use crate::comm::call::Seat;
+use crate::comm::form::Prepared;
 use crate::comm::{Communicator, form};
 use crate::config::Config;
 use crate::error::Result;
 use crate::obs::log::Level;
 use crate::sync::{Ordering, StaticU32};
-use crate::sys::{affinity, limits};
+use crate::sys::affinity;
 use crate::types::Rank;
 
 /// Communicators this process has made from its environment: each needs a meeting place of its own.
@@ -73,10 +74,19 @@ impl Communicator {
         epoch: u32,
     ) -> Result<Self> {
         let (number, size) = form::place(rank, world)?;
-        // A world of a few hundred ranks needs more descriptors than the usual soft limit.
-        let _ = limits::raise_files();
         let formed = form::processes(id, rank, world, config, epoch)?;
         Ok(Self::new(formed, Seat { rank: Rank(number), world: size }))
+    }
+
+    /// As [`Communicator::init_rank`], with what this rank has got already.
+    pub(super) fn with_prepared(
+        id: &UniqueId,
+        (rank, world): (u32, u32),
+        config: &Config,
+        prepared: Prepared,
+    ) -> Result<Self> {
+        let formed = form::gather(id, (rank, world), config, 0, prepared)?;
+        Ok(Self::new(formed, Seat { rank: Rank(rank), world }))
     }
 
     /// This rank's place as the launcher's environment tells it.

@@ -62,10 +62,42 @@ fn both_ends_of_an_uneven_message_to_oneself_end() {
         let mut first = unsafe { comm.start(send) }.expect("posted");
         // SAFETY: as above.
         let second = unsafe { comm.start(recv) }.expect("posted").wait(None);
-        assert_eq!(second.expect_err("uneven").code, Code::Mismatch);
+        let second = second.expect_err("uneven");
+        assert_eq!(second.code, Code::Mismatch);
+        assert!(second.detail.contains("send u8 count 2"), "{second}");
+        assert!(second.detail.contains("recv u8 count 1"), "{second}");
         first.wait(None).expect_err("uneven")
     });
     assert_eq!(error.code, Code::Mismatch);
+}
+
+/// What the deadline's error says of messages: no number of a call, and each that is posted.
+#[test]
+fn a_message_that_did_not_come_is_described() {
+    let timeout = Some(Duration::from_millis(100));
+    let config = Config { timeout, progress_thread: false, ..Config::default() };
+    let comm = alone(&config);
+    let error = comm.recv(&mut [0u8; 3], Rank(0)).expect_err("never sent");
+    assert_eq!((error.code, error.peer, error.seq), (Code::TimedOut, None, None));
+    let said = "a message of this rank to itself has no partner: recv of 3 u8";
+    assert!(error.detail.contains(said), "{error}");
+
+    let comms = threads(2, &config);
+    let mut far = [0u8; 5];
+    let pending = message(&comms[0], Collective::Recv, &mut far, 5);
+    // SAFETY: the buffer outlives the communicators.
+    let pending = unsafe { comms[0].start(pending) }.expect("posted");
+    let error = comms[0].recv(&mut [0f32; 4], Rank(1)).expect_err("never sent");
+    assert_eq!((error.code, error.peer, error.seq), (Code::TimedOut, Some(Rank(1)), None));
+    assert!(error.detail.contains("waited for rank 1"), "{error}");
+    assert!(error.detail.contains("recv from rank 1 of 4 f32"), "{error}");
+    assert!(error.detail.contains("recv of 5 u8"), "{error}");
+    let large = vec![0u8; 16 << 20];
+    let comms = threads(2, &config);
+    let error = comms[0].send(&large, Rank(1)).expect_err("never taken");
+    assert_eq!((error.code, error.peer, error.seq), (Code::TimedOut, Some(Rank(1)), None));
+    assert!(error.detail.contains("(send to rank 1, "), "{error}");
+    drop(pending);
 }
 
 #[test]
@@ -119,6 +151,43 @@ fn test_alone_keeps_a_calls_deadline() {
         }
     });
     assert_eq!(error.code, Code::TimedOut);
+}
+
+/// Whichever rank gives up first, and whether the call's deadline or that of the destroy passes.
+#[test]
+fn a_destroy_that_ends_outstanding_calls_says_so_on_every_rank() {
+    for progress_thread in [false, true] {
+        let timeout = Some(Duration::from_millis(500));
+        let config = Config { timeout, progress_thread, ..Config::default() };
+        let posted = std::sync::Barrier::new(3);
+        let end = |comm: Communicator| {
+            let mut data = [0u8; 1];
+            let mut args = Args::new(Collective::Recv, Dtype::U8);
+            (args.recv, args.count) = (data.as_mut_ptr(), 1);
+            args.root = i64::from((comm.rank().0 + 1) % 3);
+            let recv = comm.prepare(&args).expect("a valid call");
+            // SAFETY: the buffer outlives the call, which ends with the communicator at the latest.
+            let mut request = unsafe { comm.start(recv) }.expect("posted");
+            posted.wait();
+            let destroyed = comm.destroy();
+            (destroyed, request.wait(None).expect_err("never sent"))
+        };
+        let ended: Vec<_> = within(LIMIT, || {
+            thread::scope(|scope| {
+                let comms = threads(3, &config).into_iter();
+                let ranks: Vec<_> = comms.map(|comm| scope.spawn(|| end(comm))).collect();
+                ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
+            })
+        });
+        for (destroyed, request) in ended {
+            assert_eq!(destroyed.expect_err("outstanding").code, Code::TimedOut);
+            assert!([Code::TimedOut, Code::Aborted].contains(&request.code), "{request}");
+        }
+    }
+    // What had ended before is no news.
+    let comm = alone(&Config::default());
+    comm.abort();
+    comm.destroy().expect("nothing is outstanding");
 }
 
 #[test]
@@ -187,8 +256,8 @@ impl Backend for Odd {
     fn standing(&self) -> String {
         String::new()
     }
-    fn seq(&self) -> u64 {
-        0
+    fn present(&self) -> Option<u64> {
+        None
     }
     fn alloc(&mut self, _: usize) -> Result<*mut u8> {
         Err(Error::new(Code::Unsupported, "no memory"))

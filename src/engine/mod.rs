@@ -242,8 +242,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             Ok(false) => Progress::Blocked,
             Err(error) => {
-                let seq = self.seq();
-                self.fail(if error.seq.is_none() { error.with_seq(seq) } else { error });
+                let number = error.seq.or_else(|| self.present().map(|head| head.seq));
+                self.fail(Error { seq: number, ..error });
                 Progress::Moved
             }
         }

@@ -9,8 +9,11 @@ use std::collections::VecDeque;
 use crate::call::{Call, Head};
 use crate::engine::link::{Fabric, Rx};
 use crate::engine::wires::{Outgoing, P2P_LANE, Payload, Wires, mismatch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{Collective, Rank};
+
+/// Messages that a report names; of the others it gives the number.
+const LISTED_MAX: usize = 8;
 
 #[derive(Debug)]
 struct Incoming {
@@ -110,7 +113,7 @@ impl PointToPoint {
     fn meet_self<F>(&mut self, wires: &mut Wires<F>) -> Result<()> {
         while let (Some(send), Some(recv)) = (self.own_sends.front(), self.own_recvs.front()) {
             if send.head != recv.head {
-                return Err(mismatch(wires.me, &recv.head, wires.me, &send.head));
+                return Err(unlike(wires.me, &recv.head, wires.me, &send.head));
             }
             if send.bytes > 0 {
                 // SAFETY: both are `bytes` bytes of buffers valid until their calls are done.
@@ -159,6 +162,29 @@ impl PointToPoint {
         ranks.extend(self.listening.iter().map(|&p| Rank::at(p)));
     }
 
+    /// What is posted and has not ended, in words; nothing where nothing is.
+    pub(crate) fn standing<F: Fabric>(&self, wires: &Wires<F>) -> String {
+        let from = |&peer: &usize| {
+            let incoming = self.pairs[peer].incoming.iter();
+            incoming.map(move |one| one.describe(peer))
+        };
+        let to = |(peer, bytes)| format!("send to rank {peer}, {bytes} bytes left");
+        let alone = |what: &str, own: &Own| {
+            let text = "a message of this rank to itself has no partner";
+            format!("{text}: {what} of {}", own.head.measure())
+        };
+        let own_sends = self.own_sends.iter().map(|one| alone("send", one));
+        let own_recvs = self.own_recvs.iter().map(|one| alone("recv", one));
+        let others = self.listening.iter().flat_map(from).chain(wires.p2p_waiting().map(to));
+        let mut all = others.chain(own_sends).chain(own_recvs);
+        let mut listed: Vec<String> = all.by_ref().take(LISTED_MAX).collect();
+        match all.count() {
+            0 => {}
+            more => listed.push(format!("{more} more")),
+        }
+        listed.join("; ")
+    }
+
     /// Forgets everything posted, giving each request to `ended`.
     pub(crate) fn clear(&mut self, mut ended: impl FnMut(u32)) {
         for pair in &mut self.pairs {
@@ -170,14 +196,28 @@ impl PointToPoint {
     }
 }
 
+/// Both ends describe a message as it was sent; what the receiver called is a receive.
+fn unlike(me: usize, own: &Head, peer: usize, theirs: &Head) -> Error {
+    let own = Head { kind: Collective::Recv.number(), ..*own };
+    mismatch(me, &own, peer, theirs)
+}
+
 impl Incoming {
+    fn describe(&self, peer: usize) -> String {
+        let mut text = format!("recv from rank {peer} of {}", self.head.measure());
+        if self.opened {
+            text += &format!(", {} of {} bytes here", self.got, self.bytes);
+        }
+        text
+    }
+
     fn poll<F: Fabric>(&mut self, wires: &mut Wires<F>, peer: usize) -> Result<bool> {
         if !self.opened {
             let Some(head) = wires.read_head(peer, P2P_LANE)? else {
                 return Ok(false);
             };
             if head != self.head {
-                return Err(mismatch(wires.me, &self.head, peer, &head));
+                return Err(unlike(wires.me, &self.head, peer, &head));
             }
             self.opened = true;
         }

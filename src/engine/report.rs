@@ -3,7 +3,7 @@
 use crate::call::Head;
 use crate::engine::link::{Board, Fabric};
 use crate::engine::wires::{Wires, mismatch};
-use crate::engine::{Engine, Planner, Running};
+use crate::engine::{Engine, Planner, Run, Running};
 use crate::error::Result;
 use crate::plan::Verb;
 use crate::types::Rank;
@@ -52,11 +52,22 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Where everything in flight stands, for the report of a call that did not end.
     #[must_use]
     pub fn standing(&self) -> String {
-        let Some(run) = &self.run else { return "no collective is running".to_owned() };
-        let Some(running) = &run.running else {
-            return format!("{}: meeting", run.head.describe());
+        let messages = self.p2p.standing(&self.wires);
+        match &self.run {
+            None if messages.is_empty() => "no collective is running".to_owned(),
+            None => messages,
+            Some(run) if messages.is_empty() => run.standing(),
+            Some(run) => format!("{}; {messages}", run.standing()),
+        }
+    }
+}
+
+impl Run {
+    fn standing(&self) -> String {
+        let Some(running) = &self.running else {
+            return format!("{}: meeting", self.head.describe());
         };
-        let mut text = run.head.describe();
+        let mut text = self.head.describe();
         for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
             if cursor.done {
                 text += &format!("; lane {lane} done");

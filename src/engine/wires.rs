@@ -141,6 +141,17 @@ impl<F: Fabric> Wires<F> {
         self.busy[1].is_empty()
     }
 
+    /// Point-to-point messages that wait: for which rank, and how many bytes of each are left.
+    pub(crate) fn p2p_waiting(&self) -> impl Iterator<Item = (usize, usize)> {
+        let left = |out: &Outgoing| match out.payload {
+            Payload::Plain { bytes, .. } => bytes,
+            Payload::Converted { source, .. } => source.count,
+        };
+        self.busy[1].iter().flat_map(move |&port| {
+            self.ports[port].waiting.iter().map(move |out| (port / FABRIC_LANES, left(out)))
+        })
+    }
+
     /// Ranks that have not taken what was posted to them.
     pub(crate) fn slow_peers(&self, ranks: &mut Vec<Rank>) {
         ranks.extend(self.busy.iter().flatten().map(|p| Rank::at(p / FABRIC_LANES)));

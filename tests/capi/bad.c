@@ -107,7 +107,7 @@ static void count_overflow(void)
     REFUSED(c, unisono_all_reduce(&x, &x, huge, UNISONO_F64, SUM, c), UNISONO_COUNT_OVERFLOW,
             "9223372036854775807");
     REFUSED(c, unisono_all_gather_v(&x, &x, counts, places, UNISONO_F64, c), UNISONO_COUNT_OVERFLOW,
-            "world of 1");
+            "receive block of rank 0: count 18446744073709551615 at displacement 2");
     REFUSED(c, unisono_send(&x, huge, UNISONO_F64, 0, c), UNISONO_COUNT_OVERFLOW, "9223372036854775807");
     finish(c);
 }

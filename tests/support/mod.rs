@@ -166,6 +166,14 @@ fn obey(comm: Communicator) {
                 });
                 say("ok");
             }
+            // Splits in two; with "full", where not one more file may be opened.
+            "split" => {
+                if words.get(2) == Some(&"full") {
+                    no_more_files();
+                }
+                let color = i32::try_from(number(1)).expect("a color");
+                report(comm.split(color, 0).map(drop));
+            }
             "cpu" => say(&format!("cpu {}", cpu_ms())),
             "rss" => say(&format!("rss {}", rss_kb())),
             "exit" => std::process::exit(0),
@@ -177,6 +185,16 @@ fn obey(comm: Communicator) {
         Ok(comm) => report(comm.destroy()),
         Err(_) => say("still aborting"),
     }
+}
+
+/// From here on this process opens nothing.
+fn no_more_files() {
+    let next = std::fs::File::open("/dev/null").expect("the last one");
+    let limit = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next)).expect("a number");
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: `limit` is a local that lives through the call.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(done, 0, "RLIMIT_NOFILE");
 }
 
 /// Resident memory of this process in KiB.
