@@ -549,3 +549,55 @@ fn help_and_version_are_no_errors() {
     let (status, out, _) = run(&["--version"]);
     assert_eq!((status, out), (Some(0), format!("unisono {}\n", env!("CARGO_PKG_VERSION"))));
 }
+
+/// Commands that write to stdout, each in a way of its own.
+const WRITERS: &[&[&str]] = &[
+    &["--help"],
+    &["info", "--types"],
+    &["plan", "all_reduce", "-n", "4"],
+    &["check", "--list", "-n", "2"],
+    &["check", "--link", "mem", "-n", "2", "--quick", "-v"],
+    &["check", "--link", "shm", "-n", "2", "--quick", "-v", "--filter", "types"],
+    &["perf", "all_reduce", "-n", "2", "-b", "8", "-e", "1K", "--iters", "2", "--link", "mem"],
+    &["perf", "all_reduce", "-n", "2", "-b", "8", "-e", "1K", "--iters", "2", "--json"],
+    &["demo"],
+    &["run", "-n", "2", "--", "echo", "text"],
+];
+
+/// Exit status and stderr of a program whose stdout is `out`.
+fn into(args: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = unisono(args);
+    let child = command.stdout(out).stderr(Stdio::piped()).spawn().expect("start");
+    let _watchdog = watch(&child);
+    let output = child.wait_with_output().expect("output");
+    (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    for args in WRITERS {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let (status, err) = into(args, full);
+        assert_eq!(status, Some(1), "{args:?}: {err}");
+        let said = "unisono: writing to stdout: No space left on device (os error 28)";
+        assert_eq!(err.lines().next(), Some(said), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_every_command_without_a_word() {
+    for args in WRITERS {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (status, err) = into(args, writer);
+        assert_eq!((status, err.as_str()), (Some(128 + 13), ""), "{args:?}");
+    }
+}
+
+#[test]
+fn a_message_that_cannot_be_written_changes_no_status() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let mut command = unisono(&["plan", "nonsense", "-n", "2"]);
+    let status = command.stdout(Stdio::null()).stderr(full).status().expect("status");
+    assert_eq!(status.code(), Some(2));
+}

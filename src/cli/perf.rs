@@ -17,6 +17,7 @@ use unisono::plan::Algorithm;
 use unisono::{Collective, Communicator, Dtype, ReduceOp};
 
 use super::data::shape::Kind;
+use super::output;
 use super::ranks::{self, Link};
 use measure::Totals;
 
@@ -24,7 +25,7 @@ use measure::Totals;
 #[derive(clap::Args, Clone, Debug)]
 #[command(
     after_help = "Exit status: 0 when all is well, 1 for wrong data, a failure or too little \
-    bandwidth, 2 for a usage error."
+    bandwidth, 2 for a usage error, 141 when the reader of the output has gone away."
 )]
 pub(crate) struct Options {
     /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all,
@@ -306,7 +307,7 @@ fn rank(comm: &Communicator, options: &Options) -> u8 {
     let first = comm.rank().0 == 0;
     if let Err(text) = options.validate(comm.world_size()) {
         if first {
-            eprintln!("unisono: {text}");
+            output::complain(text);
         }
         return 2;
     }
@@ -314,7 +315,7 @@ fn rank(comm: &Communicator, options: &Options) -> u8 {
     match measure::all(comm, options) {
         Ok(totals) => verdict(comm, options, &totals),
         Err(error) => {
-            eprintln!("unisono: rank {}: {error}", comm.rank());
+            output::complain(format_args!("rank {}: {error}", comm.rank()));
             1
         }
     }
@@ -328,7 +329,7 @@ fn bind(comm: &Communicator, options: &Options) {
         Bind::Never => false,
     };
     if wanted && let Err(error) = unisono::comm::bind_to_core(comm.rank().index()) {
-        eprintln!("unisono: rank {} stays unbound: {error}", comm.rank());
+        output::complain(format_args!("rank {} stays unbound: {error}", comm.rank()));
     }
 }
 
@@ -340,7 +341,9 @@ fn verdict(comm: &Communicator, options: &Options, totals: &Totals) -> u8 {
     }
     if slow && comm.rank().0 == 0 {
         let least = options.min_bw.unwrap_or_default();
-        eprintln!("unisono: average bus bandwidth {average:.3} GB/s is below {least} GB/s");
+        output::complain(format_args!(
+            "average bus bandwidth {average:.3} GB/s is below {least} GB/s"
+        ));
     }
     u8::from(slow || totals.wrong > 0)
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Bind, Launch, Output, RANKS_MAX, Screen, Stream, Style, TIMED_OUT, Target};
+use crate::cli::output;
 use crate::cli::sys::{self, Ended, Guard, Signal, Signals, Waiting};
 
 /// Output that waits to be written; beyond it the ranks must wait too.
@@ -187,9 +188,7 @@ fn command(launch: &Launch, rank: u32, id: &str, cpus: &[usize], signals: &Signa
     ] {
         command.env(name, value);
     }
-    let inherited = launch.output == Output::Inherited;
-    let output = || if inherited { Stdio::inherit() } else { Stdio::piped() };
-    command.stdout(output()).stderr(output());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     // A process group in the background may not read the terminal, so what is typed is passed on.
     command.stdin(match rank {
         0 if io::stdin().is_terminal() => Stdio::piped(),
@@ -362,7 +361,11 @@ impl Job<'_> {
             (false, 1) => "; ending the other one".to_owned(),
             (false, left) => format!("; ending the other {left}"),
         };
-        self.screen.note(&format!("rank {rank} (process {pid}) {how}{others}"));
+        // That output was lost is said already, or is no news where its reader has gone.
+        let follows = self.sinks.iter().any(Option::is_none);
+        if !(follows && matches!(ended, Ended::Killed(sys::SIGPIPE, _))) {
+            self.screen.note(&format!("rank {rank} (process {pid}) {how}{others}"));
+        }
         if !self.launch.keep_going && self.ending == Ending::No {
             self.ask();
         }
@@ -502,14 +505,22 @@ impl Job<'_> {
                     error.kind(),
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
                 ) => {}
-            Err(_) => {
-                // Nobody reads any more: the ranks find out as they would without us, by writing.
-                queue.clear();
-                self.sinks[stream as usize] = None;
-                for member in &mut self.members {
-                    member.pipes[stream as usize] = None;
-                }
-            }
+            Err(error) => self.lose(stream, &error),
+        }
+    }
+
+    /// Nobody takes what is written to `stream`: the ranks find out as they would without us, by
+    /// writing. Those that have written all they wanted to would end well, and the job must not.
+    fn lose(&mut self, stream: Stream, error: &io::Error) {
+        self.screen.queue(stream).clear();
+        self.sinks[stream as usize] = None;
+        for member in &mut self.members {
+            member.pipes[stream as usize] = None;
+        }
+        let (status, what) = output::loss(stream.name(), error);
+        self.failed.get_or_insert(i32::from(status));
+        if let Some(what) = what {
+            self.screen.note(&what);
         }
     }
 }

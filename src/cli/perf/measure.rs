@@ -9,6 +9,7 @@ use crate::cli::data::Case;
 use crate::cli::data::memory::Source;
 use crate::cli::data::pattern::{Flavor, Patterns};
 use crate::cli::data::shape::{Kind, Shape};
+use crate::cli::output;
 
 /// What one placement of one size gave.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,9 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
     for &kind in &options.op.0 {
         report.begin(kind);
         for row in rows(kind, comm.world_size(), options) {
+            if lost(comm)? {
+                return Ok(totals);
+            }
             let mut figures = Vec::new();
             for &in_place in options.placements() {
                 if in_place && !kind.has_in_place() {
@@ -85,6 +89,13 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
         }
     }
     Ok(totals)
+}
+
+/// Whether rank 0 has nobody to print for any more. Every rank must ask: all end together.
+fn lost(comm: &Communicator) -> Result<bool> {
+    let mut lost = [u8::from(output::is_lost())];
+    comm.all_reduce_in_place(&mut lost, ReduceOp::Max)?;
+    Ok(lost[0] > 0)
 }
 
 /// Every combination of type, operation, root and size that means something.

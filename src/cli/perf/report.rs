@@ -1,13 +1,12 @@
 //! Tables and JSON lines. Only rank 0 prints.
 
-use std::io::Write;
-
 use serde_json::json;
 use unisono::Communicator;
 
 use super::Options;
 use super::measure::{Figure, Row, Totals};
 use crate::cli::data::shape::Kind;
+use crate::cli::output;
 use crate::cli::ranks;
 
 /// Where figures go.
@@ -38,20 +37,20 @@ impl<'a> Report<'a> {
         let memory = if options.registered { "registered" } else { "plain" };
         let algorithm = options.algo.map_or("chosen by size", unisono::plan::Algorithm::name);
         let mode = if options.deterministic { ", deterministic" } else { "" };
-        say(&format!(
+        output::line(format_args!(
             "# unisono {}: {}, {world} ranks, link {}, {memory} memory, algorithm {algorithm}{mode}",
             env!("CARGO_PKG_VERSION"),
             kind.name(),
             self.link
         ));
         for note in self.comm.notes() {
-            say(&format!("# {note}"));
+            output::line(format_args!("# {note}"));
         }
-        say(&format!(
+        output::line(format_args!(
             "# time: median of {} rounds, each the slowest rank's mean; GB/s are 10^9 bytes",
             options.rounds
         ));
-        say(
+        output::line(
             "# size: what a call moves: the size asked for, down to whole elements, at least one a rank",
         );
         let placements: String = options
@@ -59,9 +58,9 @@ impl<'a> Report<'a> {
             .iter()
             .map(|in_place| format!("{:^42}", if *in_place { "in place" } else { "out of place" }))
             .collect();
-        say(&format!("#{:>51} {placements}", ""));
+        output::line(format_args!("#{:>51} {placements}", ""));
         let columns = format!("{:>12}{:>10}{:>10}{:>10}", "time", "algbw", "busbw", "#wrong");
-        say(&format!(
+        output::line(format_args!(
             "#{:>12}{:>13}{:>11}{:>10}{:>5} {}",
             "size",
             "count",
@@ -71,7 +70,7 @@ impl<'a> Report<'a> {
             columns.repeat(options.placements().len())
         ));
         let units = format!("{:>12}{:>10}{:>10}{:>10}", "(us)", "(GB/s)", "(GB/s)", "");
-        say(&format!(
+        output::line(format_args!(
             "#{:>12}{:>13}{:>26} {}",
             "(B)",
             "(elements)",
@@ -90,7 +89,7 @@ impl<'a> Report<'a> {
         let root = if shape.kind.rooted() { i64::from(shape.root) } else { -1 };
         if self.options.json {
             for figure in figures {
-                say(&self.json(row, figure, reduction, root).to_string());
+                output::line(self.json(row, figure, reduction, root));
             }
             return;
         }
@@ -112,7 +111,7 @@ impl<'a> Report<'a> {
         if row.moved(self.comm.world_size()) > row.bytes {
             line += &format!("  # {} asked for: an element a rank is the least", row.bytes);
         }
-        say(&line);
+        output::line(line);
     }
 
     fn json(&self, row: &Row, figure: &Figure, reduction: &str, root: i64) -> serde_json::Value {
@@ -147,15 +146,9 @@ impl<'a> Report<'a> {
 pub(super) fn footer(totals: &Totals, checked: bool) {
     if checked {
         let verdict = if totals.wrong == 0 { "OK" } else { "FAILED" };
-        say(&format!("# Wrong elements : {} {verdict}", totals.wrong));
+        output::line(format_args!("# Wrong elements : {} {verdict}", totals.wrong));
     } else {
-        say("# Wrong elements : not checked");
+        output::line("# Wrong elements : not checked");
     }
-    say(&format!("# Avg bus bandwidth : {:.4} GB/s", totals.average()));
-}
-
-/// A line, flushed: whoever reads along sees it now. A reader that has gone ends nothing.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    output::line(format_args!("# Avg bus bandwidth : {:.4} GB/s", totals.average()));
 }
