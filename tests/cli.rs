@@ -601,3 +601,58 @@ fn a_message_that_cannot_be_written_changes_no_status() {
     let status = command.stdout(Stdio::null()).stderr(full).status().expect("status");
     assert_eq!(status.code(), Some(2));
 }
+
+#[test]
+fn perf_refuses_an_algorithm_that_would_be_passed_over() {
+    for (args, said) in [
+        (
+            &["perf", "all_reduce", "--algo", "bruck"][..],
+            "bruck does not do all_reduce by 2 ranks; these do: ring, binomial, tree, doubling, \
+             halving, pairwise, hierarchical",
+        ),
+        (&["perf", "all_to_all", "--algo", "ring"], "these do: pairwise, bruck"),
+        (
+            &["perf", "all_reduce", "-n", "3", "--algo", "ring", "--deterministic"],
+            "in the deterministic mode by 3 ranks; these do: binomial, doubling, halving, pairwise",
+        ),
+        (
+            &["perf", "reduce_scatter", "-n", "3", "--algo", "halving"],
+            "by 3 ranks; these do: ring, pairwise",
+        ),
+        (
+            &["perf", "all_reduce", "--algo", "direct"],
+            "direct does not do all_reduce in plain memory over shm by 2 ranks",
+        ),
+        (
+            &["perf", "all_reduce", "--algo", "direct", "--link", "mem", "-o", "pre_mul_sum"],
+            "direct does not do all_reduce of pre_mul_sum",
+        ),
+        (
+            &["perf", "all_to_all", "--algo", "direct", "--link", "mem"],
+            "direct does not do all_to_all in place",
+        ),
+        (&["perf", "sendrecv", "--algo", "ring"], "these do: pairwise"),
+    ] {
+        let (status, out, err) = run(args);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{args:?}: {err}");
+        assert!(err.starts_with("unisono: ") && err.contains(said), "{args:?}: {err}");
+        assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn perf_says_which_algorithm_its_figures_are_of() {
+    let small = ["-b", "8", "-e", "8", "--iters", "2", "--link", "mem"];
+    let (status, out, err) = run(&[&["perf", "all", "--algo", "direct"][..], &small].concat());
+    assert_eq!(status, Some(0), "{err}");
+    let left_out = out.lines().next().unwrap_or_default();
+    assert!(left_out.starts_with("# left out, not done by direct: all_to_all, "), "{out}");
+    assert!(left_out.ends_with(", sendrecv"), "{out}");
+    assert!(out.contains("algorithm direct"), "{out}");
+    let mut command = unisono(&[&["perf", "all_reduce"][..], &small].concat());
+    command.env("UNISONO_ALGORITHM", "bruck");
+    let output = finish(command);
+    let out = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out.contains("algorithm UNISONO_ALGORITHM where it fits"), "{out}");
+}

@@ -17,6 +17,7 @@ mod ranks;
 mod run;
 mod sys;
 mod table;
+mod tuner;
 
 use std::io::Write;
 use std::process::ExitCode;

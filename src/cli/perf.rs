@@ -6,6 +6,7 @@
 //! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
 //! size asked for, by which rows are matched, and `moved` what the figures are of.
 
+mod able;
 mod measure;
 mod report;
 
@@ -76,7 +77,7 @@ pub(crate) struct Options {
     /// Use memory of the communicator, which local ranks can map, not plain memory
     #[arg(long)]
     registered: bool,
-    /// Use this algorithm wherever it exists
+    /// Use this algorithm, and refuse what it does not do; `all` leaves out what it does not do
     #[arg(long, value_parser = parse_algorithm)]
     algo: Option<Algorithm>,
     /// Result bits depend on inputs and rank numbers alone; checked with data that shows the order
@@ -255,7 +256,7 @@ impl Options {
             let text = "has no meaning; `unisono info --types` lists what has";
             return Err(format!("{} on {} {text}", self.reduction, self.dtype));
         }
-        Ok(())
+        able::kinds(self, world).map(drop)
     }
 }
 

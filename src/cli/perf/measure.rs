@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use unisono::{Collective, Communicator, Dtype, ReduceOp, Result};
 
-use super::{Options, bus_factor, report};
+use super::{Options, able, bus_factor, report};
 use crate::cli::data::Case;
 use crate::cli::data::memory::Source;
 use crate::cli::data::pattern::{Flavor, Patterns};
@@ -68,7 +68,9 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
     let mut totals = Totals::default();
     let mut patterns = Patterns::new(options.seed, comm.world_size() as usize);
     let report = report::Report::new(comm, options);
-    for &kind in &options.op.0 {
+    let kinds = able::kinds(options, comm.world_size()).unwrap_or_default();
+    report.left_out(&kinds);
+    for kind in kinds {
         report.begin(kind);
         for row in rows(kind, comm.world_size(), options) {
             if lost(comm)? {

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 use unisono::Communicator;
+use unisono::config::Config;
+use unisono::plan::Algorithm;
 
 use super::Options;
 use super::measure::{Figure, Row, Totals};
@@ -28,6 +30,17 @@ impl<'a> Report<'a> {
         self.comm.rank().0 != 0
     }
 
+    /// Says which collectives are not among the `kinds` to come.
+    pub(super) fn left_out(&self, kinds: &[Kind]) {
+        let asked = self.options.op.0.iter();
+        let names: Vec<_> = asked.filter(|k| !kinds.contains(k)).map(|k| k.name()).collect();
+        let Some(algorithm) = self.options.algo.filter(|_| !names.is_empty()) else { return };
+        if !self.silent() && !self.options.json {
+            let names = names.join(", ");
+            output::line(format_args!("# left out, not done by {}: {names}", algorithm.name()));
+        }
+    }
+
     /// The lines above a collective's table.
     pub(super) fn begin(&self, kind: Kind) {
         if self.silent() || self.options.json {
@@ -35,7 +48,7 @@ impl<'a> Report<'a> {
         }
         let (options, world) = (self.options, self.comm.world_size());
         let memory = if options.registered { "registered" } else { "plain" };
-        let algorithm = options.algo.map_or("chosen by size", unisono::plan::Algorithm::name);
+        let algorithm = options.algo.map_or(preferred(options), Algorithm::name);
         let mode = if options.deterministic { ", deterministic" } else { "" };
         output::line(format_args!(
             "# unisono {}: {}, {world} ranks, link {}, {memory} memory, algorithm {algorithm}{mode}",
@@ -130,7 +143,7 @@ impl<'a> Report<'a> {
             "root": root,
             "in_place": figure.in_place,
             "link": self.link,
-            "algo": self.options.algo.map_or("auto", unisono::plan::Algorithm::name),
+            "algo": self.options.algo.map_or("auto", Algorithm::name),
             "registered": self.options.registered,
             "deterministic": self.options.deterministic,
             "median_us": round(figure.median_us, 3),
@@ -151,4 +164,10 @@ pub(super) fn footer(totals: &Totals, checked: bool) {
         output::line("# Wrong elements : not checked");
     }
     output::line(format_args!("# Avg bus bandwidth : {:.4} GB/s", totals.average()));
+}
+
+/// How the algorithm comes about when the command line names none.
+fn preferred(options: &Options) -> &'static str {
+    let asked = options.config(None).is_ok_and(|Config { algorithm, .. }| algorithm.is_some());
+    if asked { "UNISONO_ALGORITHM where it fits, else chosen by size" } else { "chosen by size" }
 }
