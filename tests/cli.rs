@@ -526,6 +526,9 @@ fn usage_errors_are_one_line_and_status_2() {
         (&["info", "-n", "4"], "--tuning"),
         (&["info", "--no-such-flag"], "--no-such-flag"),
         (&["run", "-n", "0", "--", "true"], "invalid value '0'"),
+        (&["perf", "all_reduce", "--min-bw", "nan"], "not a number of GB/s"),
+        (&["perf", "all_reduce", "--min-bw", "inf"], "not a number of GB/s"),
+        (&["perf", "all_reduce", "-i", "0"], "at least 1"),
         (&["run", "-n", "2"], "PROGRAM"),
         (&["run", "-n", "2", "--grace", "-1", "--", "true"], "-1"),
         (&["run", "--no-such-flag"], "--no-such-flag"),
@@ -655,4 +658,19 @@ fn perf_says_which_algorithm_its_figures_are_of() {
     let out = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0));
     assert!(out.contains("algorithm UNISONO_ALGORITHM where it fits"), "{out}");
+}
+
+#[test]
+fn perf_says_how_much_memory_it_could_not_have() {
+    // Less address space than asked for, however much this machine would promise.
+    let script = "ulimit -v 16777216 && exec \"$0\" perf all_reduce -n 2 -b 100G -e 100G --link $1";
+    for link in ["mem", "shm"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_unisono"), link]).stdin(Stdio::null());
+        let output = finish(command);
+        let err = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{link}: {err}");
+        assert!(err.contains("107374190592 bytes"), "{link}: {err}");
+        assert!(err.lines().all(|line| line.starts_with("unisono: rank ")), "{link}: {err}");
+    }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Options {
     #[arg(short = 'f', long, value_parser = clap::value_parser!(u64).range(2..), conflicts_with = "step")]
     factor: Option<u64>,
     /// Each size is this many bytes more than the one before
-    #[arg(short = 'i', long, value_parser = parse_size)]
+    #[arg(short = 'i', long, value_parser = parse_step)]
     step: Option<u64>,
     /// Calls in a round; 0: by size (500 up to 64 KiB, 100 to 1 MiB, 10 to 16 MiB, 3 above)
     #[arg(long, default_value_t = 0)]
@@ -93,7 +93,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Fail when the average bus bandwidth is below this many GB/s
-    #[arg(long)]
+    #[arg(long, value_parser = parse_bandwidth)]
     min_bw: Option<f64>,
     /// Deadline of a call, in seconds
     #[arg(short = 't', long, default_value_t = 600)]
@@ -156,6 +156,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("{text:?} is more than there can be"))
 }
 
+/// A size that leads on: with a step of nothing every size would be the first.
+fn parse_step(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(|step| if step > 0 { Ok(step) } else { Err("at least 1".into()) })
+}
+
+/// A bandwidth that a measured one can be below: no comparison with NaN is ever true.
+fn parse_bandwidth(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|least: &f64| least.is_finite() && *least >= 0.0);
+    number.ok_or_else(|| "not a number of GB/s".to_owned())
+}
+
 /// One of `all`, or all of those.
 fn pick<T: Copy>(
     text: &str,
@@ -211,7 +222,7 @@ impl Options {
         while let Some(size) = next.filter(|&size| size <= self.end) {
             sizes.push(size);
             next = match self.step {
-                Some(step) => size.checked_add(step).filter(|_| step > 0),
+                Some(step) => size.checked_add(step),
                 // Nothing times anything stays nothing: go on with one.
                 None => size.checked_mul(self.factor.unwrap_or(8)).map(|s| s.max(1)),
             };
@@ -395,6 +406,15 @@ mod tests {
         }
         for text in ["", "M", "-1", "1X", "1.5M", "99999999999G"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert_eq!((parse_step("0").is_err(), parse_step("1K")), (true, Ok(1024)));
+    }
+
+    #[test]
+    fn bandwidths_are_numbers_that_can_be_compared() {
+        assert_eq!((parse_bandwidth("0"), parse_bandwidth("1.5")), (Ok(0.0), Ok(1.5)));
+        for text in ["nan", "NaN", "inf", "-1", "", "fast"] {
+            assert!(parse_bandwidth(text).is_err(), "{text}");
         }
     }
 }
