@@ -674,3 +674,21 @@ fn perf_says_how_much_memory_it_could_not_have() {
         assert!(err.lines().all(|line| line.starts_with("unisono: rank ")), "{link}: {err}");
     }
 }
+
+#[test]
+fn plans_of_the_largest_world_are_compared_at_once() {
+    let world = unisono::types::WORLD_MAX.to_string();
+    let (status, out, err) = run(&["plan", "all_reduce", "-n", &world]);
+    assert_eq!(status, Some(0), "{err}");
+    assert!(out.lines().any(|line| line.starts_with("pairwise")), "{out}");
+}
+
+#[test]
+fn all_plans_of_a_world_are_shown_one_after_the_other() {
+    // Together they take gigabytes: whoever reads the first lines gets them at once.
+    let world = unisono::types::WORLD_MAX.to_string();
+    let mut job = Job::start(&["plan", "all_reduce", "-n", &world, "--algo", "pairwise", "--all"]);
+    assert!(job.line().starts_with("all_reduce pairwise, rank 0 of"));
+    drop(job.out);
+    assert_eq!(job.child.wait().expect("wait").code(), Some(128 + 13));
+}
