@@ -518,7 +518,7 @@ impl Job<'_> {
             member.pipes[stream as usize] = None;
         }
         let (status, what) = output::loss(stream.name(), error);
-        self.failed.get_or_insert(i32::from(status));
+        self.failed.get_or_insert_with(|| i32::from(status));
         if let Some(what) = what {
             self.screen.note(&what);
         }

@@ -48,7 +48,7 @@ impl<'a> Report<'a> {
         }
         let (options, world) = (self.options, self.comm.world_size());
         let memory = if options.registered { "registered" } else { "plain" };
-        let algorithm = options.algo.map_or(preferred(options), Algorithm::name);
+        let algorithm = options.algo.map_or_else(|| preferred(options), Algorithm::name);
         let mode = if options.deterministic { ", deterministic" } else { "" };
         output::line(format_args!(
             "# unisono {}: {}, {world} ranks, link {}, {memory} memory, algorithm {algorithm}{mode}",
