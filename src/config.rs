@@ -75,7 +75,7 @@ pub const KNOBS: &[Knob] = &[
         default: "chosen by size",
         range: "ring, binomial, tree, doubling, halving, pairwise, direct, bruck, hierarchical",
         agreed: true,
-        text: "algorithm for every collective that has it",
+        text: "algorithm to prefer: passed over for calls it does not fit",
     },
     Knob {
         variable: "UNISONO_TILE_BYTES",

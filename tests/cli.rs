@@ -526,6 +526,9 @@ fn usage_errors_are_one_line_and_status_2() {
         (&["info", "-n", "4"], "--tuning"),
         (&["info", "--no-such-flag"], "--no-such-flag"),
         (&["run", "-n", "0", "--", "true"], "invalid value '0'"),
+        (&["perf", "all_reduce", "--min-bw", "nan"], "not a number of GB/s"),
+        (&["perf", "all_reduce", "--min-bw", "inf"], "not a number of GB/s"),
+        (&["perf", "all_reduce", "-i", "0"], "at least 1"),
         (&["run", "-n", "2"], "PROGRAM"),
         (&["run", "-n", "2", "--grace", "-1", "--", "true"], "-1"),
         (&["run", "--no-such-flag"], "--no-such-flag"),
@@ -548,4 +551,144 @@ fn help_and_version_are_no_errors() {
     }
     let (status, out, _) = run(&["--version"]);
     assert_eq!((status, out), (Some(0), format!("unisono {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+/// Commands that write to stdout, each in a way of its own.
+const WRITERS: &[&[&str]] = &[
+    &["--help"],
+    &["info", "--types"],
+    &["plan", "all_reduce", "-n", "4"],
+    &["check", "--list", "-n", "2"],
+    &["check", "--link", "mem", "-n", "2", "--quick", "-v"],
+    &["check", "--link", "shm", "-n", "2", "--quick", "-v", "--filter", "types"],
+    &["perf", "all_reduce", "-n", "2", "-b", "8", "-e", "1K", "--iters", "2", "--link", "mem"],
+    &["perf", "all_reduce", "-n", "2", "-b", "8", "-e", "1K", "--iters", "2", "--json"],
+    &["demo"],
+    &["run", "-n", "2", "--", "echo", "text"],
+];
+
+/// Exit status and stderr of a program whose stdout is `out`.
+fn into(args: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = unisono(args);
+    let child = command.stdout(out).stderr(Stdio::piped()).spawn().expect("start");
+    let _watchdog = watch(&child);
+    let output = child.wait_with_output().expect("output");
+    (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    for args in WRITERS {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let (status, err) = into(args, full);
+        assert_eq!(status, Some(1), "{args:?}: {err}");
+        let said = "unisono: writing to stdout: No space left on device (os error 28)";
+        assert_eq!(err.lines().next(), Some(said), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_every_command_without_a_word() {
+    for args in WRITERS {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (status, err) = into(args, writer);
+        assert_eq!((status, err.as_str()), (Some(128 + 13), ""), "{args:?}");
+    }
+}
+
+#[test]
+fn a_message_that_cannot_be_written_changes_no_status() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let mut command = unisono(&["plan", "nonsense", "-n", "2"]);
+    let status = command.stdout(Stdio::null()).stderr(full).status().expect("status");
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
+fn perf_refuses_an_algorithm_that_would_be_passed_over() {
+    for (args, said) in [
+        (
+            &["perf", "all_reduce", "--algo", "bruck"][..],
+            "bruck does not do all_reduce by 2 ranks; these do: ring, binomial, tree, doubling, \
+             halving, pairwise, hierarchical",
+        ),
+        (&["perf", "all_to_all", "--algo", "ring"], "these do: pairwise, bruck"),
+        (
+            &["perf", "all_reduce", "-n", "3", "--algo", "ring", "--deterministic"],
+            "in the deterministic mode by 3 ranks; these do: binomial, doubling, halving, pairwise",
+        ),
+        (
+            &["perf", "reduce_scatter", "-n", "3", "--algo", "halving"],
+            "by 3 ranks; these do: ring, pairwise",
+        ),
+        (
+            &["perf", "all_reduce", "--algo", "direct"],
+            "direct does not do all_reduce in plain memory over shm by 2 ranks",
+        ),
+        (
+            &["perf", "all_reduce", "--algo", "direct", "--link", "mem", "-o", "pre_mul_sum"],
+            "direct does not do all_reduce of pre_mul_sum",
+        ),
+        (
+            &["perf", "all_to_all", "--algo", "direct", "--link", "mem"],
+            "direct does not do all_to_all in place",
+        ),
+        (&["perf", "sendrecv", "--algo", "ring"], "these do: pairwise"),
+    ] {
+        let (status, out, err) = run(args);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{args:?}: {err}");
+        assert!(err.starts_with("unisono: ") && err.contains(said), "{args:?}: {err}");
+        assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn perf_says_which_algorithm_its_figures_are_of() {
+    let small = ["-b", "8", "-e", "8", "--iters", "2", "--link", "mem"];
+    let (status, out, err) = run(&[&["perf", "all", "--algo", "direct"][..], &small].concat());
+    assert_eq!(status, Some(0), "{err}");
+    let left_out = out.lines().next().unwrap_or_default();
+    assert!(left_out.starts_with("# left out, not done by direct: all_to_all, "), "{out}");
+    assert!(left_out.ends_with(", sendrecv"), "{out}");
+    assert!(out.contains("algorithm direct"), "{out}");
+    let mut command = unisono(&[&["perf", "all_reduce"][..], &small].concat());
+    command.env("UNISONO_ALGORITHM", "bruck");
+    let output = finish(command);
+    let out = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out.contains("algorithm UNISONO_ALGORITHM where it fits"), "{out}");
+}
+
+#[test]
+fn perf_says_how_much_memory_it_could_not_have() {
+    // Less address space than asked for, however much this machine would promise.
+    let script = "ulimit -v 16777216 && exec \"$0\" perf all_reduce -n 2 -b 100G -e 100G --link $1";
+    for link in ["mem", "shm"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_unisono"), link]).stdin(Stdio::null());
+        let output = finish(command);
+        let err = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{link}: {err}");
+        assert!(err.contains("107374190592 bytes"), "{link}: {err}");
+        assert!(err.lines().all(|line| line.starts_with("unisono: rank ")), "{link}: {err}");
+    }
+}
+
+#[test]
+fn plans_of_the_largest_world_are_compared_at_once() {
+    let world = unisono::types::WORLD_MAX.to_string();
+    let (status, out, err) = run(&["plan", "all_reduce", "-n", &world]);
+    assert_eq!(status, Some(0), "{err}");
+    assert!(out.lines().any(|line| line.starts_with("pairwise")), "{out}");
+}
+
+#[test]
+fn all_plans_of_a_world_are_shown_one_after_the_other() {
+    // Together they take gigabytes: whoever reads the first lines gets them at once.
+    let world = unisono::types::WORLD_MAX.to_string();
+    let mut job = Job::start(&["plan", "all_reduce", "-n", &world, "--algo", "pairwise", "--all"]);
+    assert!(job.line().starts_with("all_reduce pairwise, rank 0 of"));
+    drop(job.out);
+    assert_eq!(job.child.wait().expect("wait").code(), Some(128 + 13));
 }

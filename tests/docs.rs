@@ -204,6 +204,26 @@ fn the_readme_s_program_is_the_example() {
     assert!(read(&root().join("README.md")).contains(&program), "ffi/examples/hello.c has changed");
 }
 
+/// Where a document names a command's output, it stands there, and tells nothing of the machine.
+#[test]
+fn outputs_stand_where_they_are_named() {
+    for file in documents() {
+        let text = read(&file);
+        for part in text.split("<!-- output: ").skip(1) {
+            let (command, rest) = part.split_once(" -->\n").expect("the end of a mark");
+            let name = format!("{}: {command}", file.display());
+            let output = rest.strip_prefix("```text\n").and_then(|rest| rest.split_once("```"));
+            let (output, _) = output.unwrap_or_else(|| panic!("{name}: no output"));
+            assert!(output.lines().count() > 1, "{name}: {output}");
+            let words = output.split(|c: char| c.is_whitespace() || c == '/');
+            let addresses: Vec<_> =
+                words.filter(|word| word.parse::<std::net::IpAddr>().is_ok()).collect();
+            assert!(addresses.is_empty(), "{name}: {addresses:?}");
+            assert!(!output.contains("/home/") && !output.contains("/root/"), "{name}: {output}");
+        }
+    }
+}
+
 /// docs/tests.md knows every family of tests.
 #[test]
 fn every_test_file_is_in_the_list_of_families() {

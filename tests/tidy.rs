@@ -84,7 +84,6 @@ const LONG: &[(&str, &str)] = &[
     ("src/cli/check/special.rs", "one case after the other"),
     ("src/cli/check/suite.rs", "one case after the other"),
     ("src/comm/mod.rs", "the public calls"),
-    ("src/cli/launch/job.rs", "one job from start to end"),
     ("src/comm/call.rs", "every argument check"),
     ("src/comm/core.rs", "one lock and who holds it"),
     ("src/engine/lane.rs", "one verb after the other"),

@@ -15,6 +15,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use super::output;
 use super::ranks::{self, Link};
 use watch::Tally;
 
@@ -128,11 +129,10 @@ pub(crate) fn main(options: &Options) -> ExitCode {
         ));
     }
     if options.list {
-        options.selected().for_each(|name| println!("{name}"));
-        return ExitCode::SUCCESS;
+        return super::print(&options.selected().map(|name| name + "\n").collect::<String>());
     }
     let mut tallies: Vec<(Link, u32, Tally)> = Vec::new();
-    for &link in &options.link {
+    'all: for &link in &options.link {
         for &world in &options.worlds() {
             match watch::world(options, link, world) {
                 Ok(tally) => tallies.push((link, world, tally)),
@@ -142,6 +142,9 @@ pub(crate) fn main(options: &Options) -> ExitCode {
                 // Threads cannot be ended; what they hold is not to be relied on.
                 watch::report(options, &tallies);
                 return ExitCode::FAILURE;
+            }
+            if output::is_lost() {
+                break 'all;
             }
         }
     }

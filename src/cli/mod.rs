@@ -2,19 +2,22 @@
 //!
 //! Exit status: 0 when all is well, 1 for a failure, 2 for a usage error; `run` ends with the
 //! status of the first rank that failed. Errors are one line on stderr that begins with "unisono:
-//! ".
+//! ". Everything is written by [`output`], which knows what becomes of output that is lost.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod check;
 mod data;
 mod demo;
 mod info;
 mod launch;
+mod output;
 mod perf;
 mod plan;
 mod ranks;
 mod run;
 mod sys;
 mod table;
+mod tuner;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -37,6 +40,10 @@ enum Command {
 #[derive(Parser, Debug)]
 #[command(name = "unisono", version, disable_help_subcommand = true, max_term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit status: 0 when all is well, 1 for a failure (output that cannot be written \
+    is one), 2 for a usage error, 141 when the reader of the output has gone away, as with `| head`."
+)]
 struct Program {
     #[command(subcommand)]
     command: Command,
@@ -48,14 +55,15 @@ pub(crate) fn main() -> ExitCode {
         Ok(program) => program,
         Err(error) => return refuse(&error),
     };
-    match program.command {
+    let code = match program.command {
         Command::Run(options) => run::main(&options),
         Command::Perf(options) => perf::main(&options),
         Command::Check(options) => check::main(&options),
         Command::Info(options) => info::main(&options),
         Command::Plan(options) => plan::main(&options),
         Command::Demo(options) => demo::main(&options),
-    }
+    };
+    output::settle(code)
 }
 
 /// Help and version as they come; whatever is wrong in one line.
@@ -63,8 +71,8 @@ fn refuse(error: &clap::Error) -> ExitCode {
     use ErrorKind as E;
     match error.kind() {
         E::DisplayHelp | E::DisplayVersion => {
-            let _ = error.print();
-            return ExitCode::SUCCESS;
+            output::note(error.print().and_then(|()| std::io::stdout().flush()));
+            return output::settle(ExitCode::SUCCESS);
         }
         E::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
@@ -85,23 +93,18 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 /// Reports a failure in one line; the exit status for it.
 pub(crate) fn fail(what: impl std::fmt::Display) -> ExitCode {
-    eprintln!("unisono: {what}");
+    output::complain(what);
     ExitCode::FAILURE
 }
 
 /// Reports a usage error in one line; the exit status for it.
 pub(crate) fn usage(what: impl std::fmt::Display) -> ExitCode {
-    eprintln!("unisono: {what}");
+    output::complain(what);
     ExitCode::from(2)
 }
 
-/// Prints to stdout. A reader that has gone away (`| head`) is no failure.
+/// Prints to stdout; the exit status of a subcommand that does no more.
 pub(crate) fn print(text: &str) -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            fail(format_args!("writing to stdout: {error}"))
-        }
-        _ => ExitCode::SUCCESS,
-    }
+    output::text(text);
+    ExitCode::SUCCESS
 }

@@ -6,6 +6,7 @@
 //! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
 //! size asked for, by which rows are matched, and `moved` what the figures are of.
 
+mod able;
 mod measure;
 mod report;
 
@@ -17,6 +18,7 @@ use unisono::plan::Algorithm;
 use unisono::{Collective, Communicator, Dtype, ReduceOp};
 
 use super::data::shape::Kind;
+use super::output;
 use super::ranks::{self, Link};
 use measure::Totals;
 
@@ -24,7 +26,7 @@ use measure::Totals;
 #[derive(clap::Args, Clone, Debug)]
 #[command(
     after_help = "Exit status: 0 when all is well, 1 for wrong data, a failure or too little \
-    bandwidth, 2 for a usage error."
+    bandwidth, 2 for a usage error, 141 when the reader of the output has gone away."
 )]
 pub(crate) struct Options {
     /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all,
@@ -46,7 +48,7 @@ pub(crate) struct Options {
     #[arg(short = 'f', long, value_parser = clap::value_parser!(u64).range(2..), conflicts_with = "step")]
     factor: Option<u64>,
     /// Each size is this many bytes more than the one before
-    #[arg(short = 'i', long, value_parser = parse_size)]
+    #[arg(short = 'i', long, value_parser = parse_step)]
     step: Option<u64>,
     /// Calls in a round; 0: by size (500 up to 64 KiB, 100 to 1 MiB, 10 to 16 MiB, 3 above)
     #[arg(long, default_value_t = 0)]
@@ -75,7 +77,7 @@ pub(crate) struct Options {
     /// Use memory of the communicator, which local ranks can map, not plain memory
     #[arg(long)]
     registered: bool,
-    /// Use this algorithm wherever it exists
+    /// Use this algorithm, and refuse what it does not do; `all` leaves out what it does not do
     #[arg(long, value_parser = parse_algorithm)]
     algo: Option<Algorithm>,
     /// Result bits depend on inputs and rank numbers alone; checked with data that shows the order
@@ -91,7 +93,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Fail when the average bus bandwidth is below this many GB/s
-    #[arg(long)]
+    #[arg(long, value_parser = parse_bandwidth)]
     min_bw: Option<f64>,
     /// Deadline of a call, in seconds
     #[arg(short = 't', long, default_value_t = 600)]
@@ -154,6 +156,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("{text:?} is more than there can be"))
 }
 
+/// A size that leads on: with a step of nothing every size would be the first.
+fn parse_step(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(|step| if step > 0 { Ok(step) } else { Err("at least 1".into()) })
+}
+
+/// A bandwidth that a measured one can be below: no comparison with NaN is ever true.
+fn parse_bandwidth(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|least: &f64| least.is_finite() && *least >= 0.0);
+    number.ok_or_else(|| "not a number of GB/s".to_owned())
+}
+
 /// One of `all`, or all of those.
 fn pick<T: Copy>(
     text: &str,
@@ -209,7 +222,7 @@ impl Options {
         while let Some(size) = next.filter(|&size| size <= self.end) {
             sizes.push(size);
             next = match self.step {
-                Some(step) => size.checked_add(step).filter(|_| step > 0),
+                Some(step) => size.checked_add(step),
                 // Nothing times anything stays nothing: go on with one.
                 None => size.checked_mul(self.factor.unwrap_or(8)).map(|s| s.max(1)),
             };
@@ -254,7 +267,7 @@ impl Options {
             let text = "has no meaning; `unisono info --types` lists what has";
             return Err(format!("{} on {} {text}", self.reduction, self.dtype));
         }
-        Ok(())
+        able::kinds(self, world).map(drop)
     }
 }
 
@@ -306,7 +319,7 @@ fn rank(comm: &Communicator, options: &Options) -> u8 {
     let first = comm.rank().0 == 0;
     if let Err(text) = options.validate(comm.world_size()) {
         if first {
-            eprintln!("unisono: {text}");
+            output::complain(text);
         }
         return 2;
     }
@@ -314,7 +327,7 @@ fn rank(comm: &Communicator, options: &Options) -> u8 {
     match measure::all(comm, options) {
         Ok(totals) => verdict(comm, options, &totals),
         Err(error) => {
-            eprintln!("unisono: rank {}: {error}", comm.rank());
+            output::complain(format_args!("rank {}: {error}", comm.rank()));
             1
         }
     }
@@ -328,7 +341,7 @@ fn bind(comm: &Communicator, options: &Options) {
         Bind::Never => false,
     };
     if wanted && let Err(error) = unisono::comm::bind_to_core(comm.rank().index()) {
-        eprintln!("unisono: rank {} stays unbound: {error}", comm.rank());
+        output::complain(format_args!("rank {} stays unbound: {error}", comm.rank()));
     }
 }
 
@@ -340,7 +353,9 @@ fn verdict(comm: &Communicator, options: &Options, totals: &Totals) -> u8 {
     }
     if slow && comm.rank().0 == 0 {
         let least = options.min_bw.unwrap_or_default();
-        eprintln!("unisono: average bus bandwidth {average:.3} GB/s is below {least} GB/s");
+        output::complain(format_args!(
+            "average bus bandwidth {average:.3} GB/s is below {least} GB/s"
+        ));
     }
     u8::from(slow || totals.wrong > 0)
 }
@@ -391,6 +406,15 @@ mod tests {
         }
         for text in ["", "M", "-1", "1X", "1.5M", "99999999999G"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert_eq!((parse_step("0").is_err(), parse_step("1K")), (true, Ok(1024)));
+    }
+
+    #[test]
+    fn bandwidths_are_numbers_that_can_be_compared() {
+        assert_eq!((parse_bandwidth("0"), parse_bandwidth("1.5")), (Ok(0.0), Ok(1.5)));
+        for text in ["nan", "NaN", "inf", "-1", "", "fast"] {
+            assert!(parse_bandwidth(text).is_err(), "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use unisono::types::WORLD_MAX;
 use unisono::{Collective, Rank, ReduceOp};
 
 use super::table::Table;
-use super::{fail, print, usage};
+use super::{fail, output, print, usage};
 
 /// The checker's limit.
 const CHECKED_MAX: u32 = 128;
@@ -185,15 +185,14 @@ pub(crate) fn main(options: &Options) -> ExitCode {
     if options.check && !prove {
         return usage(format_args!("plan: the checker takes whole worlds of up to {CHECKED_MAX}"));
     }
-    let wanted = prove || options.all || options.svg.is_some();
+    let wanted = prove || options.svg.is_some();
     let plans = if wanted { question.world(algorithm).unwrap_or_default() } else { Vec::new() };
-    let mut text = String::new();
     if options.all {
-        let each: Vec<String> = plans.iter().map(ToString::to_string).collect();
-        text += &each.join("\n");
+        show_all(&question, algorithm);
     } else {
-        text += &own.to_string();
+        output::text(&own.to_string());
     }
+    let mut text = String::new();
     let mut flawed = false;
     if prove {
         match check(&plans, Thoroughness::for_world(plans.len())) {
@@ -211,6 +210,20 @@ pub(crate) fn main(options: &Options) -> ExitCode {
     }
     let code = print(&text);
     if flawed { ExitCode::FAILURE } else { code }
+}
+
+/// Every rank's plan, one after the other: together they need not fit into memory.
+fn show_all(question: &Question, algorithm: Algorithm) {
+    let mut between = "";
+    for rank in (0..question.world).map(Rank) {
+        if output::is_lost() {
+            return;
+        }
+        if let Some(plan) = question.plan(algorithm, rank) {
+            output::text(&format!("{between}{plan}"));
+            between = "\n";
+        }
+    }
 }
 
 fn proved(question: &Question, proof: &Proof) -> String {
@@ -241,7 +254,8 @@ fn compare(question: &Question) -> ExitCode {
         };
         let mut cells = vec![algorithm.name().to_owned(), own.lanes().to_string()];
         cells.push(own.chunks.to_string());
-        let plans = question.world(algorithm).filter(|_| question.can_check());
+        // All ranks' plans of a world have its square of steps: only what is checked is made.
+        let plans = question.can_check().then(|| question.world(algorithm)).flatten();
         let thoroughness = Thoroughness { runs: 0, in_place: false, ..Thoroughness::default() };
         match plans.map(|plans| check(&plans, thoroughness)) {
             Some(Ok(proof)) => {

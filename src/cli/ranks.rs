@@ -110,9 +110,12 @@ impl Ranks {
 
     /// Ends all that run.
     pub(crate) fn end(&mut self) {
+        // All at once: who is left alone for a while has an error to tell.
         for child in &mut self.children {
             // It may have ended already; then there is nothing to end.
             let _ = child.kill();
+        }
+        for child in &mut self.children {
             let _ = child.wait();
         }
     }

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) use libc::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
 };
 
 /// A signal's number.
@@ -220,7 +220,7 @@ pub(crate) fn signal_name(signal: Signal) -> String {
         (SIGUSR1, "SIGUSR1"),
         (libc::SIGSEGV, "SIGSEGV"),
         (SIGUSR2, "SIGUSR2"),
-        (libc::SIGPIPE, "SIGPIPE"),
+        (SIGPIPE, "SIGPIPE"),
         (libc::SIGALRM, "SIGALRM"),
         (SIGTERM, "SIGTERM"),
         (libc::SIGXCPU, "SIGXCPU"),

@@ -92,17 +92,27 @@ impl Tuner {
         let asked = self.facts.algorithm;
         let candidates = asked.into_iter().chain(preference(call, &self.facts, shared));
         for algorithm in candidates {
-            if !self.allowed(algorithm, call) || (algorithm == Algorithm::Direct && !shared) {
-                continue;
-            }
-            if let Some(plan) = self.planned(call, algorithm)
-                && (plan.direct || self.fits(&plan))
-            {
+            if let Some(plan) = self.plan_by(algorithm, call, shared) {
                 return Ok(plan);
             }
         }
         let text = format!("no algorithm for {} on {}", call.collective, call.dtype);
         Err(Error::new(Code::Internal, text))
+    }
+
+    /// The algorithms that can carry out `call` here: any of them is what [`Tuner::plan`] takes
+    /// when it is asked for. `shared`: all ranks' buffers of the call can be mapped.
+    pub fn able(&mut self, call: &Call, shared: bool) -> Vec<Algorithm> {
+        let all = Algorithm::ALL.iter().copied();
+        all.filter(|&algorithm| self.plan_by(algorithm, call, shared).is_some()).collect()
+    }
+
+    /// The plan for `call` by `algorithm`, if it applies.
+    fn plan_by(&mut self, algorithm: Algorithm, call: &Call, shared: bool) -> Option<Arc<Plan>> {
+        if !self.allowed(algorithm, call) || (algorithm == Algorithm::Direct && !shared) {
+            return None;
+        }
+        self.planned(call, algorithm).filter(|plan| plan.direct || self.fits(plan))
     }
 
     /// Whether the links take `window + 1` tiles of the plan's longest messages, the tiles of one
@@ -142,9 +152,10 @@ impl Tuner {
 impl Planner for Tuner {
     fn meets(&self, call: &Call) -> bool {
         let bytes = agreed_bytes(call);
+        let asked = self.facts.algorithm == Some(Algorithm::Direct);
         let worth = match self.facts.memory {
             Memory::Apart => false,
-            Memory::Given => bytes >= MEET_BYTES || call.collective == Collective::Barrier,
+            Memory::Given => asked || bytes >= MEET_BYTES || call.collective == Collective::Barrier,
             Memory::All => true,
         };
         worth
@@ -229,4 +240,53 @@ fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = 
         .chain(levels.then_some(A::Hierarchical))
         .chain(best.iter().copied())
         .chain([A::Pairwise, A::Binomial, A::Ring])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Dtype;
+
+    fn tuner(world: u32, deterministic: bool, algorithm: Option<Algorithm>) -> Tuner {
+        let hosts = Hosts::new(&vec![0; world as usize]).expect("a world");
+        Tuner::new(Facts {
+            rank: Rank(0),
+            world,
+            hosts: Arc::new(hosts),
+            deterministic,
+            algorithm,
+            tile_bytes: 64 << 10,
+            window: 2,
+            capacity: 256 << 10,
+            memory: Memory::Given,
+        })
+    }
+
+    #[test]
+    fn an_algorithm_that_is_able_is_taken_when_asked_for_and_no_other() {
+        for &collective in Collective::ALL.iter().filter(|c| !c.point_to_point()) {
+            for (world, deterministic) in
+                [(1, false), (2, true), (6, false), (6, true), (1024, false)]
+            {
+                for shared in [false, true] {
+                    let call = Call { count: 1, ..Call::new(collective, Dtype::F32) };
+                    let able = tuner(world, deterministic, None).able(&call, shared);
+                    assert!(!able.is_empty(), "{collective} by {world}");
+                    for &asked in Algorithm::ALL {
+                        let plan = tuner(world, deterministic, Some(asked)).plan(&call, shared);
+                        let taken = plan.expect("a plan").key.algorithm == asked;
+                        assert_eq!(taken, able.contains(&asked), "{asked:?} {collective} {world}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranks_that_ask_for_direct_meet_whatever_the_size() {
+        let call = Call { count: 1, ..Call::new(Collective::AllReduce, Dtype::F32) };
+        assert!(!tuner(4, false, None).meets(&call));
+        assert!(tuner(4, false, Some(Algorithm::Direct)).meets(&call));
+        assert!(!tuner(4, false, Some(Algorithm::Ring)).meets(&call));
+    }
 }

@@ -11,6 +11,7 @@ use unisono::config::Config;
 
 use super::event::{Event, Verdict};
 use super::{Options, rank, suite};
+use crate::cli::output;
 use crate::cli::ranks::{self, Link};
 
 /// What became of the cases of one link and world.
@@ -60,7 +61,7 @@ pub(super) fn world(options: &Options, link: Link, world: u32) -> unisono::Resul
         }
         drop(sender);
         let tally = collector.run(&receiver, patience);
-        if tally.hung {
+        if tally.hung || output::is_lost() {
             ranks.end();
         }
         ranks.wait(Some(Duration::from_secs(5)));
@@ -100,7 +101,7 @@ fn read(rank: usize, output: std::process::ChildStdout, sender: &Sender<Told>) {
             Some(event) => {
                 let _ = sender.send((rank, event));
             }
-            None => println!("rank {rank}: {line}"),
+            None => output::line(format_args!("rank {rank}: {line}")),
         }
     }
     let _ = sender.send((rank, Event::Gone));
@@ -142,7 +143,7 @@ impl Collector {
 
     fn run(mut self, receiver: &Receiver<Told>, patience: Duration) -> Tally {
         // BOUND: every wait ends after `patience`.
-        while self.gone.iter().any(|gone| !gone) {
+        while self.gone.iter().any(|gone| !gone) && !output::is_lost() {
             match receiver.recv_timeout(patience) {
                 Ok((rank, event)) => self.hear(rank, event),
                 Err(RecvTimeoutError::Timeout) => {
@@ -209,7 +210,7 @@ impl Collector {
             "passed"
         };
         if self.verbose {
-            println!("{word:>8}  {} {name}", self.bar.prefix());
+            output::line(format_args!("{word:>8}  {} {name}", self.bar.prefix()));
         }
     }
 
@@ -233,33 +234,36 @@ pub(super) fn report(options: &Options, tallies: &[(Link, u32, Tally)]) -> ExitC
             *reasons.entry(reason).or_default() += count;
         }
         for (name, what) in tally.failed.iter().take(SHOWN) {
-            println!("FAILED  {} {world}  {name}", link.name());
-            println!("        {what}");
-            println!("        {}", options.replay(*link, *world, name));
+            output::line(format_args!("FAILED  {} {world}  {name}", link.name()));
+            output::line(format_args!("        {what}"));
+            output::line(format_args!("        {}", options.replay(*link, *world, name)));
         }
         if tally.failed.len() > SHOWN {
-            println!("        and {} more", tally.failed.len() - SHOWN);
+            output::line(format_args!("        and {} more", tally.failed.len() - SHOWN));
         }
     }
     for (reason, count) in reasons {
-        println!("skipped {count}: {reason}");
+        output::line(format_args!("skipped {count}: {reason}"));
     }
-    println!("{:>6}{:>7}{:>9}{:>9}{:>9}{:>9}", "link", "ranks", "passed", "failed", "skipped", "s");
+    output::line(format_args!(
+        "{:>6}{:>7}{:>9}{:>9}{:>9}{:>9}",
+        "link", "ranks", "passed", "failed", "skipped", "s"
+    ));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (link, world, tally) in tallies {
         let skips: usize = tally.skipped.values().sum();
-        println!(
+        output::line(format_args!(
             "{:>6}{world:>7}{:>9}{:>9}{skips:>9}{:>9.1}{}",
             link.name(),
             tally.passed,
             tally.failed.len(),
             tally.seconds,
             if tally.hung { "  ended: it hung" } else { "" }
-        );
+        ));
         passed += tally.passed;
         failed += tally.failed.len();
         skipped += skips;
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    output::line(format_args!("{passed} passed, {failed} failed, {skipped} skipped"));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

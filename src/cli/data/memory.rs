@@ -1,6 +1,6 @@
 //! Buffers between guard bytes, filled and compared piece by piece.
 
-use unisono::{Communicator, Dtype, Result};
+use unisono::{Code, Communicator, Dtype, Error, Result};
 
 use super::pattern::{Flavor, Origin, POISON, Patterns, differing, write};
 use super::shape::{Piece, Shape};
@@ -52,7 +52,8 @@ impl Buffer {
             // SAFETY: the layout has a size; a null result is dealt with.
             let made = unsafe { std::alloc::alloc(layout(all)) };
             if made.is_null() {
-                std::alloc::handle_alloc_error(layout(all));
+                let text = format!("{all} bytes for a buffer of {elements} {dtype}");
+                return Err(Error::new(Code::OutOfMemory, text));
             }
             made
         };

@@ -1,20 +1,16 @@
 //! What the tuner chooses, by size, for the ranks of one host.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
-use unisono::algo::Hosts;
 use unisono::call::Call;
 use unisono::config::Config;
 use unisono::engine::Planner;
-use unisono::tune::{Facts, Memory, Tuner};
-use unisono::{Collective, Dtype, Rank};
+use unisono::tune::{Memory, Tuner};
+use unisono::{Collective, Dtype};
 
 use super::Part;
 use crate::cli::table::{Table, bytes};
+use crate::cli::tuner::tuner;
 
-/// What every link of this version takes on by itself.
-const LINK_BYTES: u64 = 256 << 10;
 const SIZES: [u64; 9] =
     [8, 128, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 32 << 20, 128 << 20];
 
@@ -37,23 +33,10 @@ pub(super) fn part(ranks: u32, collective: &str) -> Result<Part, String> {
         return Err(format!("the way of {collective} depends on {why}; there is no table by size"));
     }
     let config = Config::from_env().map_err(|error| error.detail.into_string())?;
-    let Some(hosts) = Hosts::new(&vec![0; ranks as usize]) else {
-        return Err(format!("a world of {ranks}"));
-    };
-    let hosts = Arc::new(hosts);
-    let mut tuners = WAYS.map(|(_, memory, _)| {
-        Tuner::new(Facts {
-            rank: Rank(0),
-            world: ranks,
-            hosts: hosts.clone(),
-            deterministic: config.deterministic,
-            algorithm: config.algorithm,
-            tile_bytes: u64::from(config.tile_bytes),
-            window: u64::from(config.window),
-            capacity: LINK_BYTES,
-            memory,
-        })
-    });
+    let mut tuners = Vec::new();
+    for (_, memory, _) in WAYS {
+        tuners.push(tuner(&config, ranks, memory)?);
+    }
     let mut table = Table::new(2, &[0]);
     table.row(["bytes"].into_iter().chain(WAYS.map(|(name, ..)| name)));
     let mut rows = Vec::new();

@@ -28,8 +28,6 @@ pub(crate) enum Output {
     Labelled,
     /// Whole lines as they are.
     Plain,
-    /// The ranks write to our own stdout and stderr, terminals included.
-    Inherited,
 }
 
 /// Which processors a rank may use.
@@ -82,7 +80,10 @@ impl Launch {
 pub(crate) const TIMED_OUT: i32 = 124;
 
 /// Runs the job and returns its exit status: 0, or that of the first rank that failed (128 and the
-/// signal's number for one that was killed), or [`TIMED_OUT`]. Failures are told on stderr.
+/// signal's number for one that was killed), or [`TIMED_OUT`], or what [`loss`] says when our own
+/// output came first. Failures are told on stderr.
+///
+/// [`loss`]: super::output::loss
 ///
 /// Call it from the process's first thread, with no other thread running: signals are taken over.
 ///

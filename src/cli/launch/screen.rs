@@ -19,6 +19,15 @@ pub(crate) enum Stream {
     Err = 1,
 }
 
+impl Stream {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Out => "stdout",
+            Self::Err => "stderr",
+        }
+    }
+}
+
 /// Lines longer than this are broken up, so that a rank without newlines takes bounded memory.
 const LINE_MAX: usize = 1 << 20;
 

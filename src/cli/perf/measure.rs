@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use unisono::{Collective, Communicator, Dtype, ReduceOp, Result};
 
-use super::{Options, bus_factor, report};
+use super::{Options, able, bus_factor, report};
 use crate::cli::data::Case;
 use crate::cli::data::memory::Source;
 use crate::cli::data::pattern::{Flavor, Patterns};
 use crate::cli::data::shape::{Kind, Shape};
+use crate::cli::output;
 
 /// What one placement of one size gave.
 #[derive(Clone, Copy, Debug)]
@@ -67,9 +68,14 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
     let mut totals = Totals::default();
     let mut patterns = Patterns::new(options.seed, comm.world_size() as usize);
     let report = report::Report::new(comm, options);
-    for &kind in &options.op.0 {
+    let kinds = able::kinds(options, comm.world_size()).unwrap_or_default();
+    report.left_out(&kinds);
+    for kind in kinds {
         report.begin(kind);
         for row in rows(kind, comm.world_size(), options) {
+            if lost(comm)? {
+                return Ok(totals);
+            }
             let mut figures = Vec::new();
             for &in_place in options.placements() {
                 if in_place && !kind.has_in_place() {
@@ -85,6 +91,13 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
         }
     }
     Ok(totals)
+}
+
+/// Whether rank 0 has nobody to print for any more. Every rank must ask: all end together.
+fn lost(comm: &Communicator) -> Result<bool> {
+    let mut lost = [u8::from(output::is_lost())];
+    comm.all_reduce_in_place(&mut lost, ReduceOp::Max)?;
+    Ok(lost[0] > 0)
 }
 
 /// Every combination of type, operation, root and size that means something.

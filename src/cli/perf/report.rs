@@ -1,13 +1,14 @@
 //! Tables and JSON lines. Only rank 0 prints.
 
-use std::io::Write;
-
 use serde_json::json;
 use unisono::Communicator;
+use unisono::config::Config;
+use unisono::plan::Algorithm;
 
 use super::Options;
 use super::measure::{Figure, Row, Totals};
 use crate::cli::data::shape::Kind;
+use crate::cli::output;
 use crate::cli::ranks;
 
 /// Where figures go.
@@ -29,6 +30,17 @@ impl<'a> Report<'a> {
         self.comm.rank().0 != 0
     }
 
+    /// Says which collectives are not among the `kinds` to come.
+    pub(super) fn left_out(&self, kinds: &[Kind]) {
+        let asked = self.options.op.0.iter();
+        let names: Vec<_> = asked.filter(|k| !kinds.contains(k)).map(|k| k.name()).collect();
+        let Some(algorithm) = self.options.algo.filter(|_| !names.is_empty()) else { return };
+        if !self.silent() && !self.options.json {
+            let names = names.join(", ");
+            output::line(format_args!("# left out, not done by {}: {names}", algorithm.name()));
+        }
+    }
+
     /// The lines above a collective's table.
     pub(super) fn begin(&self, kind: Kind) {
         if self.silent() || self.options.json {
@@ -36,22 +48,22 @@ impl<'a> Report<'a> {
         }
         let (options, world) = (self.options, self.comm.world_size());
         let memory = if options.registered { "registered" } else { "plain" };
-        let algorithm = options.algo.map_or("chosen by size", unisono::plan::Algorithm::name);
+        let algorithm = options.algo.map_or_else(|| preferred(options), Algorithm::name);
         let mode = if options.deterministic { ", deterministic" } else { "" };
-        say(&format!(
+        output::line(format_args!(
             "# unisono {}: {}, {world} ranks, link {}, {memory} memory, algorithm {algorithm}{mode}",
             env!("CARGO_PKG_VERSION"),
             kind.name(),
             self.link
         ));
         for note in self.comm.notes() {
-            say(&format!("# {note}"));
+            output::line(format_args!("# {note}"));
         }
-        say(&format!(
+        output::line(format_args!(
             "# time: median of {} rounds, each the slowest rank's mean; GB/s are 10^9 bytes",
             options.rounds
         ));
-        say(
+        output::line(
             "# size: what a call moves: the size asked for, down to whole elements, at least one a rank",
         );
         let placements: String = options
@@ -59,9 +71,9 @@ impl<'a> Report<'a> {
             .iter()
             .map(|in_place| format!("{:^42}", if *in_place { "in place" } else { "out of place" }))
             .collect();
-        say(&format!("#{:>51} {placements}", ""));
+        output::line(format_args!("#{:>51} {placements}", ""));
         let columns = format!("{:>12}{:>10}{:>10}{:>10}", "time", "algbw", "busbw", "#wrong");
-        say(&format!(
+        output::line(format_args!(
             "#{:>12}{:>13}{:>11}{:>10}{:>5} {}",
             "size",
             "count",
@@ -71,7 +83,7 @@ impl<'a> Report<'a> {
             columns.repeat(options.placements().len())
         ));
         let units = format!("{:>12}{:>10}{:>10}{:>10}", "(us)", "(GB/s)", "(GB/s)", "");
-        say(&format!(
+        output::line(format_args!(
             "#{:>12}{:>13}{:>26} {}",
             "(B)",
             "(elements)",
@@ -90,7 +102,7 @@ impl<'a> Report<'a> {
         let root = if shape.kind.rooted() { i64::from(shape.root) } else { -1 };
         if self.options.json {
             for figure in figures {
-                say(&self.json(row, figure, reduction, root).to_string());
+                output::line(self.json(row, figure, reduction, root));
             }
             return;
         }
@@ -112,7 +124,7 @@ impl<'a> Report<'a> {
         if row.moved(self.comm.world_size()) > row.bytes {
             line += &format!("  # {} asked for: an element a rank is the least", row.bytes);
         }
-        say(&line);
+        output::line(line);
     }
 
     fn json(&self, row: &Row, figure: &Figure, reduction: &str, root: i64) -> serde_json::Value {
@@ -131,7 +143,7 @@ impl<'a> Report<'a> {
             "root": root,
             "in_place": figure.in_place,
             "link": self.link,
-            "algo": self.options.algo.map_or("auto", unisono::plan::Algorithm::name),
+            "algo": self.options.algo.map_or("auto", Algorithm::name),
             "registered": self.options.registered,
             "deterministic": self.options.deterministic,
             "median_us": round(figure.median_us, 3),
@@ -147,15 +159,15 @@ impl<'a> Report<'a> {
 pub(super) fn footer(totals: &Totals, checked: bool) {
     if checked {
         let verdict = if totals.wrong == 0 { "OK" } else { "FAILED" };
-        say(&format!("# Wrong elements : {} {verdict}", totals.wrong));
+        output::line(format_args!("# Wrong elements : {} {verdict}", totals.wrong));
     } else {
-        say("# Wrong elements : not checked");
+        output::line("# Wrong elements : not checked");
     }
-    say(&format!("# Avg bus bandwidth : {:.4} GB/s", totals.average()));
+    output::line(format_args!("# Avg bus bandwidth : {:.4} GB/s", totals.average()));
 }
 
-/// A line, flushed: whoever reads along sees it now. A reader that has gone ends nothing.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+/// How the algorithm comes about when the command line names none.
+fn preferred(options: &Options) -> &'static str {
+    let asked = options.config(None).is_ok_and(|Config { algorithm, .. }| algorithm.is_some());
+    if asked { "UNISONO_ALGORITHM where it fits, else chosen by size" } else { "chosen by size" }
 }

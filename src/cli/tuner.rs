@@ -1,0 +1,28 @@
+//! The tuner as ranks of this machine would have it: what `info` shows and `perf` asks first.
+
+use std::sync::Arc;
+
+use unisono::Rank;
+use unisono::algo::Hosts;
+use unisono::config::Config;
+use unisono::tune::{Facts, Memory, Tuner};
+
+/// What every link of this version takes on by itself.
+const LINK_BYTES: u64 = 256 << 10;
+
+/// The tuner of rank 0 of `world` ranks, all on one host, that can map `memory` of each other.
+pub(crate) fn tuner(config: &Config, world: u32, memory: Memory) -> Result<Tuner, String> {
+    let hosts =
+        Hosts::new(&vec![0; world as usize]).ok_or_else(|| format!("a world of {world}"))?;
+    Ok(Tuner::new(Facts {
+        rank: Rank(0),
+        world,
+        hosts: Arc::new(hosts),
+        deterministic: config.deterministic,
+        algorithm: config.algorithm,
+        tile_bytes: u64::from(config.tile_bytes),
+        window: u64::from(config.window),
+        capacity: LINK_BYTES,
+        memory,
+    }))
+}
