@@ -92,6 +92,11 @@ impl Communicator {
             stop: Arc::new(AtomicU32::new(0)),
         };
         notes.into_iter().for_each(|note| made.say(Level::Info, note));
+        if let Some(algorithm) = made.config.algorithm {
+            let note =
+                format!("{} is preferred, and passed over where it does not fit", algorithm.name());
+            made.say(Level::Info, note);
+        }
         made
     }
 
