@@ -43,6 +43,7 @@ on_both_links! {
     killed_while_others_wait
     killed_during_a_large_all_reduce
     killed_and_survivors_end_at_once
+    killed_while_another_only_tests
     killed_during_start_up
     killed_while_others_are_idle
     stopped_and_continued
@@ -107,6 +108,20 @@ mod scenario {
             expect_error(&mut ranks, "PEER_LOST", &[&format!("peer={victim} ")]);
             all_end(ranks);
         }
+    }
+
+    /// Nothing but the caller's tests looks after the peers.
+    pub(super) fn killed_while_another_only_tests(links: &str) {
+        let settings = [("UNISONO_LINKS", links), ("UNISONO_PROGRESS_THREAD", "0")];
+        let mut ranks = job(2, &settings);
+        tell_all(&mut ranks, "barrier");
+        hear_all(&mut ranks, "ok");
+        let dead = ranks.remove(1);
+        tell_all(&mut ranks, "test_recv 1000 1");
+        begun(&mut ranks, "test_recv 1000 1");
+        dead.signal(libc::SIGKILL);
+        expect_error(&mut ranks, "PEER_LOST", &["peer=1 ", "rank 1"]);
+        all_end(ranks);
     }
 
     /// Whoever hears of the death first ends as well, and its connections with it: the others must

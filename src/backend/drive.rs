@@ -59,7 +59,7 @@ pub(crate) fn drive(
     interrupted: impl Fn() -> bool,
     mut done: impl FnMut(&mut dyn Backend) -> bool,
 ) -> Outcome {
-    let mut wait = Wait { patience, empty: 0, since: None, watched: None };
+    let mut wait = Wait { patience, empty: 0, since: None };
     let mut polls = 0u32;
     // BOUND: the deadline, looked at every few polls.
     loop {
@@ -95,8 +95,6 @@ struct Wait {
     empty: u32,
     /// The first look since something moved.
     since: Option<Instant>,
-    /// When the peers were last looked after.
-    watched: Option<Instant>,
 }
 
 impl Wait {
@@ -114,12 +112,12 @@ impl Wait {
     /// deadline has passed.
     fn look(&mut self, backend: &mut dyn Backend, deadline: Option<Instant>) -> bool {
         let now = Instant::now();
+        // Before the deadline: who only tests, or waits in short steps, hears of a death as well.
+        if now.saturating_duration_since(backend.watched()) >= WATCH_EVERY {
+            backend.watch();
+        }
         if deadline.is_some_and(|d| now >= d) {
             return false;
-        }
-        if now - *self.watched.get_or_insert(now) >= WATCH_EVERY {
-            self.watched = Some(now);
-            backend.watch();
         }
         if self.empty >= LOOK_EVERY {
             let spun = now - *self.since.get_or_insert(now) >= self.patience.spin;

@@ -6,7 +6,7 @@ pub(crate) mod drive;
 pub(crate) mod native;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::call::{Call, Ragged};
 use crate::engine::Progress;
@@ -34,6 +34,9 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
 
     /// Looks after the peers: who has died, aborted or failed. Called now and then while waiting.
     fn watch(&mut self);
+
+    /// When the peers were last looked after.
+    fn watched(&self) -> Instant;
 
     /// Sleeps until something may have changed, at most `timeout`.
     fn doze(&mut self, timeout: Duration);

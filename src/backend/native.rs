@@ -39,6 +39,8 @@ pub(crate) struct Native {
     /// When something last moved.
     moved: Instant,
     stale: bool,
+    /// When the peers were last looked after.
+    watched: Instant,
     /// When the first end of a connection was seen.
     lost_since: Option<Instant>,
     /// The last call of which others were told, and how often: the ranks waited for, then all.
@@ -71,6 +73,7 @@ impl Native {
             bell,
             moved: Instant::now(),
             stale: false,
+            watched: Instant::now(),
             lost_since: None,
             asked: (0, 0),
             unheard: 0,
@@ -107,9 +110,14 @@ impl Native {
         }
         if let Some(lost) = self.engine.fabric().ends().first().cloned() {
             let since = *self.lost_since.get_or_insert_with(Instant::now);
-            // Who has left says nothing more, and all it sent has been read.
-            let left = lost.peer.filter(|peer| self.news.has_left(*peer));
-            if let Some(rank) = left {
+            // Who has left well says nothing more, and all it sent has been read. Who left broken
+            // had a reason, which is still to be heard.
+            let left_well = |peer: &Rank| {
+                self.news.left.iter().any(|(rank, tally)| rank == peer && tally.is_some())
+            };
+            if self.news.dead.is_none()
+                && let Some(rank) = lost.peer.filter(left_well)
+            {
                 self.fail(missed(rank));
                 return;
             }
@@ -219,8 +227,9 @@ impl Backend for Native {
     }
 
     fn watch(&mut self) {
+        self.watched = Instant::now();
         if std::mem::take(&mut self.stale) {
-            self.moved = Instant::now();
+            self.moved = self.watched;
         }
         self.look();
         self.health.watch(&mut self.news);
@@ -231,6 +240,10 @@ impl Backend for Native {
         {
             board.sweep();
         }
+    }
+
+    fn watched(&self) -> Instant {
+        self.watched
     }
 
     fn doze(&mut self, timeout: Duration) {

@@ -240,6 +240,11 @@ impl Backend for Odd {
         None
     }
     fn watch(&mut self) {}
+
+    fn watched(&self) -> Instant {
+        Instant::now()
+    }
+
     fn doze(&mut self, _: Duration) {}
     fn bell(&self) -> Arc<Doze> {
         self.bell.clone()

@@ -15,9 +15,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use unisono::boot::id::UniqueId;
-use unisono::comm::Communicator;
+use unisono::comm::{Args, Communicator};
 use unisono::config::Config;
-use unisono::types::{Rank, ReduceOp};
+use unisono::types::{Collective, Dtype, Rank, ReduceOp};
 use unisono::{Error, Result};
 
 /// Set in ranks.
@@ -134,6 +134,10 @@ fn obey(comm: Communicator) {
                 let peer = Rank(u32::try_from(number(2)).expect("rank"));
                 report(comm.recv(&mut vec![0u8; number(1)], peer));
             }
+            "test_recv" => {
+                let peer = Rank(u32::try_from(number(2)).expect("rank"));
+                report(recv_by_testing(&comm, number(1), peer));
+            }
             "send" => {
                 let peer = Rank(u32::try_from(number(2)).expect("rank"));
                 report(comm.send(&vec![0u8; number(1)], peer));
@@ -195,6 +199,20 @@ fn no_more_files() {
     // SAFETY: `limit` is a local that lives through the call.
     let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     assert_eq!(done, 0, "RLIMIT_NOFILE");
+}
+
+/// A receive that nothing but `test` moves on, between stretches of other work.
+fn recv_by_testing(comm: &Communicator, count: usize, peer: Rank) -> Result<()> {
+    let mut data = vec![0u8; count];
+    let mut args = Args::new(Collective::Recv, Dtype::U8);
+    (args.root, args.recv, args.count) = (i64::from(peer.0), data.as_mut_ptr(), count as u64);
+    let call = comm.prepare(&args)?;
+    // SAFETY: the data outlives the request, which has ended when this returns.
+    let mut request = unsafe { comm.start(call) }?;
+    while !request.test()? {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
 }
 
 /// Resident memory of this process in KiB.
