@@ -199,7 +199,8 @@ impl PointToPoint {
 /// Both ends describe a message as it was sent; what the receiver called is a receive.
 fn unlike(me: usize, own: &Head, peer: usize, theirs: &Head) -> Error {
     let own = Head { kind: Collective::Recv.number(), ..*own };
-    mismatch(me, &own, peer, theirs)
+    // A message has no number among the calls.
+    Error { seq: None, ..mismatch(me, &own, peer, theirs) }
 }
 
 impl Incoming {

@@ -96,8 +96,13 @@ fn awaited_by_lanes<F: Fabric>(running: &Running, wires: &mut Wires<F>, ranks: &
         match step.verb {
             Verb::Fold => {
                 let group = &running.plan.groups[step.from as usize];
-                let silent = |r: &&Rank| r.index() != wires.me && !wires.heard(r.index(), lane);
-                ranks.extend(group.iter().filter(silent));
+                let me = wires.me;
+                let others = || group.iter().filter(|r| r.index() != me);
+                // Heads are taken in this order, and a sender of nothing sends no more than that.
+                let heads = cursor.heads as usize;
+                let known = if heads < others().count() { heads } else { 0 };
+                let silent = |r: &&Rank| !wires.heard(r.index(), lane);
+                ranks.extend(others().skip(known).filter(silent));
             }
             Verb::Await => ranks.push(Rank(step.from)),
             _ if step.receives() => ranks.push(Rank(step.from)),

@@ -143,12 +143,11 @@ impl<F: Fabric> Wires<F> {
 
     /// Point-to-point messages that wait: for which rank, and how many bytes of each are left.
     pub(crate) fn p2p_waiting(&self) -> impl Iterator<Item = (usize, usize)> {
-        let left = |out: &Outgoing| match out.payload {
-            Payload::Plain { bytes, .. } => bytes,
-            Payload::Converted { source, .. } => source.count,
-        };
-        self.busy[1].iter().flat_map(move |&port| {
-            self.ports[port].waiting.iter().map(move |out| (port / FABRIC_LANES, left(out)))
+        self.busy[1].iter().flat_map(|&port| {
+            self.ports[port].waiting.iter().filter_map(move |out| match out.payload {
+                Payload::Plain { bytes, .. } => Some((port / FABRIC_LANES, bytes)),
+                Payload::Converted { .. } => None,
+            })
         })
     }
 
