@@ -9,7 +9,8 @@
  * Any number of communicators may be in use at once. unisono_comm_abort, unisono_comm_status,
  * unisono_last_error, and waiting for requests work from any thread at any time. A request is one
  * thread's at a time. Give threads at least 64 KiB of stack. After fork, a communicator is the
- * parent's alone: in the child its use is UNISONO_INVALID_STATE, and destroying it is silent.
+ * parent's alone: in the child its use is UNISONO_INVALID_STATE, and destroying it is silent. As
+ * long as such a child neither ends nor calls exec, it keeps the parent's connections open.
  *
  * Calls: every rank makes the same calls in the same order on a communicator, blocking or not, with
  * the same counts, types, operations and roots; where they differ, all get UNISONO_MISMATCH with both

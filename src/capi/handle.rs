@@ -147,6 +147,11 @@ pub(crate) fn take(comm: *mut Comm) -> Result<Communicator> {
     while held.block.state.compare_exchange(LIVE | 1, 1, Ordering::Acquire, Ordering::Relaxed)
         != Ok(LIVE | 1)
     {
+        // Threads that were inside at the fork do not exist in the child.
+        if held.comm.is_copy() {
+            held.block.state.store(1, Ordering::Relaxed);
+            break;
+        }
         // Another thread may have been faster.
         if held.block.state.load(Ordering::Relaxed) & LIVE == 0 {
             return Err(wrong("communicator", comm.addr(), "is destroyed"));

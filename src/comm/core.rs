@@ -264,6 +264,9 @@ impl Core {
 
     /// The error that broke the communicator: the first, whatever came after.
     pub(crate) fn broken(&self) -> Option<Error> {
+        if let Err(error) = self.original() {
+            return Some(error);
+        }
         if let Some(backend) = self.try_backend() {
             *lock(&self.first) = backend.broken().cloned();
         }
@@ -453,7 +456,7 @@ impl Core {
             };
             let text = format!("{text} ({})", backend.standing());
             let mut error = Error::new(Code::TimedOut, text);
-            // A message has no number among the calls.
+            // That of the collective under way, if there is one: a message has no number.
             (error.peer, error.seq) = (ranks.first().copied(), backend.present());
             backend.fail(error);
             self.collect(backend);

@@ -176,6 +176,11 @@ impl Communicator {
         self.core.abort();
     }
 
+    /// Whether this is a forked child's copy.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.core.copied()
+    }
+
     fn enter(&self) -> Result<Inside<'_>> {
         self.core.original()?;
         // ORDERING: acquire pairs with the release of the last to leave.
@@ -443,6 +448,8 @@ impl Communicator {
 impl Drop for Communicator {
     fn drop(&mut self) {
         if self.core.copied() {
+            // The thread is not here.
+            std::mem::forget(lock(&self.progress).take());
             return;
         }
         // Whoever drives without a deadline would keep the progress thread from ending.
