@@ -83,8 +83,8 @@ pub(crate) fn host_hint() -> [u8; 32] {
 /// `None` for ranks that are not to be tried. Both ends must try. `segment` has room for its
 /// header, which is written here; a peer whose segment has another size is not local.
 ///
-/// Candidates that are not done by the deadline are `None`: give it a few seconds, not all of
-/// start-up's.
+/// Candidates that are not done after 7/8 of the time to the deadline are `None`: give it a few
+/// seconds, not all of start-up's.
 pub(crate) fn exchange_local(
     place: &Place<'_>,
     listener: &LocalListener,

@@ -6,7 +6,7 @@
 //! on it: whoever writes a file next removes those that nobody holds any more. Ranks of several
 //! hosts meet at an address, with a key that every rank derives from its environment.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -166,8 +166,13 @@ fn write_file(path: &Path, id: &UniqueId) -> Result<Written> {
 fn lock_directory(directory: &Path) -> Option<File> {
     let opened = File::open(directory).ok()?;
     // Whoever holds it for longer has been stopped: nobody needs to wait for that.
-    let found = retry(Instant::now() + LOCK_LIMIT, || Ok(opened.try_lock().ok()));
-    found.ok().flatten().map(|()| opened)
+    let locked = retry(Instant::now() + LOCK_LIMIT, || match opened.try_lock() {
+        Ok(()) => Ok(Some(true)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // A file system without locks.
+        Err(TryLockError::Error(_)) => Ok(Some(false)),
+    });
+    matches!(locked, Ok(Some(true))).then_some(opened)
 }
 
 /// Removes what killed processes have left: files whose lock nobody holds and whose writer is not
@@ -266,8 +271,8 @@ fn host_port(
     key: Key,
     deadline: Instant,
 ) -> Result<(UniqueId, Option<Hosted>)> {
-    let own: Vec<IpAddr> = interface::list()?.iter().map(|one| one.address).collect();
-    let doors = doors(host, &own);
+    let here: Vec<IpAddr> = interface::list()?.iter().map(|one| one.address).collect();
+    let doors = doors(host, &here);
     let mut last = None;
     // The port may still be held by the job before this one.
     let listeners = retry(deadline, || {

@@ -3,6 +3,7 @@
 //! One process (mostly rank 0's) runs the server in a thread of its own; every rank, that one
 //! included, joins as a client. See `server` for what the server does and `auth` for who may come.
 
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -168,6 +169,24 @@ pub(crate) fn decline(id: &UniqueId, rank: u32, world: u32, error: &Error, deadl
     frames.push(kind, payload);
     // A few bytes: a fresh connection takes them at once.
     let _ = frames.flush(&mut stream);
+    // It ends the connection once it has read them; rank 0 ends the rendezvous itself after this.
+    let mut bytes = [0; 64];
+    // BOUND: the deadline.
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || wait_one(stream.as_fd(), Interest::Read, Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return;
+            }
+            _ => {}
+        }
+    }
 }
 
 fn join_as(

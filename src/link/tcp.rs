@@ -40,18 +40,23 @@ impl Ends {
     }
 
     fn closed(&self, peer: Rank) {
-        let text = format!("rank {peer} closed its connection");
-        self.0.get_or_init(|| Error::new(Code::PeerLost, text).with_peer(peer));
+        self.0.get_or_init(|| {
+            let text = format!("rank {peer} closed its connection");
+            Error::new(Code::PeerLost, text).with_peer(peer)
+        });
     }
 
     fn broken(&self, peer: Rank, error: &std::io::Error) -> Result<()> {
         let native = error.raw_os_error().unwrap_or(0);
-        let text = format!("connection to rank {peer}: {error}");
+        let with_code = |code| {
+            let text = format!("connection to rank {peer}: {error}");
+            Error { native, ..Error::new(code, text) }
+        };
         // Memory that our own system does not have is not the peer's fault.
         if matches!(native, libc::ENOBUFS | libc::ENOMEM) {
-            return Err(Error { native, ..Error::new(Code::System, text) });
+            return Err(with_code(Code::System));
         }
-        self.0.get_or_init(|| Error { native, ..Error::new(Code::PeerLost, text) }.with_peer(peer));
+        self.0.get_or_init(|| with_code(Code::PeerLost).with_peer(peer));
         Ok(())
     }
 }
