@@ -45,6 +45,7 @@ on_both_links! {
     killed_and_survivors_end_at_once
     killed_while_another_only_tests
     killed_during_start_up
+    too_few_descriptors_at_start_up
     killed_while_others_are_idle
     stopped_and_continued
     exits_without_destroying
@@ -162,6 +163,27 @@ mod scenario {
                 let culprit = said.contains(&format!("peer={victim} "))
                     || said.contains(&format!("rank {victim}"));
                 assert!(named && culprit, "{} of {delay} ms: {said}", proc.name);
+            }
+        }
+    }
+
+    /// However far a rank comes before it has no descriptor left, all end with its error, at once
+    /// and not when their time is over.
+    pub(super) fn too_few_descriptors_at_start_up(links: &str) {
+        for files in ["14", "18", "22", "26"] {
+            let id = unisono::unique_id().expect("an id");
+            let settings = [("UNISONO_LINKS", links)];
+            let start = |r: usize| {
+                let command = support::rank_command(&id, r, 4, &settings);
+                let limited = ["sh", "-c", "ulimit -n $0 && exec \"$@\"", files];
+                let command = if r == 2 { support::within(&limited, &command) } else { command };
+                support::Proc::start(command, &format!("rank {r} of 4"))
+            };
+            for proc in &mut (0..4).map(start).collect::<Vec<_>>() {
+                let said = proc.hear();
+                let (own, told) = ("error SYSTEM peer=-", "error SYSTEM peer=2");
+                let fits = said.starts_with(own) && proc.name == "rank 2 of 4";
+                assert!(fits || said.starts_with(told), "{files} files: {}: {said}", proc.name);
             }
         }
     }

@@ -9,43 +9,26 @@
 //! A peer that cannot be reached this way is not an error. It is simply not local.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::auth::{Expect, Handshake, Hello, Purpose};
-use super::conn::Conn;
-use super::frame::Fields;
+use super::conn::{Conn, ours};
 use super::mesh::Place;
-use super::porch::{Guest, Porch, STRANGERS_MAX, TOKENS_FROM};
+use super::porch::{Guest, NEWS, Porch, STRANGERS_MAX, TOKENS_FROM};
 use super::rendezvous::Joined;
-use crate::error::{Code, Error, Result};
+pub(crate) use super::trade::LocalPeer;
+use super::trade::{Mine, Trade, Traded};
+use crate::error::Result;
 use crate::sys::bell::Bell;
 use crate::sys::memory::Segment;
 use crate::sys::poll::{Interest, Poller};
-use crate::sys::process::Process;
 use crate::sys::{random, unix};
 use crate::types::Rank;
 
-/// The message that goes with the descriptors: magic (8), bytes of the segment (8), token (32).
-const OFFER_BYTES: usize = 48;
-const OFFER_MAGIC: &[u8; 8] = b"UNILOCL1";
 /// Pause before a full queue is tried again.
 const PAUSE: Duration = Duration::from_millis(5);
-const YES: u8 = 1;
-
-/// A rank of this host.
-#[derive(Debug)]
-pub(crate) struct LocalPeer {
-    /// Its memory.
-    pub segment: Segment,
-    /// Its bell.
-    pub bell: Bell,
-    /// Its process, where the system can tell; else only its connections say that it has died.
-    pub process: Option<Process>,
-    /// The connection. What goes over it from here on is its users' affair.
-    pub socket: UnixStream,
-}
 
 /// A rank's door for the other ranks of its host.
 #[derive(Debug)]
@@ -91,22 +74,19 @@ pub(crate) fn exchange_local(
     names: &[Option<String>],
     segment: &Segment,
     bell: &Bell,
+    joined: Option<&mut Joined>,
 ) -> Result<Vec<Option<LocalPeer>>> {
     // Who waits in vain still needs time to tell the others, and to be told who is missing.
     let left = place.deadline.saturating_duration_since(Instant::now());
     let place = &Place { deadline: place.deadline - left / 8, ..*place };
     let token: [u8; 32] = random::bytes()?;
     segment.write_header(place.rank, token)?;
-    let mut offer = [0; OFFER_BYTES];
-    offer[..8].copy_from_slice(OFFER_MAGIC);
-    offer[8..16].copy_from_slice(&(segment.len() as u64).to_le_bytes());
-    offer[16..].copy_from_slice(&token);
     let poller = Poller::new()?;
     let expect = Expect::Local { rank: place.rank, epoch: place.epoch };
     let strangers_max = STRANGERS_MAX + names.len();
     let doors = vec![&listener.listener];
     let porch = Porch::new(doors, place.key, expect, strangers_max, &poller)?;
-    let mine = Mine { segment, bell, offer };
+    let mine = Mine::new(segment, bell, token);
     let mut local = Local { place, poller, porch, mine, dials: Vec::new(), pairs: BTreeMap::new() };
     for (peer, name) in (0u32..).zip(names) {
         let Some(name) = name else { continue };
@@ -117,7 +97,7 @@ pub(crate) fn exchange_local(
             local.pairs.insert(peer, Pair::Absent);
         }
     }
-    local.run(names.len())
+    local.run(names.len(), joined)
 }
 
 /// Agrees with every rank on who is local to whom: a pair counts when both ends say so. True, on
@@ -145,12 +125,6 @@ pub(crate) fn settle(
     Ok((0..world).all(|a| (0..world).all(|b| a == b || says(a, b))))
 }
 
-struct Mine<'a> {
-    segment: &'a Segment,
-    bell: &'a Bell,
-    offer: [u8; OFFER_BYTES],
-}
-
 /// How far we are with one candidate.
 #[derive(Debug)]
 enum Pair {
@@ -161,17 +135,6 @@ enum Pair {
     Local(Box<LocalPeer>),
     /// It will not become local.
     Remote,
-}
-
-/// The trade on a proved connection.
-#[derive(Debug)]
-struct Trade {
-    stream: UnixStream,
-    sent: usize,
-    input: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    /// What they gave, once it is checked and we have said yes.
-    taken: Option<(Segment, Bell)>,
 }
 
 struct Local<'a> {
@@ -185,14 +148,23 @@ struct Local<'a> {
 }
 
 impl Local<'_> {
-    fn run(mut self, world: usize) -> Result<Vec<Option<LocalPeer>>> {
+    fn run(
+        mut self,
+        world: usize,
+        mut joined: Option<&mut Joined>,
+    ) -> Result<Vec<Option<LocalPeer>>> {
+        if let Some(joined) = &joined {
+            self.poller.add(joined.stream().as_fd(), NEWS, Interest::Read)?;
+        }
         let mut events = Vec::new();
         let mut guests = Vec::new();
         // BOUND: the deadline.
         loop {
             // A call may settle a pair at once, with no event to follow.
             self.dial()?;
+            joined.as_deref_mut().map_or(Ok(()), Joined::heed)?;
             let now = Instant::now();
+            self.porch.check_shortage(now)?;
             let settled = |pair: &Pair| matches!(pair, Pair::Local(_) | Pair::Remote);
             if self.pairs.values().all(settled) || now >= self.place.deadline {
                 break;
@@ -208,11 +180,11 @@ impl Local<'_> {
                 if event.token >= TOKENS_FROM {
                     self.porch.handle(event, &self.poller, now, &mut guests);
                 } else if let Ok(peer) = u32::try_from(event.token) {
-                    self.advance(peer);
+                    self.advance(peer)?;
                 }
             }
             for guest in guests.drain(..) {
-                self.admit(guest);
+                self.admit(guest)?;
             }
         }
         let mut peers: Vec<Option<LocalPeer>> = (0..world).map(|_| None).collect();
@@ -232,6 +204,7 @@ impl Local<'_> {
                     self.dials.push((peer, name));
                     continue;
                 }
+                Err(error) if ours(&error) => return Err(error),
                 Err(_) => {
                     self.pairs.insert(peer, Pair::Remote);
                     continue;
@@ -248,41 +221,46 @@ impl Local<'_> {
             self.poller.add(stream.as_fd(), u64::from(peer), Interest::Read)?;
             let conn = Conn::new(stream, shake, self.place.deadline);
             self.pairs.insert(peer, Pair::Shaking(Box::new(conn)));
-            self.advance(peer);
+            self.advance(peer)?;
         }
         Ok(())
     }
 
-    fn admit(&mut self, guest: Guest<UnixStream>) {
+    fn admit(&mut self, guest: Guest<UnixStream>) -> Result<()> {
         let hello = guest.outcome.hello;
         let fresh = matches!(self.pairs.get(&hello.rank), Some(Pair::Absent));
         if !fresh || hello.rank <= self.place.rank || hello.world != self.place.world {
-            return;
+            return Ok(());
         }
         let token = u64::from(hello.rank);
         if self.poller.add(guest.stream.as_fd(), token, Interest::Read).is_ok() {
             let trade = Trade::new(guest.stream);
             self.pairs.insert(hello.rank, Pair::Trading(Box::new(trade)));
-            self.advance(hello.rank);
+            self.advance(hello.rank)?;
         }
+        Ok(())
     }
 
-    fn advance(&mut self, peer: u32) {
+    fn advance(&mut self, peer: u32) -> Result<()> {
         let Some(pair) = self.pairs.get_mut(&peer) else {
-            return;
+            return Ok(());
         };
         let was = std::mem::replace(pair, Pair::Remote);
         let next = match was {
             Pair::Shaking(conn) => shake(conn, &self.mine, peer),
-            Pair::Trading(trade) => self.mine.trade(trade, peer),
+            Pair::Trading(going) => trade(&self.mine, going, peer),
             settled => Ok(settled),
         };
-        // Whatever went wrong, the peer is not local; its end sees the closed connection.
-        let next = next.unwrap_or(Pair::Remote);
+        // Whatever else went wrong, the peer is not local; its end sees the closed connection.
+        let next = match next {
+            Err(error) if ours(&error) => return Err(error),
+            next => next.unwrap_or(Pair::Remote),
+        };
         if let Pair::Local(local) = &next {
             let _ = self.poller.remove(local.socket.as_fd());
         }
         *pair = next;
+        Ok(())
     }
 }
 
@@ -291,86 +269,17 @@ fn shake(mut conn: Box<Conn<UnixStream>>, mine: &Mine<'_>, peer: u32) -> Result<
         return Ok(Pair::Shaking(conn));
     }
     match conn.finish() {
-        Some((stream, _)) => mine.trade(Box::new(Trade::new(stream)), peer),
+        Some((stream, _)) => trade(mine, Box::new(Trade::new(stream)), peer),
         None => Ok(Pair::Remote),
     }
 }
 
-impl Trade {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream, sent: 0, input: Vec::new(), fds: Vec::new(), taken: None }
-    }
-
-    /// Reads up to `whole` bytes and what descriptors come with them; false: not all is there.
-    fn fill(&mut self, whole: usize) -> Result<bool> {
-        let mut bytes = [0; OFFER_BYTES];
-        // BOUND: every turn reads a byte of a message of fixed size, or returns.
-        while self.input.len() < whole {
-            let lacking = whole - self.input.len();
-            let room = 2 - self.fds.len().min(2);
-            let got = unix::recv_with_fds(&self.stream, &mut bytes[..lacking], room)?;
-            let Some(got) = got else { return Ok(false) };
-            if got.bytes == 0 {
-                return Err(Error::new(Code::PeerLost, "the other end closed the connection"));
-            }
-            self.input.extend_from_slice(&bytes[..got.bytes]);
-            self.fds.extend(got.fds);
-        }
-        Ok(true)
-    }
-
-    /// What the peer offered, checked: its segment must have `bytes` bytes, as all of a host have.
-    fn accept(&mut self, peer: u32, bytes: usize) -> Result<(Segment, Bell)> {
-        let mut fields = Fields(&self.input);
-        let magic = fields.bytes(8)?;
-        let size = fields.u64()?;
-        let token = fields.array()?;
-        let (Some(bell), Some(segment), None) = (self.fds.pop(), self.fds.pop(), self.fds.pop())
-        else {
-            return Err(Error::new(Code::Protocol, "not one segment and one bell"));
-        };
-        if magic != OFFER_MAGIC || size != bytes as u64 {
-            return Err(Error::new(Code::Protocol, "an offer that makes no sense"));
-        }
-        let segment = Segment::open(segment, bytes)?;
-        if segment.header()? != (peer, token) {
-            return Err(Error::new(Code::Protocol, "the segment is not the one the peer wrote"));
-        }
-        Ok((segment, Bell::from_fd(bell)?))
-    }
-}
-
-impl Mine<'_> {
-    /// Takes a trade as far as it goes without waiting.
-    fn trade(&self, mut trade: Box<Trade>, peer: u32) -> Result<Pair> {
-        // The offer and the verdict are far smaller than a socket's buffer, so a socket that does
-        // not take them at once belongs to a peer that does not read.
-        if trade.sent == 0 {
-            let fds = [self.segment.fd().as_raw_fd(), self.bell.far_end()?.as_raw_fd()];
-            trade.sent = unix::send_with_fds(&trade.stream, &self.offer, &fds)?;
-            if trade.sent != OFFER_BYTES {
-                return Err(Error::new(Code::Protocol, "the peer does not read"));
-            }
-        }
-        if trade.taken.is_none() {
-            if !trade.fill(OFFER_BYTES)? {
-                return Ok(Pair::Trading(trade));
-            }
-            trade.taken = Some(trade.accept(peer, self.segment.len())?);
-            if unix::send_with_fds(&trade.stream, &[YES], &[])? != 1 {
-                return Err(Error::new(Code::Protocol, "the peer does not read"));
-            }
-        }
-        if !trade.fill(OFFER_BYTES + 1)? {
-            return Ok(Pair::Trading(trade));
-        }
-        let Trade { stream, input, taken, fds, .. } = *trade;
-        let (Some((segment, bell)), Some(&YES), []) = (taken, input.last(), fds.as_slice()) else {
-            return Ok(Pair::Remote);
-        };
-        let process = Process::of_peer(&stream).ok();
-        Ok(Pair::Local(Box::new(LocalPeer { segment, bell, process, socket: stream })))
-    }
+fn trade(mine: &Mine<'_>, trade: Box<Trade>, peer: u32) -> Result<Pair> {
+    Ok(match mine.trade(trade, peer)? {
+        Traded::Pending(trade) => Pair::Trading(trade),
+        Traded::Done(local) => Pair::Local(local),
+        Traded::Refused => Pair::Remote,
+    })
 }
 
 /// Whether a local peer's connection has ended.

@@ -1,4 +1,5 @@
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -6,6 +7,8 @@ use std::thread;
 use super::*;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::{Rendezvous, join};
+use crate::boot::trade::{OFFER_BYTES, OFFER_MAGIC, YES};
+use crate::sys::process::Process;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -37,7 +40,7 @@ fn trade(field: &Arc<Field>, who: &[u32], deadline: Instant) -> Vec<Done> {
             let segment = Segment::create("test", 8192).expect("segment");
             let bell = Bell::open().expect("bell");
             let own = &field.listeners[Rank(rank).index()];
-            let peers = exchange_local(&place, own, &field.names, &segment, &bell);
+            let peers = exchange_local(&place, own, &field.names, &segment, &bell, None);
             let _ = send.send((rank, (segment, bell, peers.expect("local"))));
         });
     }
@@ -145,7 +148,7 @@ fn takes(bytes: usize, token: [u8; 32]) -> bool {
             let place = Place { rank: 0, world: 2, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 8192).expect("segment");
             let bell = Bell::open().expect("bell");
-            exchange_local(&place, &field.listeners[0], &field.names, &segment, &bell)
+            exchange_local(&place, &field.listeners[0], &field.names, &segment, &bell, None)
         });
         let hello = Hello { rank: 1, to: 0, world: 2, epoch: 1, purpose: Purpose::Local };
         let stream = unix::connect(name.as_bytes()).expect("connect").expect("room");

@@ -15,7 +15,8 @@ use super::conn::{Conn, ours};
 use super::interface::route;
 use super::key::Key;
 use super::missing::ranks_text;
-use super::porch::{Guest, Porch, STRANGERS_MAX, TOKENS_FROM};
+use super::porch::{Guest, NEWS, Porch, STRANGERS_MAX, TOKENS_FROM};
+use super::rendezvous::Joined;
 use crate::error::{Code, Error, Result};
 use crate::sys::poll::{Interest, Poller};
 use crate::sys::{interface, socket};
@@ -65,15 +66,17 @@ pub(crate) fn listen(addresses: &[IpAddr]) -> Result<Vec<TcpListener>> {
 
 /// Connects to every peer that has addresses; an empty list means no connection with that peer,
 /// and both must mean it. `lanes` says how many lanes each peer gets beside its control connection.
-/// Strangers' connections at `listeners` are dropped.
+/// Strangers' connections at `listeners` are dropped. `joined` tells of failures elsewhere.
 ///
 /// # Errors
 /// `MissingRanks` names the peers that were not connected by the deadline, with the last failure.
+/// What made another rank fail, as soon as it is told.
 pub(crate) fn connect_mesh(
     place: &Place<'_>,
     listeners: &[TcpListener],
     peers: &[Vec<SocketAddr>],
     lanes: &[u16],
+    joined: Option<&mut Joined>,
 ) -> Result<Vec<Option<PeerSockets>>> {
     super::rendezvous::check_place(place.rank, place.world)?;
     if peers.len() != Rank(place.world).index() || lanes.len() != peers.len() {
@@ -82,7 +85,7 @@ pub(crate) fn connect_mesh(
             "one list of addresses and a lane count for each rank",
         ));
     }
-    Mesh::new(place, listeners, peers, lanes)?.run()
+    Mesh::new(place, listeners, peers, lanes)?.run(joined)
 }
 
 /// What one peer still lacks.
@@ -202,7 +205,10 @@ impl<'a> Mesh<'a> {
         Ok(Self { place, poller, porch, table, jobs, attempts: BTreeMap::new(), next_token: 0 })
     }
 
-    fn run(mut self) -> Result<Vec<Option<PeerSockets>>> {
+    fn run(mut self, mut joined: Option<&mut Joined>) -> Result<Vec<Option<PeerSockets>>> {
+        if let Some(joined) = &joined {
+            self.poller.add(joined.stream().as_fd(), NEWS, Interest::Read)?;
+        }
         let mut events = Vec::new();
         let mut guests = Vec::new();
         // BOUND: the deadline.
@@ -211,6 +217,8 @@ impl<'a> Mesh<'a> {
             if now >= self.place.deadline {
                 return Err(self.missing());
             }
+            joined.as_deref_mut().map_or(Ok(()), Joined::heed)?;
+            self.porch.check_shortage(now)?;
             self.start_jobs(now)?;
             self.expire(now);
             let expiry = self.porch.expire(&self.poller, now)?;
@@ -220,7 +228,7 @@ impl<'a> Mesh<'a> {
             for &event in &events {
                 if event.token >= TOKENS_FROM {
                     self.porch.handle(event, &self.poller, now, &mut guests);
-                } else {
+                } else if event.token != NEWS {
                     self.advance(event.token, now);
                 }
             }

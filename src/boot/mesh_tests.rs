@@ -42,7 +42,7 @@ fn connect(field: &Arc<Field>, who: &[u32], lanes: u16, deadline: Instant) -> Ve
             let own = &field.listeners[Rank(rank).index()];
             let _ = send.send((
                 rank,
-                connect_mesh(&place, own, &field.peers, &vec![lanes; field.peers.len()]),
+                connect_mesh(&place, own, &field.peers, &vec![lanes; field.peers.len()], None),
             ));
         });
     }
@@ -149,11 +149,11 @@ fn a_peer_with_another_key_or_epoch_is_missing() {
         let place = zero.join().expect("thread");
         let listen = scope.spawn({
             let (own, peers) = (&one.listeners[0], &one.peers);
-            move || connect_mesh(&place, own, peers, &[0, 0]).expect_err("stranger")
+            move || connect_mesh(&place, own, peers, &[0, 0], None).expect_err("stranger")
         });
         let stranger = Place { rank: 1, world: 2, key: &other, epoch: 5, deadline };
         let error =
-            connect_mesh(&stranger, &one.listeners[1], &one.peers, &[0, 0]).expect_err("key");
+            connect_mesh(&stranger, &one.listeners[1], &one.peers, &[0, 0], None).expect_err("key");
         assert!(error.detail.contains("key"), "{error}");
         let error = listen.join().expect("thread");
         assert_eq!((error.code, error.peer), (Code::MissingRanks, Some(Rank(1))));

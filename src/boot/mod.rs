@@ -26,3 +26,4 @@ pub(crate) mod porch;
 pub(crate) mod rendezvous;
 pub(crate) mod server;
 pub mod survey;
+mod trade;

@@ -12,14 +12,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::auth::{Expect, Handshake, Outcome};
-use super::conn::{Conn, Socket};
+use super::conn::{Conn, Socket, ours};
 use super::key::Key;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sys::poll::{Event, Interest, Poller};
 use crate::sys::{socket, unix};
 
 /// Tokens from here on belong to the porch.
 pub(crate) const TOKENS_FROM: u64 = 1 << 63;
+/// The token of the connection to the rendezvous, where it is waited on beside a porch.
+pub(crate) const NEWS: u64 = TOKENS_FROM - 1;
 /// Strangers that may wait at once; a real one needs a slot for a round trip or two.
 pub(crate) const STRANGERS_MAX: usize = 256;
 /// How long one may take to prove itself.
@@ -28,6 +30,8 @@ const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 const ACCEPTS_MAX: usize = 64;
 /// How long a listener rests when the process is out of descriptors.
 const REST: Duration = Duration::from_millis(100);
+/// How long a process may have no descriptor for a newcomer, with no stranger left to send away.
+const SHORTAGE_MAX: Duration = Duration::from_secs(1);
 
 /// A listener, TCP or Unix.
 pub(crate) trait Door: AsFd {
@@ -92,6 +96,8 @@ pub(crate) struct Porch<D: Door> {
     key: Key,
     expect: Expect,
     rest_until: Option<Instant>,
+    /// Since when nobody could be accepted, and why.
+    shortage: Option<(Instant, Error)>,
     refused: u64,
     last_refusal: String,
 }
@@ -114,6 +120,7 @@ impl<D: Door> Porch<D> {
             key: key.clone(),
             expect,
             rest_until: None,
+            shortage: None,
             refused: 0,
             last_refusal: String::new(),
         };
@@ -160,11 +167,14 @@ impl<D: Door> Porch<D> {
                 Err(error) => {
                     // Mostly too many open files: make room, and rest rather than spin.
                     self.refuse("a newcomer", &error);
-                    self.strangers.pop_first();
+                    if self.strangers.pop_first().is_none() && ours(&error) {
+                        self.shortage.get_or_insert((now, error));
+                    }
                     self.rest(poller, now);
                     return;
                 }
             };
+            self.shortage = None;
             if self.strangers.len() >= self.strangers_max
                 && let Some((_, oldest)) = self.strangers.pop_first()
             {
@@ -249,6 +259,16 @@ impl<D: Door> Porch<D> {
             (Some(limit), Some(until)) => Some(limit.min(until)),
             (limit, until) => limit.or(until),
         })
+    }
+
+    /// What this process itself has had too little of for so long that nobody can come any more.
+    pub(crate) fn check_shortage(&self, now: Instant) -> Result<()> {
+        match &self.shortage {
+            Some((since, error)) if now.duration_since(*since) >= SHORTAGE_MAX => {
+                Err(error.clone())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A clause about refused connections for an error's text; empty when there were none.

@@ -312,6 +312,23 @@ impl Joined {
         }
     }
 
+    /// What to wait on besides, while this rank is busy elsewhere: see [`Joined::heed`].
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Hears without waiting whether another rank's failure has ended the start-up. Between
+    /// exchanges the rendezvous has nothing else to say.
+    pub(crate) fn heed(&mut self) -> Result<()> {
+        let Some(frame) = self.frames.poll(&mut self.stream).map_err(server_lost)? else {
+            return Ok(());
+        };
+        match Answer::decode(&frame, self.world)? {
+            Answer::Failed(error) => Err(error),
+            _ => Err(Error::new(Code::Protocol, "an answer to no exchange")),
+        }
+    }
+
     /// Leaves with a failure, which becomes everyone's.
     pub(crate) fn abort(mut self, error: &Error) {
         let (kind, payload) = Request::Failed(error.clone()).encode();

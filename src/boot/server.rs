@@ -120,6 +120,10 @@ impl Server {
             let now = Instant::now();
             let expiry = self.porch.expire(&self.poller, now)?;
             self.keep_time(now);
+            if let Err(error) = self.porch.check_shortage(now) {
+                let text = format!("the rendezvous of rank 0: {}", error.detail);
+                self.fail(Error { detail: text.into(), ..error }.with_peer(Rank(0)), now);
+            }
             self.release_held(now);
             if self.is_over(now) {
                 return Ok(());

@@ -146,10 +146,11 @@ pub unsafe extern "C" fn unisono_comm_split(
 /// Ends the communicator: outstanding requests complete first, at most for the communicator's
 /// deadline; then they end with UNISONO_ABORTED (UNISONO_TIMED_OUT where their own deadline was the
 /// first to pass) and the status is UNISONO_TIMED_OUT. It is that, too, where another rank gives up
-/// first. Requests may still be waited for afterwards. UNISONO_MISMATCH when a rank that ended its
-/// communicator before made other collective calls than this one, which no call had shown. The
-/// handle is invalid from here on, whatever the status, except UNISONO_BUSY: another thread is
-/// inside a call, and nothing has happened.
+/// first. When they end by another error, the status is that. Requests may still be waited for
+/// afterwards. UNISONO_MISMATCH when a rank that ended its communicator before made other
+/// collective calls than this one, which no call had shown. The handle is invalid from here on,
+/// whatever the status, except UNISONO_BUSY: another thread is inside a call, and nothing has
+/// happened.
 ///
 /// # Safety
 /// `comm` is a handle.

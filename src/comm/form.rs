@@ -174,7 +174,7 @@ pub(crate) fn gather(
         let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
         let mut forming = Forming { place, cards, config, notes: vec![reason] };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
-        let sockets = forming.sockets(&listeners, &neighbours)?;
+        let sockets = forming.sockets(&listeners, &neighbours, &mut joined)?;
         let formed = forming.finish(neighbours, me, sockets, memory, epoch)?;
         joined.exchange(&[], deadline)?;
         Ok(formed)
@@ -234,7 +234,7 @@ impl Forming<'_> {
             .collect();
         let deadline = self.place.deadline.min(Instant::now() + LOCAL_LIMIT);
         let place = Place { deadline, ..self.place };
-        let mut peers = exchange_local(&place, door, &names, &segment, &bell)?;
+        let mut peers = exchange_local(&place, door, &names, &segment, &bell, Some(&mut *joined))?;
         let memory = settle(joined, self.place.rank, &mut peers, self.place.deadline)?;
         let mut own = Some(Neighbour::new(me, segment, bell, None));
         let neighbour = |&rank: &usize| {
@@ -257,6 +257,7 @@ impl Forming<'_> {
         &mut self,
         listeners: &[TcpListener],
         neighbours: &Neighbours,
+        joined: &mut Joined,
     ) -> Result<Vec<Option<PeerSockets>>> {
         let me = self.me();
         let lanes_max = u16::try_from(FABRIC_LANES).unwrap_or(u16::MAX);
@@ -272,7 +273,7 @@ impl Forming<'_> {
         }
         let addresses: Vec<Vec<SocketAddr>> =
             self.cards.iter().map(|c| c.addresses.clone()).collect();
-        let sockets = connect_mesh(&self.place, listeners, &addresses, &lanes)?;
+        let sockets = connect_mesh(&self.place, listeners, &addresses, &lanes, Some(joined))?;
         for (rank, peer) in sockets.iter().enumerate() {
             if let Some(peer) = peer.as_ref().filter(|p| !p.lanes.is_empty()) {
                 self.notes.push(format!("rank {rank} at {}: {}", peer.address, peer.why));

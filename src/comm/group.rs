@@ -107,7 +107,17 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let rank = members.iter().position(|m| m.rank == me).unwrap_or(0);
     let place = (count(rank), count(members.len()));
-    Communicator::with_prepared(&id, place, parent.config(), prepared).map(Some)
+    let made = Communicator::with_prepared(&id, place, parent.config(), prepared);
+    made.map(Some).map_err(|error| in_parent(error, &members))
+}
+
+/// An error of the communicator that was to be, for its parent: ranks have other numbers there.
+fn in_parent(mut error: Error, members: &[Member]) -> Error {
+    let of_parent = |rank: Rank| members.get(rank.index()).map(|m| Rank(m.rank));
+    error.peer = error.peer.and_then(of_parent);
+    let culprit = error.peer.map_or(String::new(), |rank| format!(" at rank {rank}"));
+    let text = format!("the split failed{culprit}; in its numbers: {}", error.detail);
+    Error { detail: text.into(), ..error }
 }
 
 /// `rank` of the parent could not go on: what its members get.

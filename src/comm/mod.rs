@@ -418,7 +418,8 @@ impl Communicator {
     ///
     /// # Errors
     /// `TIMED_OUT` when calls were still outstanding and did not complete: they end with `ABORTED`,
-    /// or with `TIMED_OUT` where their own deadline was the first to pass. `MISMATCH` when a rank
+    /// or with `TIMED_OUT` where their own deadline was the first to pass. When they end by another
+    /// error, that. `MISMATCH` when a rank
     /// that ended its communicator before made other collective calls than this one, which no call
     /// could show.
     pub fn destroy(self) -> Result<()> {
@@ -440,7 +441,8 @@ impl Communicator {
                 let text = format!("calls were outstanding: {}", error.detail);
                 Err(Error::new(Code::TimedOut, text))
             }
-            _ => self.core.with_backend(|b| b.compare_ends()),
+            Some(error) => Err(error),
+            None => self.core.with_backend(|b| b.compare_ends()),
         }
     }
 }
