@@ -30,7 +30,8 @@ const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 const ACCEPTS_MAX: usize = 64;
 /// How long a listener rests when the process is out of descriptors.
 const REST: Duration = Duration::from_millis(100);
-/// How long a process may have no descriptor for a newcomer, with no stranger left to send away.
+/// How long a process may have no descriptor for a newcomer; then strangers make room, or there is
+/// none to be made.
 const SHORTAGE_MAX: Duration = Duration::from_secs(1);
 
 /// A listener, TCP or Unix.
@@ -165,9 +166,9 @@ impl<D: Door> Porch<D> {
                 Ok(Some(newcomer)) => newcomer,
                 Ok(None) => return,
                 Err(error) => {
-                    // Mostly too many open files: make room, and rest rather than spin.
+                    // Mostly too many open files: rest rather than spin.
                     self.refuse("a newcomer", &error);
-                    if self.strangers.pop_first().is_none() && ours(&error) {
+                    if ours(&error) {
                         self.shortage.get_or_insert((now, error));
                     }
                     self.rest(poller, now);
@@ -262,13 +263,19 @@ impl<D: Door> Porch<D> {
     }
 
     /// What this process itself has had too little of for so long that nobody can come any more.
-    pub(crate) fn check_shortage(&self, now: Instant) -> Result<()> {
-        match &self.shortage {
-            Some((since, error)) if now.duration_since(*since) >= SHORTAGE_MAX => {
-                Err(error.clone())
-            }
-            _ => Ok(()),
+    pub(crate) fn check_shortage(&mut self, now: Instant) -> Result<()> {
+        let Some((since, error)) = &self.shortage else { return Ok(()) };
+        if now.duration_since(*since) < SHORTAGE_MAX {
+            return Ok(());
         }
+        if self.strangers.is_empty() {
+            return Err(error.clone());
+        }
+        // Nobody was accepted since, so all have had long enough to prove themselves. To send one
+        // away earlier would be to lose a rank in the middle of its handshake.
+        self.strangers.clear();
+        self.shortage = None;
+        Ok(())
     }
 
     /// A clause about refused connections for an error's text; empty when there were none.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use super::conn::ours;
 use super::frame::Fields;
 use crate::error::{Code, Error, Result};
 use crate::sys::bell::Bell;
@@ -138,7 +139,10 @@ impl<'a> Mine<'a> {
         let (Some((segment, bell)), Some(&YES), []) = (taken, input.last(), fds.as_slice()) else {
             return Ok(Traded::Refused);
         };
-        let process = Process::of_peer(&stream).ok();
+        let process = match Process::of_peer(&stream) {
+            Err(error) if ours(&error) => return Err(error),
+            process => process.ok(),
+        };
         Ok(Traded::Done(Box::new(LocalPeer { segment, bell, process, socket: stream })))
     }
 }
