@@ -28,14 +28,15 @@ struct Place {
     name: &'static str,
     /// Of all operands together.
     bytes: usize,
-    streaming: bool,
+    /// [`Fold::streaming`].
+    streaming: usize,
     measure_ms: u64,
 }
 
 const PLACES: &[Place] = &[
-    Place { name: "l2", bytes: 256 << 10, streaming: false, measure_ms: 100 },
-    Place { name: "memory", bytes: 256 << 20, streaming: false, measure_ms: 200 },
-    Place { name: "streamed", bytes: 256 << 20, streaming: true, measure_ms: 200 },
+    Place { name: "l2", bytes: 256 << 10, streaming: 0, measure_ms: 100 },
+    Place { name: "memory", bytes: 256 << 20, streaming: 0, measure_ms: 200 },
+    Place { name: "streamed", bytes: 256 << 20, streaming: 1, measure_ms: 200 },
 ];
 
 /// Every byte: an ordinary number in each type.

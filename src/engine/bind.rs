@@ -204,14 +204,8 @@ impl Bound {
         count: usize,
     ) {
         let Some(kernels) = &self.kernels else { return };
-        let work = Fold {
-            sources,
-            targets,
-            target_form,
-            count,
-            stage: self.stage(step),
-            streaming: false,
-        };
+        let work =
+            Fold { sources, targets, target_form, count, stage: self.stage(step), streaming: 0 };
         // SAFETY: every operand is `count` elements inside live buffers (module invariant).
         unsafe { (kernels.fold)(&work) };
     }

@@ -102,7 +102,7 @@ unsafe fn convert_shape(convert: &Convert, shape: &Shape) {
             target_form: convert.target_form,
             count: convert.count,
             last: shape.last(&convert.stage),
-            streaming: false,
+            streaming: 0,
         });
     }
 }
@@ -115,28 +115,31 @@ unsafe fn fold_shape(fold: &Fold<'_>, shape: &Shape) {
     if fold.count == 0 {
         return;
     }
-    let mut job = Job { fold, shape, last: shape.last(&fold.stage), streaming: false };
+    let mut job = Job { fold, shape, last: shape.last(&fold.stage), streaming: 0 };
+    let (head, streaming) = stream_head(fold, shape.bytes(fold.target_form));
     // SAFETY: the ranges split `count`.
     unsafe {
-        let head = stream_head(fold, shape.bytes(fold.target_form));
-        job.run(0, head.unwrap_or(fold.count));
-        if let Some(head) = head {
-            job.streaming = true;
-            job.run(head, fold.count);
-            fence();
+        if streaming == 0 {
+            job.run(0, fold.count);
+            return;
         }
+        job.run(0, head);
+        job.streaming = streaming;
+        job.run(head, fold.count);
     }
+    fence();
 }
 
-/// Elements before every target starts a cache line, where streaming is asked for and possible.
-fn stream_head(fold: &Fold<'_>, bytes: usize) -> Option<usize> {
-    if !fold.streaming || fold.count * bytes < STREAM_BYTES_MIN {
-        return None;
-    }
+/// Elements before the streamed targets start a cache line, and how many targets to stream: those
+/// asked for, up to the first that lies otherwise in its line than they do.
+fn stream_head(fold: &Fold<'_>, bytes: usize) -> (usize, usize) {
     let past = fold.targets[0].addr() % LINE_BYTES;
     let gap = (LINE_BYTES - past) % LINE_BYTES;
-    let alike = fold.targets.iter().all(|target| target.addr() % LINE_BYTES == past);
-    (alike && gap.is_multiple_of(bytes)).then_some(gap / bytes)
+    if fold.count * bytes < STREAM_BYTES_MIN || !gap.is_multiple_of(bytes) {
+        return (0, 0);
+    }
+    let asked = fold.targets.iter().take(fold.streaming);
+    (gap / bytes, asked.take_while(|target| target.addr() % LINE_BYTES == past).count())
 }
 
 /// Orders streaming stores before whatever tells a reader that they are done.
@@ -153,7 +156,7 @@ struct Job<'a> {
     fold: &'a Fold<'a>,
     shape: &'a Shape,
     last: Last,
-    streaming: bool,
+    streaming: usize,
 }
 
 /// One temporary.
@@ -238,7 +241,7 @@ impl Job<'_> {
                 target_form: Form::Wide,
                 count,
                 last: Last::PLAIN,
-                streaming: false,
+                streaming: 0,
             });
         }
     }

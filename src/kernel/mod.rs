@@ -107,8 +107,9 @@ pub struct Fold<'a> {
     pub count: usize,
     /// `Plain` or `Finish`.
     pub stage: Stage,
-    /// Store past the caches: the targets are larger than the cache and not read soon.
-    pub streaming: bool,
+    /// How many of the targets, from the first, are stored past the caches: those that are larger
+    /// than the cache and not read soon.
+    pub streaming: usize,
 }
 
 /// Copies `source` to `target`, changing form and applying the stage.

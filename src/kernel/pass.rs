@@ -17,7 +17,7 @@ pub(super) const FAN: usize = 8;
 const UNROLL: usize = 4;
 
 /// Bytes of the largest accumulator of any set, in wide form.
-const ACCUMULATOR_BYTES: usize = 128;
+const ACCUMULATOR_BYTES: usize = 256;
 
 /// What happens to the accumulator between folding and storing.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +52,9 @@ pub(super) struct Pass<'a> {
     pub(super) count: usize,
     /// Before storing.
     pub(super) last: Last,
-    /// Store past the caches; every target's first element then starts a cache line.
-    pub(super) streaming: bool,
+    /// How many of the targets, from the first, are stored past the caches; the first element of
+    /// each of those starts a cache line.
+    pub(super) streaming: usize,
 }
 
 /// Runs `pass`; to be inlined into a function that enables the set's instructions.
@@ -65,11 +66,11 @@ pub(super) struct Pass<'a> {
 pub(super) unsafe fn body<E: Element, O: Op<E>>(pass: &Pass<'_>) {
     // SAFETY: passed on.
     unsafe {
-        // Accumulators of two registers fill the register file twice as fast.
-        if E::REGISTERS > 1 {
-            chunks::<E, O, { UNROLL / 2 }>(pass);
-        } else {
-            chunks::<E, O, UNROLL>(pass);
+        // Accumulators of several registers fill the register file sooner.
+        match E::REGISTERS {
+            1 => chunks::<E, O, UNROLL>(pass),
+            2 => chunks::<E, O, { UNROLL / 2 }>(pass),
+            _ => chunks::<E, O, 1>(pass),
         }
     }
 }
@@ -126,7 +127,7 @@ unsafe fn partial<E: Element, O: Op<E>>(pass: &Pass<'_>, index: usize) {
         }
         let acc = tree::<E, O, 1>(&sources[..count], 0);
         let inner =
-            Pass { targets: &[output.0.as_mut_ptr()], target_skip: 0, streaming: false, ..*pass };
+            Pass { targets: &[output.0.as_mut_ptr()], target_skip: 0, streaming: 0, ..*pass };
         emit::<E, 1>(&inner, 0, acc);
         let bytes = bytes_of::<E>(pass.target_form);
         for &target in pass.targets {
@@ -278,17 +279,18 @@ unsafe fn emit<E: Element, const U: usize>(pass: &Pass<'_>, index: usize, mut ac
             }
             unit += 1;
         }
-        for &target in pass.targets {
+        for (slot, &target) in pass.targets.iter().enumerate() {
+            let streaming = slot < pass.streaming;
             if E::NATIVE != E::WIDE && pass.target_form == Form::Wide {
                 let to = target.add(at * E::WIDE);
-                if pass.streaming {
+                if streaming {
                     scatter::<E, true, true, U>(to, &acc);
                 } else {
                     scatter::<E, true, false, U>(to, &acc);
                 }
             } else {
                 let to = target.add(at * E::NATIVE);
-                if pass.streaming {
+                if streaming {
                     scatter::<E, false, true, U>(to, &acc);
                 } else {
                     scatter::<E, false, false, U>(to, &acc);

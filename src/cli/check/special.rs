@@ -435,7 +435,7 @@ fn tree_sum(parts: &[Vec<f32>], count: usize) -> Vec<f32> {
         target_form: Form::Native,
         count,
         stage: Stage::Plain,
-        streaming: false,
+        streaming: 0,
     };
     // SAFETY: every source and the target hold `count` elements.
     unsafe { (kernels.fold)(&fold) };

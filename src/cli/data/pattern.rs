@@ -139,7 +139,7 @@ impl Patterns {
             target_form: Form::Native,
             count: PERIOD,
             stage: Stage::Finish { ranks: u32::try_from(self.world).expect("worlds are bounded") },
-            streaming: false,
+            streaming: 0,
         };
         // SAFETY: every source and the target hold a period of elements in their form.
         unsafe { (kernels.fold)(&fold) };

@@ -104,7 +104,7 @@ struct Case {
     target_form: Form,
     in_place: Option<usize>,
     stage: Stage,
-    streaming: bool,
+    streaming: usize,
 }
 
 impl Case {
@@ -144,7 +144,7 @@ impl Case {
             in_place: (0..n).find(|&s| sources[s].1 == target_form && random.chance(3)),
             sources,
             stage,
-            streaming: random.chance(2),
+            streaming: random.below(4),
         }
     }
 
@@ -267,8 +267,13 @@ fn large_folds_agree_when_streaming_and_when_many_levels_deep() {
     for (dtype, op) in supported() {
         for (n, count) in [(2, 6001), (3, 5000), (9, 4999)] {
             let mut case = Case::new(&mut random, dtype, op, n, count);
-            case.streaming = true;
-            check(&case);
+            for targets in [vec![0], vec![0, 3], vec![16, 16, 0], vec![32, 0, 32]] {
+                for streaming in 0..=targets.len() {
+                    case.targets.clone_from(&targets);
+                    case.streaming = streaming;
+                    check(&case);
+                }
+            }
         }
     }
     for n in [63, 64, 65, 127, 300, 513, 600] {

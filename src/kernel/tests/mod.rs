@@ -62,7 +62,7 @@ pub(super) fn fold(
             target_form,
             count,
             stage,
-            streaming: false,
+            streaming: 0,
         });
     }
     target
