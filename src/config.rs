@@ -73,7 +73,8 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         variable: "UNISONO_ALGORITHM",
         default: "chosen by size",
-        range: "ring, binomial, tree, doubling, halving, pairwise, direct, bruck, hierarchical",
+        range: "ring, binomial, tree, doubling, halving, pairwise, direct, bruck, hierarchical, \
+                staged",
         agreed: true,
         text: "algorithm to prefer: passed over for calls it does not fit",
     },

@@ -68,6 +68,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/engine/", "buffers of a call by address, and windows into links"),
     ("src/link/board.rs", "rows in shared memory"),
     ("src/link/doze.rs", "a flag in shared memory"),
+    ("src/link/gift.rs", "a counter in segments of other processes"),
     ("src/link/mem.rs", "one arena for the rings of all threads"),
     ("src/link/mod.rs", "passes unsafe calls on to the kind of link"),
     ("src/link/ring.rs", "counters and bytes in shared memory"),

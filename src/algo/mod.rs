@@ -23,6 +23,7 @@ mod halving;
 mod hierarchical;
 mod pairwise;
 mod ring;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -40,7 +41,8 @@ use crate::types::{Collective, Rank, WORLD_MAX};
 pub fn plan(key: &Key, hosts: Option<&Hosts>) -> Option<Plan> {
     let n = key.world;
     let sane = n > 0 && n <= WORLD_MAX && key.rank.0 < n && key.root.0 < n;
-    let loads = key.prepared && (!key.collective.reduces() || key.algorithm == Algorithm::Direct);
+    let plainly = matches!(key.algorithm, Algorithm::Direct | Algorithm::Staged);
+    let loads = key.prepared && (!key.collective.reduces() || plainly);
     if !sane || loads || !offers(key.algorithm, key.collective) {
         return None;
     }
@@ -60,6 +62,7 @@ pub fn plan(key: &Key, hosts: Option<&Hosts>) -> Option<Plan> {
         Algorithm::Halving => halving::plan(key, team),
         Algorithm::Pairwise => pairwise::plan(key, team),
         Algorithm::Direct => direct::plan(key, team),
+        Algorithm::Staged => staged::plan(key, team),
         Algorithm::Bruck => bruck::plan(key, team),
         Algorithm::Hierarchical => hierarchical::plan(key, hosts?),
     };
@@ -70,8 +73,8 @@ pub fn plan(key: &Key, hosts: Option<&Hosts>) -> Option<Plan> {
 ///
 /// Where it does, it does so in every world, with these exceptions: doubling all_gather and halving
 /// reduce_scatter need a power of two, Bruck all_to_all goes up to [`BRUCK_WORLD_MAX`], send and
-/// recv need a peer, direct knows no `prepared`, and hierarchical refuses hosts so unequal that its
-/// plan would outgrow its limits.
+/// recv need a peer, direct and staged know no `prepared`, and hierarchical refuses hosts so
+/// unequal that its plan would outgrow its limits.
 #[must_use]
 pub fn offers(algorithm: Algorithm, collective: Collective) -> bool {
     use Algorithm as A;
@@ -82,11 +85,13 @@ pub fn offers(algorithm: Algorithm, collective: Collective) -> bool {
         C::Broadcast => !matches!(algorithm, A::Doubling | A::Halving | A::Bruck),
         C::AllGather | C::AllGatherV => !matches!(algorithm, A::Binomial | A::Tree | A::Halving),
         C::ReduceScatter | C::ReduceScatterV => {
-            matches!(algorithm, A::Ring | A::Halving | A::Pairwise | A::Direct | A::Hierarchical)
+            !matches!(algorithm, A::Binomial | A::Tree | A::Doubling | A::Bruck)
         }
-        C::Gather | C::Scatter => matches!(algorithm, A::Binomial | A::Pairwise | A::Direct),
+        C::Gather | C::Scatter => {
+            matches!(algorithm, A::Binomial | A::Pairwise | A::Direct | A::Staged)
+        }
         C::GatherV | C::ScatterV => matches!(algorithm, A::Pairwise | A::Direct),
-        C::AllToAll => matches!(algorithm, A::Pairwise | A::Bruck | A::Direct),
+        C::AllToAll => matches!(algorithm, A::Pairwise | A::Bruck | A::Direct | A::Staged),
         C::AllToAllV | C::Send | C::Recv => algorithm == A::Pairwise,
         C::Barrier => matches!(algorithm, A::Binomial | A::Doubling | A::Direct),
     }

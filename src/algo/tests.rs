@@ -202,6 +202,16 @@ fn direct_is_proven() {
 }
 
 #[test]
+fn staged_is_proven() {
+    prove_all(Algorithm::Staged, |collective, n, proof| match collective {
+        C::AllReduce => cost(proof, 0, 2 * (n - 1), 2),
+        C::Reduce => cost_within(proof, 0, 2 * (n - 1), 3),
+        C::Broadcast | C::Scatter => cost(proof, 0, 1, 2),
+        _ => cost_within(proof, 0, n - 1, 2),
+    });
+}
+
+#[test]
 fn bruck_is_proven() {
     prove_all(Algorithm::Bruck, |collective, n, proof| {
         let ceil = n.next_power_of_two().ilog2();

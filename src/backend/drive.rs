@@ -14,6 +14,8 @@ use crate::engine::Progress;
 const LOOK_EVERY: u32 = 64;
 /// Empty polls, at the least, before sleeping.
 const YIELDS: u32 = 200;
+/// Looks at a small call at once, where ranks have cores of their own: a few microseconds.
+const HASTY_POLLS: u32 = 128;
 /// No sleep lasts longer: a bound on noticing anything that rings no bell.
 const DOZE_MAX: Duration = Duration::from_millis(100);
 /// How often peers are looked after while polling.
@@ -34,6 +36,11 @@ impl Patience {
         let shares_cores = ranks > cores;
         let usual = if shares_cores { Duration::ZERO } else { Duration::from_micros(200) };
         Self { spin: spin.unwrap_or(usual), shares_cores }
+    }
+
+    /// How often a call is looked at before it is waited for in earnest.
+    pub(crate) fn polls(self) -> u32 {
+        if self.shares_cores || self.spin.is_zero() { 1 } else { HASTY_POLLS }
     }
 }
 

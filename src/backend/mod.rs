@@ -23,6 +23,13 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// nobody else, until its end has been told.
     unsafe fn submit(&mut self, call: Call, ticket: u32);
 
+    /// As [`Backend::submit`]; if the call stands first in line, looks for its end up to `polls`
+    /// times. True: it has ended well, and its end is not told again.
+    ///
+    /// # Safety
+    /// As for [`Backend::submit`].
+    unsafe fn hurry(&mut self, call: Call, ticket: u32, polls: u32) -> bool;
+
     /// Moves whatever can move.
     fn poll(&mut self) -> Progress;
 

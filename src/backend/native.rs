@@ -82,6 +82,25 @@ impl Native {
         }
     }
 
+    /// What is done about the peers when a call comes.
+    fn before_call(&mut self) {
+        if let Some((rank, why, _)) = &self.news.dead
+            && self.engine.broken().is_none()
+        {
+            let text = format!("rank {rank} is gone: {why}");
+            self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
+        }
+        // A call that has only just been made has not stood still for long.
+        self.stale = true;
+        self.unheard += 1;
+        if self.unheard >= LISTEN_EVERY {
+            self.unheard = 0;
+            self.watch();
+        } else if self.unheard.is_multiple_of(LOOK_EVERY) {
+            self.look();
+        }
+    }
+
     /// Takes in what peers have sent of their memory, so that they may send more.
     fn look(&mut self) {
         if let Some(AnyBoard::Host(board)) = self.engine.fabric().board()
@@ -180,23 +199,25 @@ fn missed(rank: Rank) -> Error {
 
 impl Backend for Native {
     unsafe fn submit(&mut self, call: Call, ticket: u32) {
-        if let Some((rank, why, _)) = &self.news.dead
-            && self.engine.broken().is_none()
-        {
-            let text = format!("rank {rank} is gone: {why}");
-            self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
-        }
-        // A call that has only just been made has not stood still for long.
-        self.stale = true;
-        self.unheard += 1;
-        if self.unheard >= LISTEN_EVERY {
-            self.unheard = 0;
-            self.watch();
-        } else if self.unheard.is_multiple_of(LOOK_EVERY) {
-            self.look();
-        }
+        self.before_call();
         // SAFETY: the caller's promise is passed on.
         unsafe { self.engine.submit(call, ticket) };
+    }
+
+    unsafe fn hurry(&mut self, call: Call, ticket: u32, polls: u32) -> bool {
+        self.before_call();
+        let Some(work) = self.health.begin() else {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.engine.submit(call, ticket) };
+            return false;
+        };
+        // SAFETY: the caller's promise is passed on.
+        let ended = unsafe { self.engine.hurry(call, ticket, polls) };
+        work.done();
+        if let Some(error) = self.engine.broken().filter(|_| !ended) {
+            self.health.tell(error);
+        }
+        ended
     }
 
     #[inline]

@@ -2,15 +2,18 @@
 //!
 //! Every address that steps work on comes from here. Invariant: each lies inside the call's buffers
 //! (their lengths were checked when the call was validated), inside the scratch it was given, or
-//! inside a peer's buffer whose place the board has checked.
+//! inside a peer's buffer whose place the board has checked, or inside a rank's stages, where the
+//! tuner saw to it that a block of tiles fits.
 
 use std::ptr;
 
 use crate::call::Call;
+use crate::engine::link::STAGE_BYTES;
 use crate::engine::tile::{Layout, Piece};
 use crate::error::Result;
 use crate::kernel::{self, Convert, Fold, Form, Kernels, Source, Stage};
 use crate::plan::{Plan, Region, Step, flag};
+use crate::types::Collective;
 
 /// A stretch of elements in memory.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +23,19 @@ pub(crate) struct Operand {
     pub(crate) count: usize,
 }
 
-/// The buffers of one peer, mapped here (memory links).
+/// The buffers of one rank, mapped here (memory links).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerBuffers {
     pub(crate) input: *mut u8,
     pub(crate) output: *mut u8,
+    /// Where what it stages begins.
+    pub(crate) stages: *mut u8,
+}
+
+impl PeerBuffers {
+    /// None known.
+    pub(crate) const NONE: Self =
+        Self { input: ptr::null_mut(), output: ptr::null_mut(), stages: ptr::null_mut() };
 }
 
 /// A call's addresses, sizes and kernels.
@@ -41,6 +52,12 @@ pub(crate) struct Bound {
     work: *mut u8,
     work_form: Form,
     work_chunks: u64,
+    stage_chunks: u64,
+    /// Blocks of tiles that earlier calls have staged.
+    blocks_before: u64,
+    /// Outputs are larger than the caches, so stores to them had better pass those by.
+    past_caches: bool,
+    rank: u32,
     world: u32,
     scalar: kernel::Scalar,
 }
@@ -55,6 +72,22 @@ pub(crate) fn work_bytes(plan: &Plan, call: &Call, tile: u64, window: u64) -> u6
     u64::from(plan.work_chunks) * tile * window * element as u64
 }
 
+/// From here on what all ranks of a host write in a call is more than their caches hold.
+const PAST_CACHES_BYTES: u64 = 16 << 20;
+
+/// Bytes that `world` ranks write in `call`, about.
+fn written(call: &Call, world: u32) -> u64 {
+    use Collective as C;
+    let blocks = match call.collective {
+        C::AllGather | C::AllToAll => u64::from(world),
+        _ => 1,
+    };
+    let counts = call.recv_blocks.counts.iter().copied().fold(call.count, u64::max);
+    [blocks, u64::from(world), call.dtype.bytes() as u64]
+        .into_iter()
+        .fold(counts, u64::saturating_mul)
+}
+
 impl Bound {
     /// Binds `plan` to `call`; `work` must hold [`work_bytes`].
     pub(crate) fn new(
@@ -63,6 +96,7 @@ impl Bound {
         layout: Layout,
         window: u64,
         work: *mut u8,
+        blocks_before: u64,
     ) -> Result<Self> {
         let reduces = call.collective.reduces();
         let kernels = if reduces { Some(kernel::select(call.dtype, call.op)?) } else { None };
@@ -78,6 +112,10 @@ impl Bound {
             work,
             work_form: if reduces { Form::Wide } else { Form::Native },
             work_chunks: u64::from(plan.work_chunks),
+            stage_chunks: u64::from(plan.stage_chunks),
+            blocks_before,
+            past_caches: plan.has_phases() && written(call, plan.key.world) > PAST_CACHES_BYTES,
+            rank: plan.key.rank.0,
             world: plan.key.world,
             scalar: call.scalar,
         })
@@ -120,6 +158,8 @@ impl Bound {
             Region::PeerInput => (peers[peer as usize].input, self.layout.input, Form::Native),
             Region::PeerOutput => (peers[peer as usize].output, self.layout.output, Form::Native),
             Region::Work => return self.scratch(call, chunk, tile),
+            Region::Stage => return self.stage(call, peers, (self.rank, chunk), tile),
+            Region::PeerStage => return self.stage(call, peers, (peer, chunk), tile),
             Region::None => {
                 return Operand { at: ptr::null_mut(), form: Form::Native, count: 0 };
             }
@@ -137,6 +177,30 @@ impl Bound {
         self.layout.chunk_count(cut, call, chunk)
     }
 
+    /// Blocks of tiles in all.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.tiles.div_ceil(self.window)
+    }
+
+    #[inline]
+    fn stage(
+        &self,
+        call: &Call,
+        peers: &[PeerBuffers],
+        (owner, chunk): (u32, u32),
+        tile: u64,
+    ) -> Operand {
+        let odd = (self.blocks_before + tile / self.window) % 2;
+        let index = (tile % self.window) * self.stage_chunks + u64::from(chunk);
+        let element = self.native_bytes as u64;
+        let place = odd * STAGE_BYTES as u64 + index * self.layout.tile * element;
+        #[expect(clippy::cast_possible_truncation, reason = "inside the stages")]
+        let (place, count) =
+            (place as usize, self.layout.stage_count(call, owner, chunk, tile) as usize);
+        let at = peers[owner as usize].stages.wrapping_add(place);
+        Operand { at, form: Form::Native, count }
+    }
+
     #[inline]
     fn scratch(&self, call: &Call, chunk: u32, tile: u64) -> Operand {
         let form = self.work_form;
@@ -148,7 +212,7 @@ impl Bound {
         Operand { at: self.work.wrapping_add(offset), form, count }
     }
 
-    fn stage(&self, step: &Step) -> Stage {
+    fn stage_of(&self, step: &Step) -> Stage {
         if step.has(flag::FINISH) {
             Stage::Finish { ranks: self.world }
         } else if step.has(flag::PREPARE) {
@@ -158,9 +222,25 @@ impl Bound {
         }
     }
 
-    /// Copies `count` elements, changing form and applying the step's stage.
-    pub(crate) fn copy(&self, step: &Step, source: Operand, target: Operand, count: usize) {
-        self.stored(source, target, count, self.stage(step));
+    /// Copies `count` elements, changing form and applying the step's stage. `apart`: the two do
+    /// not lap over each other.
+    pub(crate) fn copy(
+        &self,
+        step: &Step,
+        (source, target): (Operand, Operand),
+        count: usize,
+        apart: bool,
+    ) {
+        let stage = self.stage_of(step);
+        let out = matches!(step.target, Region::Output | Region::PeerOutput);
+        let plain = source.form == target.form && stage == Stage::Plain;
+        if !(self.past_caches && apart && out && plain) {
+            return self.stored(source, target, count, stage);
+        }
+        let bytes = count * self.bytes(source.form);
+        // SAFETY: both operands are `count` elements inside live buffers (module invariant), and
+        // the caller has looked that they are apart.
+        unsafe { kernel::copy(target.at, source.at, bytes, true) };
     }
 
     fn stored(&self, source: Operand, target: Operand, count: usize, stage: Stage) {
@@ -204,8 +284,15 @@ impl Bound {
         count: usize,
     ) {
         let Some(kernels) = &self.kernels else { return };
-        let work =
-            Fold { sources, targets, target_form, count, stage: self.stage(step), streaming: 0 };
+        let stage = self.stage_of(step);
+        let streaming = match (self.past_caches, step.target) {
+            (false, _) => 0,
+            // The own stage is loaded by the others next.
+            (true, Region::Output) if step.source == Region::PeerStage => 1,
+            (true, Region::Output | Region::PeerOutput) => targets.len(),
+            (true, _) => 0,
+        };
+        let work = Fold { sources, targets, target_form, count, stage, streaming };
         // SAFETY: every operand is `count` elements inside live buffers (module invariant).
         unsafe { (kernels.fold)(&work) };
     }

@@ -1,4 +1,5 @@
-//! Steps that need no message: in this rank's memory, or straight in its peers'.
+//! Steps that need no message: in this rank's memory, or straight in its peers' (their buffers or
+//! their stages).
 //!
 //! They run a slice at a time, so that deadline, abort and the peers' health are looked at in
 //! between.
@@ -29,12 +30,13 @@ impl Cursor {
             at: at_element(cx.bound, operand, self.at).at.cast_mut(),
             ..operand
         };
-        cx.bound.copy(step, part(source), part(target), count);
+        cx.bound.copy(step, (part(source), part(target)), count, !laps);
         self.at += count;
         if self.at >= target.count { Flow::Complete } else { Flow::Moved }
     }
 
-    /// Folds the members' inputs in their own memory, a slice a time.
+    /// Folds what stands in the members' own memory, a slice a time: their inputs, or the own input
+    /// and the others' stages.
     pub(super) fn fold_peers<F>(
         &mut self,
         step: &Step,
@@ -51,13 +53,21 @@ impl Cursor {
         };
         cx.sources.clear();
         cx.targets.clear();
-        if !step.has(flag::SPREAD) {
+        let staged = step.source == Region::PeerStage;
+        let spread = step.has(flag::SPREAD);
+        if staged || !spread {
             cx.targets.push(at_element(cx.bound, target, self.at).at.cast_mut());
         }
+        if staged && spread {
+            let own = chunk(Region::Stage, step.source_chunk, 0);
+            cx.targets.push(at_element(cx.bound, own, self.at).at.cast_mut());
+        }
         for rank in group.iter() {
-            let input = chunk(Region::PeerInput, step.source_chunk, rank.0);
+            let from =
+                if staged && rank.0 != plan.key.rank.0 { step.source } else { Region::PeerInput };
+            let input = chunk(from, step.source_chunk, rank.0);
             cx.sources.push(at_element(cx.bound, input, self.at));
-            if step.has(flag::SPREAD) {
+            if spread && !staged {
                 let output = chunk(Region::PeerOutput, step.target_chunk, rank.0);
                 cx.targets.push(at_element(cx.bound, output, self.at).at.cast_mut());
             }

@@ -6,15 +6,13 @@
 use crate::call::{Call, Head};
 use crate::engine::bind::{Bound, Operand, PeerBuffers};
 use crate::engine::link::{Board, Fabric};
+use crate::engine::meet::greet;
 use crate::engine::receive::absent;
 use crate::engine::wires::{Outgoing, Payload, Wires};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Source;
-use crate::plan::{NO_STEP, Plan, Region, Step, Verb, flag};
+use crate::plan::{NO_STEP, PHASES_MAX, Plan, Region, Step, Verb, flag};
 use crate::types::Collective;
-
-/// Phases a direct plan may have; numbers on the board are `turn * PHASES + phase`.
-pub(crate) const PHASES: u64 = 8;
 
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,12 +55,27 @@ pub(crate) struct Context<'a, F> {
     pub(crate) stamp: u64,
     /// The call's number on the board.
     pub(crate) turn: u64,
+    /// The head as the board shows it.
+    pub(crate) shown: &'a Head,
+    /// The last turn of each rank whose notice has been seen.
+    pub(crate) seen: &'a mut [u64],
     /// Where folds list their operands.
     pub(crate) sources: &'a mut Vec<Source>,
     pub(crate) targets: &'a mut Vec<*mut u8>,
 }
 
 impl<F> Context<'_, F> {
+    /// What a rank's counter on the board shows once it has posted `phase` of `tile`: a number that
+    /// only grows, as turns, blocks, phases and tiles do.
+    fn phase(&self, phase: u32, tile: u64) -> u64 {
+        let Bound { window, tiles, .. } = *self.bound;
+        let first = tile - tile % window;
+        let wide = window.min(tiles - first);
+        let before = first * u64::from(PHASES_MAX) + u64::from(phase - 1) * wide;
+        // BOUND: 2^32 phases of a call are more than 2^30 tiles of at least 64 elements.
+        (self.turn << 32) + before + (tile - first) + 1
+    }
+
     /// The head of a message from or into this chunk: the call's, and where only two ranks know a
     /// count, that count.
     pub(crate) fn head_of(&self, (region, chunk): (Region, u32)) -> Head {
@@ -193,21 +206,20 @@ impl Cursor {
             }
             Verb::RecvReduce => self.recv_reduce(step, (source, target), lane, tile, cx),
             Verb::RecvReduceSend => self.recv_reduce_send(step, (source, target), lane, tile, cx),
-            Verb::Fold if step.source == Region::PeerInput => {
-                Ok(self.fold_peers(step, target, tile, cx))
-            }
+            Verb::Fold if step.source.is_peer() => Ok(self.fold_peers(step, target, tile, cx)),
             Verb::Fold => self.fold_messages(step, (source, target), lane, tile, cx),
             Verb::Post => {
-                let phase = cx.turn * PHASES + u64::from(step.source_chunk);
+                let phase = cx.phase(step.source_chunk, tile);
                 board(cx.wires)?.post(phase);
                 Ok(Flow::Complete)
             }
             // Phase 0 is the meeting, and the plan was chosen when that was over.
             Verb::Await if step.source_chunk == 0 => Ok(Flow::Complete),
             Verb::Await => {
-                let phase = cx.turn * PHASES + u64::from(step.source_chunk);
-                let reached = board(cx.wires)?.reached(step.from as usize) >= phase;
-                Ok(if reached { Flow::Complete } else { Flow::Blocked })
+                let (from, phase) = (step.from as usize, cx.phase(step.source_chunk, tile));
+                let reached = board(cx.wires)?.reached(from) >= phase;
+                let heard = reached && greet(cx.wires, cx.seen, from, (cx.turn, cx.shown))?;
+                Ok(if heard { Flow::Complete } else { Flow::Blocked })
             }
         }
     }

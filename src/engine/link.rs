@@ -138,24 +138,60 @@ impl Place {
     pub const NOWHERE: Self = Self { segment: Self::PRIVATE, offset: 0, bytes: 0 };
     /// A buffer of no bytes: nobody needs to map it.
     pub const EMPTY: Self = Self { segment: Self::PRIVATE - 1, offset: 0, bytes: 0 };
+
+    /// As it stands in a notice.
+    #[must_use]
+    pub fn words(self) -> [u64; 3] {
+        [u64::from(self.segment), self.offset, self.bytes]
+    }
+
+    /// What stands in a notice; a segment number out of range is nowhere.
+    #[must_use]
+    pub fn of_words([segment, offset, bytes]: [u64; 3]) -> Self {
+        match u32::try_from(segment) {
+            Ok(segment) => Self { segment, offset, bytes },
+            Err(_) => Self::NOWHERE,
+        }
+    }
 }
+
+/// Words of a notice besides its head.
+pub const NOTICE_WORDS: usize = 6;
+
+/// Bytes of a small message that stands in a notice.
+pub const INLINE_BYTES: usize = NOTICE_WORDS * 8;
+
+/// Bytes of the largest message that a rank shows for one turn.
+pub const FLAT_BYTES: usize = 16 << 10;
+
+/// Bytes of a rank's stages of one block of tiles.
+pub const STAGE_BYTES: usize = 256 << 10;
 
 /// What a rank tells its peers on memory links when a call starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The call.
     pub head: Head,
-    /// Its input.
-    pub input: Place,
-    /// Its output.
-    pub output: Place,
+    /// Where its buffers are, or a small message.
+    pub words: [u64; NOTICE_WORDS],
 }
 
-/// The shared page where ranks with memory links meet: one notice and one phase counter each.
+/// What a peer has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// [`Head::digest`] of its call.
+    pub digest: u64,
+    /// As in [`Notice::words`].
+    pub words: [u64; NOTICE_WORDS],
+}
+
+/// The memory where ranks with memory links meet: of each rank a notice, a phase counter, and an
+/// area in which it puts what others load.
 ///
 /// # Safety
 /// What [`Board::resolve`] returns is valid for the place's bytes until the next
-/// [`Board::publish`], as far as this process can know.
+/// [`Board::publish`], as far as this process can know. [`Board::flat`] has [`FLAT_BYTES`] and
+/// [`Board::stages`] twice [`STAGE_BYTES`], aligned to 64, as long as the board lives.
 pub unsafe trait Board {
     /// Where peers find `bytes` bytes at `at`, if they can.
     fn place(&mut self, at: *const u8, bytes: usize) -> Place;
@@ -168,7 +204,16 @@ pub unsafe trait Board {
     ///
     /// # Errors
     /// The notice is not one.
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>>;
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>>;
+
+    /// The head of `peer`'s call `turn`, whose notice has been seen.
+    fn head(&self, peer: usize, turn: u64) -> Head;
+
+    /// Where `rank` puts its small message of call `turn`.
+    fn flat(&self, rank: usize, turn: u64) -> *mut u8;
+
+    /// Where `rank` puts its stages: those of even blocks of tiles, then those of odd ones.
+    fn stages(&self, rank: usize) -> *mut u8;
 
     /// The address, in this process, of a peer's buffer, which is not [`Place::EMPTY`].
     ///

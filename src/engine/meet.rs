@@ -1,79 +1,138 @@
-//! How ranks that share memory meet before a call, and where its peers' buffers are.
+//! How ranks that share memory meet: each shows a notice of its call on the board.
 //!
-//! Each rank's notice is read once, when it has come; everything later goes by that copy, whatever
-//! the peer writes to the board meanwhile.
+//! Nobody shows the notice of a turn before it has seen everyone's of the turn before. So whoever
+//! begins a turn knows that all have ended the turn before the last, and what was put on the board
+//! for that is free again. Every notice is compared once, with the call of its turn: in the turn
+//! itself by those who wait for that rank, else in the next.
+//!
+//! What a peer's notice says is read once; everything later goes by that copy, whatever the peer
+//! writes to the board meanwhile.
 
 use std::ptr;
 
 use crate::call::{Call, Head};
 use crate::engine::bind::PeerBuffers;
-use crate::engine::link::{Board, Fabric, Notice, Place};
-use crate::engine::wires::mismatch;
-use crate::engine::{Engine, Planner, Run};
+use crate::engine::link::{Board, Fabric, Heard, NOTICE_WORDS, Notice, Place};
+use crate::engine::wires::{Wires, mismatch};
+use crate::engine::{Engine, Planner, Reach, Route, Run};
 use crate::error::{Code, Error, Result};
 use crate::plan::{Plan, Region, Verb, flag};
 use crate::types::{Collective, Rank};
 
+/// Reads the notice that `peer` shows for `turn`, whose call here has `head`.
+pub(super) fn hear<F: Fabric>(
+    wires: &mut Wires<F>,
+    peer: usize,
+    (turn, head): (u64, &Head),
+) -> Result<Option<Heard>> {
+    let me = wires.me;
+    let Some(board) = wires.fabric.board() else { return Ok(None) };
+    let Some(heard) = board.notice(peer, turn)? else { return Ok(None) };
+    if heard.digest == head.digest() {
+        return Ok(Some(heard));
+    }
+    let theirs = board.head(peer, turn);
+    if theirs == *head {
+        let text = format!("rank {peer} shows a call with another digest than its own");
+        return Err(Error::new(Code::Protocol, text).with_peer(Rank::at(peer)));
+    }
+    Err(mismatch(me, head, peer, &theirs))
+}
+
+/// Whether `peer` has shown its notice of `turn`; compares it the first time.
+pub(super) fn greet<F: Fabric>(
+    wires: &mut Wires<F>,
+    seen: &mut [u64],
+    peer: usize,
+    call: (u64, &Head),
+) -> Result<bool> {
+    if seen[peer] >= call.0 {
+        return Ok(true);
+    }
+    let heard = hear(wires, peer, call)?.is_some();
+    if heard {
+        seen[peer] = call.0;
+    }
+    Ok(heard)
+}
+
 impl<F: Fabric, P: Planner> Engine<F, P> {
-    /// Shows this rank's notice of the call where ranks meet; the call's turn on the board, or 0.
-    pub(super) fn show(&mut self, call: &Call, head: Head) -> u64 {
-        let meets = self.planner.meets(call);
-        let Some(board) = self.wires.fabric.board().filter(|_| meets) else {
-            return 0;
+    /// Shows this rank's notice of the call; false while somebody has not shown that of the turn
+    /// before.
+    pub(super) fn show(&mut self, run: &mut Run) -> Result<bool> {
+        let before = run.turn - 1;
+        let head = self.shown;
+        for peer in 0..self.wires.world {
+            if !greet(&mut self.wires, &mut self.seen, peer, (before, &head))? {
+                return Ok(false);
+            }
+        }
+        let words = match run.route {
+            Route::Meet => self.places(run),
+            Route::Flat => self.put_flat(run)?,
+            Route::Staged | Route::Links => [0; NOTICE_WORDS],
         };
-        self.turns += 1;
-        self.notices.clear();
-        let (input, output) = buffers(call, self.wires.me, self.wires.world);
+        if let Some(board) = self.wires.fabric.board() {
+            board.publish(run.turn, &Notice { head: run.head, words });
+        }
+        (self.shown, run.shown) = (run.head, true);
+        Ok(true)
+    }
+
+    /// Where this rank's buffers are, for a notice.
+    fn places(&mut self, run: &mut Run) -> [u64; NOTICE_WORDS] {
+        let (input, output) = buffers(&run.call, self.wires.me, self.wires.world);
+        let Some(board) = self.wires.fabric.board() else { return [0; NOTICE_WORDS] };
         let mut place = |at, bytes| match bytes {
             0 => Place::EMPTY,
             _ => board.place(at, bytes),
         };
-        let (input, output) = (place(call.send, input), place(call.recv, output));
-        board.publish(self.turns, &Notice { head, input, output });
-        self.turns
+        let places = [place(run.call.send, input), place(run.call.recv, output)];
+        run.hidden = places.contains(&Place::NOWHERE);
+        let [input, output] = places.map(Place::words);
+        [input[0], input[1], input[2], output[0], output[1], output[2]]
     }
 
     /// Reads the other ranks' notices; with all there, chooses the plan.
-    pub(super) fn meet(&mut self) -> Result<bool> {
-        let Some(mut run) = self.run.take() else {
-            return Ok(false);
-        };
-        let outcome = self.try_meet(&mut run);
-        self.run = Some(run);
-        outcome
-    }
-
-    fn try_meet(&mut self, run: &mut Run) -> Result<bool> {
+    pub(super) fn meet(&mut self, run: &mut Run) -> Result<bool> {
         let (me, world) = (self.wires.me, self.wires.world);
-        let Some(board) = self.wires.fabric.board() else { return Ok(false) };
-        while self.notices.len() < world {
+        // Judged by the notices alone, the same on every rank: what one hides, none can load.
+        let mut shared = !run.hidden;
+        while shared && self.notices.len() < world {
             let rank = self.notices.len();
-            let Some(notice) = board.notice(rank, run.turn)? else { return Ok(false) };
-            if notice.head != run.head {
-                return Err(mismatch(me, &run.head, rank, &notice.head));
+            let Some(heard) = hear(&mut self.wires, rank, (run.turn, &run.head))? else {
+                return Ok(false);
+            };
+            if rank != me {
+                self.seen[rank] = run.turn;
             }
+            let [a, b, c, d, e, f] = heard.words;
+            let notice = [Place::of_words([a, b, c]), Place::of_words([d, e, f])];
+            shared = !notice.contains(&Place::NOWHERE);
             self.notices.push(notice);
         }
-        // Judged by the notices alone, the same on every rank.
-        let hidden = |n: &Notice| [n.input, n.output].contains(&Place::NOWHERE);
-        let shared = !self.notices.iter().any(hidden);
-        let running = self.bind(&run.call, &mut run.head, shared)?;
+        let reach = if shared { Reach::Buffers } else { Reach::Stages };
+        let running = self.bind(&run.call, &mut run.head, reach)?;
         self.resolve(&running.plan, &run.call)?;
         run.running = Some(running);
         Ok(true)
     }
 
-    /// Finds the peers' buffers that the plan touches, and no others: a rank whose buffers nobody
+    /// Finds the peers' memory that the plan touches, and no other: a rank whose buffers nobody
     /// touches may be through with the call already, and have given its memory back.
-    fn resolve(&mut self, plan: &Plan, call: &Call) -> Result<()> {
+    pub(super) fn resolve(&mut self, plan: &Plan, call: &Call) -> Result<()> {
         let (me, world) = (self.wires.me, self.wires.world);
         self.peers.clear();
-        self.peers.resize(world, PeerBuffers { input: ptr::null_mut(), output: ptr::null_mut() });
-        self.peers[me] = PeerBuffers { input: call.send.cast_mut(), output: call.recv };
-        let Some(board) = self.wires.fabric.board().filter(|_| plan.direct) else {
+        self.peers.resize(world, PeerBuffers::NONE);
+        let own = &mut self.peers[me];
+        (own.input, own.output) = (call.send.cast_mut(), call.recv);
+        let Some(board) = self.wires.fabric.board().filter(|_| plan.has_phases()) else {
             return Ok(());
         };
-        for step in &plan.steps {
+        for (rank, known) in self.peers.iter_mut().enumerate() {
+            known.stages = board.stages(rank);
+        }
+        for step in plan.steps.iter().filter(|_| plan.direct) {
             let loads = step.source == Region::PeerInput;
             let stores = step.target == Region::PeerOutput || step.has(flag::SPREAD);
             let one = [Rank(step.from)];
@@ -83,14 +142,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                 _ => &[],
             };
             for rank in touched.iter().map(|r| r.index()).filter(|&rank| rank != me) {
-                let notice = self.notices[rank];
+                let [input_at, output_at] = self.notices[rank];
                 let (input, output) = buffers(call, rank, world);
                 let known = &mut self.peers[rank];
                 if loads && known.input.is_null() {
-                    known.input = find(board, call, (me, rank), notice.input, input)?;
+                    known.input = find(board, call, (me, rank), input_at, input)?;
                 }
                 if stores && known.output.is_null() {
-                    known.output = find(board, call, (me, rank), notice.output, output)?;
+                    known.output = find(board, call, (me, rank), output_at, output)?;
                 }
             }
         }

@@ -5,9 +5,9 @@
 //! [`Engine::take_ended`] hands out the requests that have ended. Collectives run one at a time, in
 //! the order submitted, which is the order on every rank; point-to-point messages run beside them.
 //!
-//! Where the ranks share memory, a call may begin with a *meeting*: each rank shows a notice of its
-//! call on the board and reads all others', so that the ranks know of each other's buffers and
-//! choose the plan together.
+//! Where the ranks share memory, each shows a notice of its call on the board. A small call is over
+//! with that ([`flat`]). A larger one may begin with a *meeting*: each rank reads all others'
+//! notices, so that the ranks know of each other's buffers and choose the plan together.
 //!
 //! The first error breaks the engine: all that is pending ends with it. Every call taken ends
 //! exactly once, whatever fails and where: a call is in a list from which [`Engine::fail`] ends it
@@ -17,6 +17,7 @@
 
 pub(crate) mod bind;
 mod direct;
+mod flat;
 pub(crate) mod lane;
 pub mod link;
 mod meet;
@@ -29,10 +30,12 @@ pub mod wires;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytemuck::Zeroable;
+
 use crate::call::{Call, Head, Ragged, Tally, head_flag};
 use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
-use crate::engine::link::{Fabric, Notice};
+use crate::engine::link::{Fabric, NOTICE_WORDS, Place};
 use crate::engine::p2p::PointToPoint;
 use crate::engine::tile::Layout;
 use crate::engine::wires::Wires;
@@ -54,16 +57,40 @@ pub struct Choice {
     pub hash: u32,
 }
 
+/// How ranks go about a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By messages over links.
+    Links,
+    /// They meet and then choose the plan.
+    Meet,
+    /// A plan that uses the ranks' stages.
+    Staged,
+    /// Each shows what it contributes, and takes what it needs.
+    Flat,
+}
+
+/// What ranks can load of each other in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Nothing: they send messages.
+    Messages,
+    /// Their stages.
+    Stages,
+    /// Every rank's buffers of this call too.
+    Buffers,
+}
+
 /// Chooses plans, from facts all ranks agree on.
 pub trait Planner {
-    /// Whether ranks with memory links should meet before `call`.
-    fn meets(&self, call: &Call) -> bool;
+    /// How to go about `call`; without memory links it goes over [`Route::Links`].
+    fn route(&self, call: &Call) -> Route;
 
-    /// The plan for `call`. `shared`: every rank can map every other's buffers of this call.
+    /// The plan for `call`.
     ///
     /// # Errors
     /// No algorithm can do it.
-    fn choose(&mut self, call: &Call, shared: bool) -> Result<Choice>;
+    fn choose(&mut self, call: &Call, reach: Reach) -> Result<Choice>;
 }
 
 /// Whether a poll got anywhere.
@@ -93,10 +120,18 @@ struct Run {
     call: Call,
     ticket: u32,
     head: Head,
-    /// Position on the board when the ranks meet, else 0.
+    route: Route,
+    /// Position on the board, or 0 over links.
     turn: u64,
-    /// `None` while the ranks meet, and while the plan is chosen.
+    /// The notice has been shown.
+    shown: bool,
+    /// No peer can map the own buffers.
+    hidden: bool,
+    /// How many ranks' notices of a flat call have been seen.
+    heard: usize,
+    /// `None` while the ranks meet, while the plan is chosen, and in a flat call.
     running: Option<Running>,
+    done: bool,
 }
 
 /// One rank's side of everything in flight.
@@ -109,14 +144,22 @@ pub struct Engine<F, P> {
     /// Collectives begun; the present one's number.
     tally: Tally,
     turns: u64,
+    /// The head last shown on the board.
+    shown: Head,
+    /// The last turn of each rank whose notice has been seen.
+    seen: Box<[u64]>,
+    /// Blocks of tiles staged so far, the same on all ranks.
+    blocks: u64,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
     run: Option<Run>,
     p2p: PointToPoint,
-    /// Notices of the call that the ranks meet for, read so far, in rank order.
-    notices: Vec<Notice>,
+    /// Input and output of the call that the ranks meet for, as read so far, in rank order.
+    notices: Vec<[Place; 2]>,
+    /// The words of notices of a flat call, by rank.
+    inline: Vec<[u64; NOTICE_WORDS]>,
     peers: Vec<PeerBuffers>,
     work: Vec<u128>,
     sources: Vec<Source>,
@@ -148,12 +191,17 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             deterministic,
             tally: Tally::default(),
             turns: 0,
+            shown: Head::zeroed(),
+            // Nobody need wait for its own notices.
+            seen: (0..world).map(|r| if r == me.index() { u64::MAX } else { 0 }).collect(),
+            blocks: 0,
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
             p2p: PointToPoint::new(world),
             notices: Vec::with_capacity(world),
+            inline: Vec::with_capacity(world),
             peers: Vec::with_capacity(world),
             work: Vec::new(),
             sources: Vec::with_capacity(world),
@@ -220,6 +268,51 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
     }
 
+    /// As [`Engine::submit`]. A small call with nothing before it is looked at up to `polls` times
+    /// at once; true: it has ended well, and that is not told again.
+    ///
+    /// # Safety
+    /// As for [`Engine::submit`].
+    pub unsafe fn hurry(&mut self, call: Call, ticket: u32, polls: u32) -> bool {
+        let free = self.broken.is_none() && self.run.is_none() && self.queue.is_empty();
+        let quick = free
+            && self.wires.flushed()
+            && !call.collective.ragged()
+            && !call.collective.point_to_point()
+            && self.wires.fabric.board().is_some()
+            && self.planner.route(&call) == Route::Flat;
+        if !quick {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.submit(call, ticket) };
+            return false;
+        }
+        match self.try_hurry(call, ticket, polls) {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.break_with(error);
+                false
+            }
+        }
+    }
+
+    fn try_hurry(&mut self, call: Call, ticket: u32, polls: u32) -> Result<bool> {
+        self.begin(call, ticket)?;
+        let Some(mut run) = self.run.take() else { return Ok(false) };
+        let mut outcome = Ok(false);
+        for _ in 0..polls {
+            outcome = self.poll_board(&mut run);
+            if run.done || outcome.is_err() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        if run.done {
+            return Ok(true);
+        }
+        self.run = Some(run);
+        outcome.map(|_| false)
+    }
+
     /// The next request that has ended, with its result.
     pub fn take_ended(&mut self) -> Option<(u32, Result<()>)> {
         self.ended.pop_front()
@@ -242,11 +335,16 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             Ok(false) => Progress::Blocked,
             Err(error) => {
-                let number = error.seq.or_else(|| self.present().map(|head| head.seq));
-                self.fail(Error { seq: number, ..error });
+                self.break_with(error);
                 Progress::Moved
             }
         }
+    }
+
+    /// Breaks the engine with what it has found itself.
+    fn break_with(&mut self, error: Error) {
+        let number = error.seq.or_else(|| self.present().map(|head| head.seq));
+        self.fail(Error { seq: number, ..error });
     }
 
     fn p2p_idle(&self) -> bool {
@@ -334,12 +432,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     /// Ends the present collective once every lane is through and everything posted has left.
     fn finish_run(&mut self) {
-        let done = self
-            .run
-            .as_ref()
-            .and_then(|r| r.running.as_ref())
-            .is_some_and(|r| r.cursors[..r.plan.lanes()].iter().all(|c| c.done));
-        if done
+        let through = |r: &Running| r.cursors[..r.plan.lanes()].iter().all(|cursor| cursor.done);
+        let done = |run: &Run| run.done || run.running.as_ref().is_some_and(through);
+        if self.run.as_ref().is_some_and(done)
             && self.wires.flushed()
             && let Some(run) = self.run.take()
         {
@@ -355,19 +450,44 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.tally.add(&head);
         let slot = self.seq() % RECENT as u64;
         self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
-        let turn = self.show(&call, head);
-        let mut run = Run { call, ticket, head, turn, running: None };
-        let bound = if turn == 0 {
-            self.bind(&run.call, &mut run.head, false).map(|running| run.running = Some(running))
-        } else {
-            Ok(())
+        let route = match self.wires.fabric.board() {
+            Some(_) => self.planner.route(&call),
+            None => Route::Links,
         };
+        if route != Route::Links {
+            self.turns += 1;
+            self.notices.clear();
+        }
+        let turn = if route == Route::Links { 0 } else { self.turns };
+        let mut run = Run {
+            call,
+            ticket,
+            head,
+            route,
+            turn,
+            shown: false,
+            hidden: false,
+            heard: 0,
+            running: None,
+            done: false,
+        };
+        let chosen = matches!(route, Route::Links | Route::Staged);
+        let bound = if chosen { self.prepare(&mut run) } else { Ok(()) };
         self.run = Some(run);
         bound
     }
 
-    fn bind(&mut self, call: &Call, head: &mut Head, shared: bool) -> Result<Running> {
-        let Choice { plan, tile, window, hash } = self.planner.choose(call, shared)?;
+    /// Chooses the plan of a call whose ranks need not meet first.
+    fn prepare(&mut self, run: &mut Run) -> Result<()> {
+        let reach = if run.turn == 0 { Reach::Messages } else { Reach::Stages };
+        let running = self.bind(&run.call, &mut run.head, reach)?;
+        self.resolve(&running.plan, &run.call)?;
+        run.running = Some(running);
+        Ok(())
+    }
+
+    fn bind(&mut self, call: &Call, head: &mut Head, reach: Reach) -> Result<Running> {
+        let Choice { plan, tile, window, hash } = self.planner.choose(call, reach)?;
         head.plan = hash;
         let layout = Layout::new(call, self.wires.me, plan.chunks, tile);
         let window = window.min(layout.tiles(call)).max(1);
@@ -382,25 +502,44 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.work.resize(words, 0);
         }
         let work = self.work.as_mut_ptr().cast();
-        let bound = Bound::new(&plan, call, layout, window, work)?;
+        let bound = Bound::new(&plan, call, layout, window, work, self.blocks)?;
+        if plan.stage_chunks > 0 {
+            self.blocks += bound.blocks();
+        }
         Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
     }
 
-    fn poll_run(&mut self) -> Result<bool> {
-        match &self.run {
-            None => return Ok(false),
-            Some(run) if run.running.is_none() => {
-                if !self.meet()? {
-                    return Ok(false);
-                }
+    /// Takes a call on the board to where its plan can run; whether anything moved.
+    fn poll_board(&mut self, run: &mut Run) -> Result<bool> {
+        let mut moved = false;
+        if !run.shown {
+            if !self.show(run)? {
+                return Ok(false);
             }
-            Some(_) => {}
+            moved = true;
         }
-        let Some(run) = &mut self.run else {
-            return Ok(false);
+        match run.route {
+            Route::Flat if !run.done => Ok(self.poll_flat(run)? || moved),
+            Route::Meet if run.running.is_none() => Ok(self.meet(run)? || moved),
+            _ => Ok(moved),
+        }
+    }
+
+    fn poll_run(&mut self) -> Result<bool> {
+        let waits = |run: &Run| run.turn != 0 && (!run.shown || run.running.is_none());
+        let mut moved = false;
+        if self.run.as_ref().is_some_and(waits)
+            && let Some(mut run) = self.run.take()
+        {
+            let outcome = self.poll_board(&mut run);
+            self.run = Some(run);
+            moved = outcome?;
+        }
+        let Some(run) = self.run.as_mut().filter(|run| run.turn == 0 || run.shown) else {
+            return Ok(moved);
         };
         let Some(running) = &mut run.running else {
-            return Ok(false);
+            return Ok(moved);
         };
         let mut cx = Context {
             wires: &mut self.wires,
@@ -411,10 +550,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             head: &run.head,
             stamp: self.stamp,
             turn: run.turn,
+            shown: &self.shown,
+            seen: &mut self.seen,
             sources: &mut self.sources,
             targets: &mut self.targets,
         };
-        let mut moved = false;
         for lane in 0..running.plan.lanes() {
             let mut cursor = running.cursors[lane];
             if cursor.done {

@@ -73,7 +73,7 @@ impl Cursor {
             }
             let at = at_element(cx.bound, target, self.at).at.cast_mut();
             let source = Operand { at: window.at, form, count };
-            cx.bound.copy(step, source, Operand { at, ..target }, count);
+            cx.bound.copy(step, (source, Operand { at, ..target }), count, false);
             rx.release(count * width);
             self.at += count;
         }

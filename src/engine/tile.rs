@@ -137,6 +137,14 @@ impl Layout {
         Piece { offset: begin + from, count: share.min(left - from) }
     }
 
+    /// Length of chunk `chunk` of what `owner` stages of tile `tile`.
+    #[inline]
+    pub(crate) fn stage_count(&self, call: &Call, owner: u32, chunk: u32, tile: u64) -> u64 {
+        // Where the input is the owner's block alone, that is what it stages.
+        let chunk = if self.work_follows_input { chunk } else { owner };
+        self.work_count(call, chunk, tile)
+    }
+
     /// Length of scratch chunk `chunk` of tile `tile`: that of the chunk it stands for.
     #[inline]
     pub(crate) fn work_count(&self, call: &Call, chunk: u32, tile: u64) -> u64 {

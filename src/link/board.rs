@@ -1,14 +1,19 @@
 //! The board: where ranks that share memory show each other their calls and phases.
 //!
 //! ```text
-//! per rank, 384 bytes:
+//! row of a rank, 384 bytes:
 //!  0        128                           256
-//!  | phase  | turn head(4) in(3) out(3)   | the same, for odd turns |
+//!  | phase  | turn digest words(6) | head | the same, for odd turns |
+//!
+//! area of a rank, 544 KiB:
+//!  0      16 KiB  32 KiB     288 KiB
+//!  | even | odd   | stages of even blocks of tiles | of odd blocks |
+//!    turns' small messages
 //! ```
 //!
-//! A notice is published by storing its words, then its turn. Two notices suffice: a rank publishes
-//! turn k + 2 only after it has seen every notice of turn k + 1, and a rank shows its notice of
-//! turn k + 1 only after it has read every notice of turn k.
+//! A notice is published by storing its words, then its turn: turn, digest and words are one cache
+//! line, so one miss brings all. The head behind it is for errors. Two notices suffice: a rank
+//! publishes turn k + 1 only after it has seen every notice of turn k.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,7 +21,7 @@ use std::sync::Arc;
 use bytemuck::{cast, pod_read_unaligned};
 
 use crate::call::Head;
-use crate::engine::link::{Notice, Place};
+use crate::engine::link::{FLAT_BYTES, Heard, NOTICE_WORDS, Notice, STAGE_BYTES};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
 use crate::sync::{AtomicU64, Ordering};
@@ -27,7 +32,7 @@ use crate::types::Rank;
 #[repr(C, align(128))]
 pub(crate) struct Row {
     phase: Line<1>,
-    notices: [Line<11>; 2],
+    notices: [Line<12>; 2],
 }
 
 /// Words on cache lines of their own.
@@ -35,35 +40,46 @@ pub(crate) struct Row {
 #[repr(C, align(128))]
 struct Line<const WORDS: usize>([AtomicU64; WORDS]);
 
+/// Where in a notice's line its parts begin.
+const WORDS_AT: usize = 2;
+const HEAD_AT: usize = 8;
+
 /// Bytes of one rank's part.
 pub(crate) const ROW_BYTES: usize = 384;
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Row>() == ROW_BYTES);
+
+/// Bytes of the memory in which one rank puts what others load.
+pub(crate) const AREA_BYTES: usize = 2 * (FLAT_BYTES + STAGE_BYTES);
 
 /// Everyone's rows, as one rank sees them.
 #[derive(Debug)]
 pub(crate) struct Rows {
     me: usize,
     rows: Box<[NonNull<Row>]>,
+    areas: Box<[NonNull<u8>]>,
     wakers: Box<[Option<Waker>]>,
     _keep: Vec<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
-// SAFETY: rows are atomics in memory that `_keep` keeps alive.
+// SAFETY: rows are atomics in memory that `_keep` keeps alive; areas are bare memory there, whose
+// use is the engine's affair.
 unsafe impl Send for Rows {}
 
 impl Rows {
-    /// The rows at `rows`, one a rank; `wakers` has none for rank `me`.
+    /// The rows and areas, one a rank; `wakers` has none for rank `me`.
     ///
     /// # Safety
-    /// Every row must be [`ROW_BYTES`] bytes, aligned to 128, zero at first, kept alive by `keep`.
+    /// Every row must be [`ROW_BYTES`] bytes, aligned to 128, zero at first, and every area
+    /// [`AREA_BYTES`] bytes, aligned to 64; `keep` keeps them alive.
     pub(crate) unsafe fn new(
         me: usize,
         rows: Box<[NonNull<Row>]>,
+        areas: Box<[NonNull<u8>]>,
         wakers: Box<[Option<Waker>]>,
         keep: Vec<Arc<dyn std::any::Any + Send + Sync>>,
     ) -> Self {
-        Self { me, rows, wakers, _keep: keep }
+        Self { me, rows, areas, wakers, _keep: keep }
     }
 
     fn row(&self, rank: usize) -> &Row {
@@ -72,29 +88,26 @@ impl Rows {
     }
 
     fn wake_all(&self) {
-        self.wakers.iter().flatten().for_each(Waker::wake);
+        Waker::wake_all(self.wakers.iter().flatten());
     }
 
     pub(crate) fn publish(&mut self, turn: u64, notice: &Notice) {
         let line = &self.row(self.me).notices[usize::from(turn % 2 == 1)];
         let head: [u64; 4] = cast(notice.head);
-        let places = [
-            u64::from(notice.input.segment),
-            notice.input.offset,
-            notice.input.bytes,
-            u64::from(notice.output.segment),
-            notice.output.offset,
-            notice.output.bytes,
-        ];
-        for (word, value) in line.0[1..].iter().zip(head.into_iter().chain(places)) {
+        for (word, value) in line.0[HEAD_AT..].iter().zip(head) {
             word.store(value, Ordering::Relaxed);
         }
+        for (word, &value) in line.0[WORDS_AT..].iter().zip(&notice.words) {
+            word.store(value, Ordering::Relaxed);
+        }
+        line.0[1].store(notice.head.digest(), Ordering::Relaxed);
         // ORDERING: release pairs with the acquire in `notice`: the words come before the turn.
         line.0[0].store(turn, Ordering::Release);
         self.wake_all();
     }
 
-    pub(crate) fn notice(&self, peer: usize, turn: u64) -> Result<Option<Notice>> {
+    #[inline]
+    pub(crate) fn notice(&self, peer: usize, turn: u64) -> Result<Option<Heard>> {
         let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
         // ORDERING: acquire pairs with the release in `publish`.
         let seen = line.0[0].load(Ordering::Acquire);
@@ -105,16 +118,29 @@ impl Rows {
             let text = format!("rank {peer} is at turn {seen} of the board, this rank at {turn}");
             return Err(Error::new(Code::Protocol, text).with_peer(Rank::at(peer)));
         }
-        let mut words = [0u64; 10];
-        for (value, word) in words.iter_mut().zip(&line.0[1..]) {
+        let mut words = [0u64; NOTICE_WORDS];
+        for (value, word) in words.iter_mut().zip(&line.0[WORDS_AT..]) {
             *value = word.load(Ordering::Relaxed);
         }
-        let head: Head = pod_read_unaligned(bytemuck::cast_slice(&words[..4]));
-        let place = |at: usize| {
-            let segment = u32::try_from(words[at]).unwrap_or(Place::PRIVATE);
-            Place { segment, offset: words[at + 1], bytes: words[at + 2] }
-        };
-        Ok(Some(Notice { head, input: place(4), output: place(7) }))
+        Ok(Some(Heard { digest: line.0[1].load(Ordering::Relaxed), words }))
+    }
+
+    pub(crate) fn head(&self, peer: usize, turn: u64) -> Head {
+        let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
+        let mut words = [0u64; 4];
+        for (value, word) in words.iter_mut().zip(&line.0[HEAD_AT..]) {
+            *value = word.load(Ordering::Relaxed);
+        }
+        pod_read_unaligned(bytemuck::cast_slice(&words))
+    }
+
+    pub(crate) fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
+        let half = if turn % 2 == 1 { FLAT_BYTES } else { 0 };
+        self.areas[rank].as_ptr().wrapping_add(half)
+    }
+
+    pub(crate) fn stages(&self, rank: usize) -> *mut u8 {
+        self.areas[rank].as_ptr().wrapping_add(2 * FLAT_BYTES)
     }
 
     pub(crate) fn post(&mut self, phase: u64) {

@@ -78,6 +78,10 @@ impl Doze {
     pub(crate) fn wake(&self) {
         // ORDERING: pairs with `lie_down`.
         fence(Ordering::SeqCst);
+        self.wake_fenced();
+    }
+
+    fn wake_fenced(&self) {
         if self.flag().load(Ordering::Relaxed) == 1 && self.flag().swap(0, Ordering::Relaxed) == 1 {
             self.bell.ring();
         }
@@ -96,6 +100,13 @@ impl Waker {
     /// Call after giving the rank something to see.
     pub(crate) fn wake(&self) {
         self.0.wake();
+    }
+
+    /// Call after giving all these ranks something to see.
+    pub(crate) fn wake_all<'a>(wakers: impl Iterator<Item = &'a Self>) {
+        // ORDERING: as in [`Doze::wake`]: one fence stands before every look.
+        fence(Ordering::SeqCst);
+        wakers.for_each(|waker| waker.0.wake_fenced());
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::engine::link::{Board, Notice, Place};
+use crate::call::Head;
+use crate::engine::link::{Board, Heard, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
-use crate::link::board::{ROW_BYTES, Row, Rows};
+use crate::link::board::{AREA_BYTES, ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Waker};
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
 use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
@@ -26,10 +27,20 @@ const fn ring_bytes(world: usize) -> usize {
     }
 }
 
-/// Memory for the rows and rings of `world` threads, given back when the last rank leaves.
+/// Memory for the rows, areas and rings of `world` threads, given back when the last rank leaves.
 fn arena(world: usize) -> Result<Pages> {
     let rings = world * world * FABRIC_LANES;
-    Pages::new(rings * (CONTROL_BYTES + ring_bytes(world)) + world.max(1) * ROW_BYTES)
+    Pages::new(rings * (CONTROL_BYTES + ring_bytes(world)) + rings_at(world.max(1)))
+}
+
+/// Where the areas of `world` threads begin, behind their rows.
+const fn areas_at(world: usize) -> usize {
+    (world * ROW_BYTES).next_multiple_of(4096)
+}
+
+/// Where their rings begin.
+const fn rings_at(world: usize) -> usize {
+    areas_at(world) + world * AREA_BYTES
 }
 
 /// The links of `world` threads, rank by rank.
@@ -49,17 +60,19 @@ fn connect_in(arena: &Arc<Pages>, world: usize) -> Result<Vec<Links>> {
         // SAFETY: inside the arena; every (from, to, lane) has a stretch of its own, used by one
         // writer (rank `from`) and one reader (rank `to`).
         unsafe {
-            let at = arena.at().add(world * ROW_BYTES + index * ring_bytes);
+            let at = arena.at().add(rings_at(world) + index * ring_bytes);
             Memory::at(at, capacity, arena.clone())
         }
     };
     let links = |me: usize| {
         let waker = |peer: usize| Waker::to(dozes[peer].clone());
-        // SAFETY: the first `world * ROW_BYTES` bytes of the arena are the rows, zero and aligned.
+        // SAFETY: the arena begins with the rows, zero and aligned, and the areas.
         let rows = unsafe {
             let row = |r: usize| arena.at().add(r * ROW_BYTES).cast::<Row>();
+            let area = |r: usize| arena.at().add(areas_at(world) + r * AREA_BYTES);
+            let (areas, ranks) = ((0..world).map(area).collect(), 0..world);
             let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
-            Rows::new(me, (0..world).map(row).collect(), wakers, vec![arena.clone()])
+            Rows::new(me, ranks.map(row).collect(), areas, wakers, vec![arena.clone()])
         };
         let mut links = Links::new(world, dozes[me].clone(), capacity);
         for peer in (0..world).filter(|&p| p != me) {
@@ -90,8 +103,21 @@ unsafe impl Board for ProcessBoard {
         self.0.publish(turn, notice);
     }
 
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>> {
+    #[inline]
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>> {
         self.0.notice(peer, turn)
+    }
+
+    fn head(&self, peer: usize, turn: u64) -> Head {
+        self.0.head(peer, turn)
+    }
+
+    fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
+        self.0.flat(rank, turn)
+    }
+
+    fn stages(&self, rank: usize) -> *mut u8 {
+        self.0.stages(rank)
     }
 
     fn resolve(&mut self, _peer: usize, place: Place) -> Result<*mut u8> {

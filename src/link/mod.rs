@@ -6,6 +6,7 @@
 
 pub(crate) mod board;
 pub(crate) mod doze;
+mod gift;
 pub(crate) mod mem;
 pub(crate) mod ring;
 pub(crate) mod shm;
@@ -14,7 +15,8 @@ pub(crate) mod tcp;
 
 use std::sync::Arc;
 
-use crate::engine::link::{Board, Fabric, Notice, Place, Rx, Tx, Window};
+use crate::call::Head;
+use crate::engine::link::{Board, Fabric, Heard, Notice, Place, Rx, Tx, Window};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
 use crate::link::doze::Doze;
@@ -112,8 +114,21 @@ unsafe impl Board for AnyBoard {
         each!(self, Self { Process, Host }, board => board.publish(turn, notice));
     }
 
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>> {
+    #[inline]
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>> {
         each!(self, Self { Process, Host }, board => board.notice(peer, turn))
+    }
+
+    fn head(&self, peer: usize, turn: u64) -> Head {
+        each!(self, Self { Process, Host }, board => board.head(peer, turn))
+    }
+
+    fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
+        each!(self, Self { Process, Host }, board => board.flat(rank, turn))
+    }
+
+    fn stages(&self, rank: usize) -> *mut u8 {
+        each!(self, Self { Process, Host }, board => board.stages(rank))
     }
 
     fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {

@@ -2,10 +2,10 @@
 //! write to it, and passes it on when the communicator forms. Nothing has a name.
 //!
 //! ```text
-//!  0          4096                  8192
-//!  | header   | row of the board,   | for each local peer (in rank order) and lane:
-//!  | (boot's) | doze flag at 512,   |   ring control 256 | ring data
-//!  |          | gifts sent at 640   |
+//!  0          4096                  8192              552 KiB
+//!  | header   | row of the board,   | area of the     | for each local peer (in rank order) and
+//!  | (boot's) | doze flag at 512,   | board           | lane: ring control 256 | ring data
+//!  |          | gifts sent at 640   |                 |
 //! ```
 //!
 //! Memory from [`HostBoard::alloc`] is a segment too; its descriptor goes to the local peers when
@@ -16,31 +16,36 @@
 //! mapped until no call can be under way: until the next meeting, or [`HostBoard::sweep`].
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable, bytes_of, pod_read_unaligned};
+use bytemuck::pod_read_unaligned;
 
-use crate::engine::link::{Board, Notice, Place};
+use crate::call::Head;
+use crate::engine::link::{Board, Heard, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::{Code, Error, Result};
-use crate::link::board::{ROW_BYTES, Row, Rows};
+use crate::link::board::{AREA_BYTES, ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Flag, Waker};
+use crate::link::gift::{
+    FOREIGN_MAX, GIFT_BYTES, GIFT_MAGIC, GIFTS_MAX, GIVEN, GONE, Gift, Peer, bad, blame, give,
+};
 use crate::link::mem::RING_BYTES;
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
 use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::sys::bell::Bell;
 use crate::sys::memory::Segment;
-use crate::sys::unix::{recv_with_fds, send_with_fds};
+use crate::sys::unix::recv_with_fds;
 use crate::types::Rank;
 
 const ROW_AT: usize = 4096;
 const FLAG_AT: usize = ROW_AT + 512;
-const GIFTS_AT: usize = ROW_AT + 640;
-const RINGS_AT: usize = 8192;
+pub(super) const GIFTS_AT: usize = ROW_AT + 640;
+const AREA_AT: usize = 8192;
+const RINGS_AT: usize = AREA_AT + AREA_BYTES;
 const _: () = assert!(ROW_BYTES <= 512);
 
 /// Bytes of the segment of one of `local` ranks on a host.
@@ -78,6 +83,11 @@ impl Neighbour {
     fn row(&self) -> NonNull<Row> {
         // SAFETY: inside the segment.
         unsafe { NonNull::new_unchecked(self.segment.as_ptr().add(ROW_AT)).cast() }
+    }
+
+    fn area(&self) -> NonNull<u8> {
+        // SAFETY: inside the segment.
+        unsafe { NonNull::new_unchecked(self.segment.as_ptr().add(AREA_AT)) }
     }
 
     /// The ring in this rank's segment that its `writer`-th neighbour fills.
@@ -121,61 +131,16 @@ pub(crate) fn board(neighbours: &[&Neighbour], me: usize) -> AnyBoard {
     let rows = neighbours.iter().map(|n| n.row()).collect();
     let waker = |(index, n): (usize, &&Neighbour)| (index != me).then(|| Waker::to(n.doze.clone()));
     let wakers = neighbours.iter().enumerate().map(waker).collect();
+    let areas = neighbours.iter().map(|n| n.area()).collect();
     let keep = neighbours.iter().map(|n| n.segment.clone() as _).collect();
-    // SAFETY: every segment has a row at ROW_AT, zero at first, kept alive by `keep`.
-    let rows = unsafe { Rows::new(me, rows, wakers, keep) };
+    // SAFETY: every segment has a row at ROW_AT, zero at first, and an area at AREA_AT, and `keep`
+    // keeps them alive.
+    let rows = unsafe { Rows::new(me, rows, areas, wakers, keep) };
     let peer =
         |n: &&Neighbour| Peer { segment: n.segment.clone(), socket: n.socket.clone(), seen: 0 };
     let peers = neighbours.iter().map(peer).collect();
     let (own, foreign, gone) = (Vec::new(), HashMap::new(), Vec::new());
     AnyBoard::Host(HostBoard { rows, me, peers, own, next: 0, foreign, gone })
-}
-
-/// What goes over a local socket beside a descriptor.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct Gift {
-    magic: u32,
-    kind: u32,
-    number: u64,
-    bytes: u64,
-}
-
-const GIFT_MAGIC: u32 = 0x554e_4731;
-const GIFT_BYTES: usize = size_of::<Gift>();
-/// A new segment, with its descriptor.
-const GIVEN: u32 = 1;
-/// A segment is gone.
-const GONE: u32 = 2;
-/// BOUND: segments that peers may have given us at a time.
-const FOREIGN_MAX: usize = 65_536;
-/// BOUND: gifts taken from a socket at a time, more than a socket holds.
-const GIFTS_MAX: usize = 4096;
-
-/// A rank's end of the traffic of gifts.
-#[derive(Debug)]
-struct Peer {
-    /// Holds the count of gifts the rank has sent.
-    segment: Arc<Segment>,
-    /// `None` for the own rank.
-    socket: Option<Arc<UnixStream>>,
-    /// The count when we last looked.
-    seen: u64,
-}
-
-impl Peer {
-    fn sent(&self) -> &AtomicU64 {
-        // SAFETY: every segment has the count at GIFTS_AT, aligned, zero at first, only ever used
-        // as an atomic (its size was checked when it was mapped).
-        unsafe { &*self.segment.as_ptr().add(GIFTS_AT).cast::<AtomicU64>() }
-    }
-
-    /// Whether gifts have come since the last look; there will not be any again until more come.
-    fn has_news(&mut self) -> bool {
-        // ORDERING: acquire pairs with the release in `tell`: what is counted is in the socket.
-        let sent = self.sent().load(Ordering::Acquire);
-        self.socket.is_some() && std::mem::replace(&mut self.seen, sent) != sent
-    }
 }
 
 /// The board of processes, and the memory they have given out.
@@ -311,33 +276,6 @@ impl HostBoard {
     }
 }
 
-/// What `rank` sent is none of ours.
-fn bad(rank: usize, what: &str) -> Error {
-    let text = format!("rank {rank} sent {what}");
-    Error::new(Code::Protocol, text).with_peer(Rank::at(rank))
-}
-
-/// A breach of the protocol on the socket of `rank` is its doing, our own troubles are not.
-fn blame(error: Error, rank: usize) -> Error {
-    if error.code == Code::Protocol { error.with_peer(Rank::at(rank)) } else { error }
-}
-
-fn give(socket: &UnixStream, rank: usize, gift: &Gift, segment: Option<&Segment>) -> Result<()> {
-    let fds: Vec<_> = segment.iter().map(|s| s.fd().as_raw_fd()).collect();
-    let sent = match send_with_fds(socket, bytes_of(gift), &fds) {
-        // A peer that has left needs no gift; its death is noticed elsewhere.
-        Err(error) if error.native == libc::EPIPE || error.native == libc::ECONNRESET => {
-            return Ok(());
-        }
-        other => other?,
-    };
-    if sent != GIFT_BYTES {
-        let text = format!("rank {rank} has many notices of segments unread: let it make a call");
-        return Err(Error::new(Code::Limit, text).with_peer(Rank::at(rank)));
-    }
-    Ok(())
-}
-
 /// Whether `[at, at + bytes)` lies in `segment`; its offset then.
 fn inside(segment: &Segment, at: *const u8, bytes: usize) -> Option<u64> {
     let offset = (at as usize).checked_sub(segment.as_ptr() as usize)?;
@@ -360,12 +298,21 @@ unsafe impl Board for HostBoard {
         self.rows.publish(turn, notice);
     }
 
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Notice>> {
-        let notice = self.rows.notice(peer, turn)?;
-        if notice.is_some() && self.peers[peer].has_news() {
-            self.take_gifts(peer)?;
-        }
-        Ok(notice)
+    #[inline]
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>> {
+        self.rows.notice(peer, turn)
+    }
+
+    fn head(&self, peer: usize, turn: u64) -> Head {
+        self.rows.head(peer, turn)
+    }
+
+    fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
+        self.rows.flat(rank, turn)
+    }
+
+    fn stages(&self, rank: usize) -> *mut u8 {
+        self.rows.stages(rank)
     }
 
     fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {
@@ -396,6 +343,10 @@ unsafe impl Board for HostBoard {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use bytemuck::Zeroable;
+
     use super::*;
     use crate::call::Head;
 
@@ -451,8 +402,7 @@ mod tests {
         let error = board.look().expect_err("twice");
         assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));
         assert_eq!(read(at), 77);
-        let (head, nowhere) = (Head::zeroed(), Place::NOWHERE);
-        board.publish(1, &Notice { head, input: nowhere, output: nowhere });
+        board.publish(1, &Notice { head: Head::zeroed(), words: [0; 6] });
         assert!(board.foreign.is_empty() && board.gone.is_empty());
         let error = board.resolve(1, PLACE).expect_err("gone");
         assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));

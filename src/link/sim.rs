@@ -19,7 +19,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 
-use crate::engine::link::{Board, Fabric, Notice, Place, Rx, Tx, Window};
+use crate::call::Head;
+use crate::engine::link::{Board, Fabric, Heard, Notice, Place, Rx, Tx, Window};
 use crate::engine::wires::FABRIC_LANES;
 use crate::engine::{Engine, Planner, Progress};
 use crate::error::{Code, Error, Result};
@@ -338,7 +339,19 @@ unsafe impl Board for NoBoard {
         match *self {}
     }
 
-    fn notice(&mut self, _peer: usize, _turn: u64) -> Result<Option<Notice>> {
+    fn notice(&mut self, _peer: usize, _turn: u64) -> Result<Option<Heard>> {
+        match *self {}
+    }
+
+    fn head(&self, _peer: usize, _turn: u64) -> Head {
+        match *self {}
+    }
+
+    fn flat(&self, _rank: usize, _turn: u64) -> *mut u8 {
+        match *self {}
+    }
+
+    fn stages(&self, _rank: usize) -> *mut u8 {
         match *self {}
     }
 

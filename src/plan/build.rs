@@ -106,8 +106,10 @@ impl Builder {
             };
             end(s.source, s.source_chunk).max(end(s.target, s.target_chunk))
         };
+        let staged = self.key.algorithm == Algorithm::Staged && self.key.world > 1;
         Plan {
             work_chunks: steps.iter().map(work).max().unwrap_or(0),
+            stage_chunks: if staged { stage_chunks(&self.key, self.chunks) } else { 0 },
             range_max: range_bound(&self.key, self.chunks),
             direct: self.key.algorithm == Algorithm::Direct,
             key: self.key,
@@ -125,7 +127,8 @@ fn range_bound(key: &Key, chunks: u32) -> u32 {
     use Collective as C;
     let whole = matches!(key.collective, C::AllReduce | C::Reduce | C::Broadcast | C::Barrier);
     match key.algorithm {
-        Algorithm::Ring | Algorithm::Tree | Algorithm::Pairwise | Algorithm::Direct => 1,
+        Algorithm::Ring | Algorithm::Tree | Algorithm::Pairwise => 1,
+        Algorithm::Direct | Algorithm::Staged => 1,
         Algorithm::Binomial if whole => 1,
         Algorithm::Doubling if whole => 1,
         Algorithm::Binomial
@@ -133,6 +136,16 @@ fn range_bound(key: &Key, chunks: u32) -> u32 {
         | Algorithm::Halving
         | Algorithm::Bruck
         | Algorithm::Hierarchical => key.world.max(chunks),
+    }
+}
+
+/// Chunks of Stage: the parts or blocks of the call, or the own block alone.
+fn stage_chunks(key: &Key, chunks: u32) -> u32 {
+    use Collective as C;
+    match key.collective {
+        C::AllGather | C::AllGatherV | C::Gather => 1,
+        C::ReduceScatter | C::ReduceScatterV | C::Scatter | C::AllToAll => key.world,
+        _ => chunks,
     }
 }
 

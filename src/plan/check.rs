@@ -15,6 +15,9 @@
 //! of a block until all that it posted has been received. Messages without elements are not sent
 //! after the first tile: no plan may count on them for order, which small worlds show.
 //!
+//! Stages hold two blocks of tiles and outlive the call. What [`super`] asks of a plan so that no
+//! call writes over what another still loads is checked as well.
+//!
 //! Worlds of up to 128 ranks. Not here: links, time, real data.
 
 mod expr;
@@ -175,6 +178,8 @@ pub fn check(plans: &[Plan], options: Options) -> Result<Proof, Flaw> {
     let first = &plans[0];
     let tiles = if first.direct { 1 } else { options.tiles.max(1) };
     let window = options.window.clamp(1, tiles);
+    // Two blocks use stages in turn: a third shows whether the first has done.
+    let tiles = if first.stage_chunks > 0 { tiles.max(2 * window + 1) } else { tiles };
     let plain = Schedule {
         order: Order::Ascending,
         settle_last: false,

@@ -8,8 +8,9 @@
 //!
 //! *Region*: a buffer a step may name. `Input` and `Output` are the caller's (native form). `Work`
 //! is scratch of this rank, in native form for collectives that only move data, in wide form
-//! ([`crate::kernel::Form`]) for those that reduce. `PeerInput` and `PeerOutput` are a peer's
-//! buffers, on memory links only.
+//! ([`crate::kernel::Form`]) for those that reduce. On memory links only: `PeerInput` and
+//! `PeerOutput` are a peer's buffers; `Stage` is scratch of this rank that its peers can load,
+//! always in native form, and `PeerStage` that of a peer.
 //!
 //! *Chunk*: a part of a region, numbered from 0. Which parts there are depends on the collective:
 //!
@@ -25,8 +26,8 @@
 //! A buffer that a rank does not have is absent, whatever the caller passes: the input of broadcast
 //! and scatter exists at the root only, and so does the output of reduce and gather. In a call in
 //! place Input and Output are the same memory where they hold the same elements. A chunk of `Work`
-//! is as long as the chunk of its number (modulo `chunks`) of the larger buffer, and holds no
-//! other.
+//! or `Stage` is as long as the chunk of its number (modulo `chunks`) of the larger buffer, and
+//! holds no other; where Input is the own block alone, `Stage` has one chunk, which holds it.
 //!
 //! *Tile*: the pipeline's unit. The engine runs the whole plan on tile 0 of every chunk, then on
 //! tile 1, and so on: a plan's length never depends on the byte count. (For the buffer-wide
@@ -55,6 +56,12 @@
 //! - A lane is *held* at the start of a block until nothing that it posted itself waits in an
 //!   outbox. That bounds the outboxes; no plan relies on it for what it writes.
 //! - `RecvReduceSend` writes to the link itself, once nothing waits in front of it.
+//!
+//! *Stage*: there are 2W tiles of it, so two blocks use it in turn, across calls too. Nothing else
+//! keeps a rank from writing over what a peer still loads: a plan must see to it that before a rank
+//! writes the tiles of one block, it knows that all have done with the block before the last; that
+//! before it writes those of its second block, all are known to have begun the call (and so to have
+//! ended the one before); and that when it ends, all have done with all blocks but the last.
 //!
 //! Not here: branches, loops, expressions, sizes, types, and any optimiser.
 
@@ -91,6 +98,8 @@ pub enum Algorithm {
     Bruck = 7,
     /// Inside each host first, then between hosts, then inside each host again.
     Hierarchical = 8,
+    /// As direct, by way of memory that every rank can load (memory links only). In tree order.
+    Staged = 9,
 }
 
 impl Algorithm {
@@ -105,6 +114,7 @@ impl Algorithm {
         Self::Direct,
         Self::Bruck,
         Self::Hierarchical,
+        Self::Staged,
     ];
 
     /// The name used on command lines and in logs.
@@ -120,6 +130,7 @@ impl Algorithm {
             Self::Direct => "direct",
             Self::Bruck => "bruck",
             Self::Hierarchical => "hierarchical",
+            Self::Staged => "staged",
         }
     }
 
@@ -154,11 +165,12 @@ pub enum Verb {
     /// `target` = the fold, in group order, of `source` (own place) and one message from each other
     /// rank of group `from` ([`Plan::groups`]). With source `PeerInput`: of every member's own
     /// Input chunk, loaded from its memory; with [`flag::SPREAD`] stored to every member's Output
-    /// too.
+    /// too. With source `PeerStage`: of the own Input chunk and every other member's Stage chunk;
+    /// with [`flag::SPREAD`] stored to the same chunk of the own Stage too.
     Fold = 7,
-    /// Tell everyone (memory links) that phase `source_chunk` of this call is reached here.
+    /// Tell everyone (memory links) that phase `source_chunk` of this tile is reached here.
     Post = 8,
-    /// Wait until rank `from` has posted phase `source_chunk` of this call (memory links). Phase 0
+    /// Wait until rank `from` has posted phase `source_chunk` of this tile (memory links). Phase 0
     /// is posted by the engine when the call starts.
     Await = 9,
 }
@@ -179,6 +191,18 @@ pub enum Region {
     PeerOutput = 4,
     /// Nothing.
     None = 5,
+    /// This rank's scratch that its peers can load.
+    Stage = 6,
+    /// That of rank `from`.
+    PeerStage = 7,
+}
+
+impl Region {
+    /// Whether it is memory of another rank.
+    #[must_use]
+    pub const fn is_peer(self) -> bool {
+        matches!(self, Self::PeerInput | Self::PeerOutput | Self::PeerStage)
+    }
 }
 
 /// Bits of [`Step::flags`].
@@ -193,7 +217,8 @@ pub mod flag {
     pub const SETTLE: u8 = 8;
     /// The kernel's prepare stage applies (the factor of `pre_mul_sum`).
     pub const PREPARE: u8 = 16;
-    /// Also store the result to the same chunk of every group member's Output.
+    /// Also store the result to the same chunk of every group member's Output, or, where the fold
+    /// loads stages, of the own Stage.
     pub const SPREAD: u8 = 32;
 }
 
@@ -267,12 +292,14 @@ pub struct Plan {
     pub chunks: u32,
     /// Chunks of scratch per tile.
     pub work_chunks: u32,
+    /// Chunks of `Stage` per tile; the same on all ranks.
+    pub stage_chunks: u32,
     /// No message of any rank has more chunks than this: a link must take W + 1 tiles times this.
     /// The same on all ranks. Copies inside a rank may have longer ranges.
     pub range_max: u32,
     /// Lists of ranks that folds refer to, each ascending and with the own rank.
     pub groups: Box<[Box<[Rank]>]>,
-    /// Whether it needs peers' memory ([`Region::PeerInput`] and the like); such plans run as one
+    /// Whether it needs peers' buffers ([`Region::PeerInput`] and the like); such plans run as one
     /// tile.
     pub direct: bool,
 }
@@ -280,11 +307,20 @@ pub struct Plan {
 /// The most lanes a plan may have.
 pub const LANES_MAX: usize = 4;
 
+/// The most phases a rank may post for a tile.
+pub const PHASES_MAX: u32 = 4;
+
 impl Plan {
     /// Number of lanes.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lane_starts.len() - 1
+    }
+
+    /// Whether it tells phases, and so needs links that are memory.
+    #[must_use]
+    pub const fn has_phases(&self) -> bool {
+        self.direct || self.stage_chunks > 0
     }
 
     /// The steps of one lane, in order.

@@ -26,6 +26,7 @@ pub(in crate::plan) fn all() -> Vec<(&'static str, Vec<Plan>, bool)> {
         ("relay of 4", world(4, relay), true),
         ("crossing of 2", world(2, crossing), true),
         ("direct of 3", world(3, direct), true),
+        ("staged of 3", world(3, staged), true),
         ("barrier of 4", world(4, barrier), true),
     ]
 }
@@ -153,6 +154,29 @@ pub(in crate::plan) fn direct(n: u32, rank: u32) -> Plan {
     b.push(0, Step::post(1));
     for peer in others() {
         b.push(0, Step::wait_for(peer, 1));
+    }
+    b.finish()
+}
+
+/// An all_reduce by way of stages: contributions, then results.
+pub(in crate::plan) fn staged(n: u32, rank: u32) -> Plan {
+    let mut b = Builder::new(key(Collective::AllReduce, Algorithm::Staged, n, rank), n);
+    let others = || (1..n).map(|s| Rank((rank + s) % n));
+    let group = b.group(&(0..n).map(Rank).collect::<Vec<_>>());
+    for peer in others() {
+        b.push(0, Step::copy((Region::Input, peer.0), (Region::Stage, peer.0)));
+    }
+    b.push(0, Step::post(1));
+    for peer in others() {
+        b.push(0, Step::wait_for(peer, 1));
+    }
+    let step = Step::fold(group, (Region::PeerStage, rank), (Region::Output, rank));
+    b.push(0, step.with(flag::FINISH | flag::SPREAD));
+    b.push(0, Step::post(2));
+    for peer in others() {
+        b.push(0, Step::wait_for(peer, 2));
+        let step = Step::copy((Region::PeerStage, peer.0), (Region::Output, peer.0));
+        b.push(0, Step { from: peer.0, ..step });
     }
     b.finish()
 }

@@ -50,6 +50,8 @@ impl Region {
             Self::Work => "work",
             Self::PeerInput => "peer.input",
             Self::PeerOutput => "peer.output",
+            Self::Stage => "stage",
+            Self::PeerStage => "peer.stage",
             Self::None => "none",
         }
     }
@@ -76,8 +78,7 @@ impl fmt::Display for Chunks {
 
 /// Whom the step talks to.
 fn peers(step: &Step) -> String {
-    let peer_region = matches!(step.source, Region::PeerInput | Region::PeerOutput)
-        || matches!(step.target, Region::PeerOutput);
+    let peer_region = step.source.is_peer() || step.target.is_peer();
     match step.verb {
         Verb::Fold => format!("group {}", step.from),
         Verb::Copy if peer_region => format!("peer {}", step.from),
@@ -118,6 +119,13 @@ fn data(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             if step.has(flag::SPREAD) {
                 let outputs = Chunks(Region::PeerOutput, step.target_chunk, step.chunks);
                 write!(f, ", every {outputs}")?;
+            }
+        }
+        Verb::Fold if step.source == Region::PeerStage => {
+            let own = Chunks(Region::Input, step.source_chunk, step.chunks);
+            write!(f, "{own} + every {source} -> {target}")?;
+            if step.has(flag::SPREAD) {
+                write!(f, ", {}", Chunks(Region::Stage, step.source_chunk, step.chunks))?;
             }
         }
         Verb::Fold => write!(f, "{source} + every {incoming} -> {target}")?,
@@ -192,6 +200,9 @@ impl fmt::Display for Plan {
         )?;
         if self.direct {
             f.write_str(", direct")?;
+        }
+        if self.stage_chunks > 0 {
+            write!(f, ", {} staged", self.stage_chunks)?;
         }
         writeln!(f)?;
         for (number, group) in self.groups.iter().enumerate() {

@@ -81,6 +81,9 @@ fn remark(plans: &[Plan], proof: &super::check::Proof) -> String {
         format!("longest chain {}", proof.rounds),
         format!("at most {} moved by a rank", count(proof.sent_max, "chunk")),
     ];
+    if plans[0].stage_chunks > 0 {
+        parts[0] = "by way of memory all can load".into();
+    }
     if plans[0].direct {
         parts[0] = "in the peers' own memory".into();
     }
@@ -298,6 +301,8 @@ fn chunks(region: Region, ranges: impl Iterator<Item = (u32, u32)>) -> String {
         Region::Work => "work",
         Region::PeerInput => "peer in",
         Region::PeerOutput => "peer out",
+        Region::Stage => "stage",
+        Region::PeerStage => "peer stage",
         Region::None => return String::new(),
     };
     let mut ranges: Vec<(u32, u32)> = ranges.collect();
@@ -337,6 +342,10 @@ fn label(mark: &Mark) -> String {
         Verb::RecvReduce | Verb::RecvReduceSend => format!("{combined} → {target}"),
         Verb::Fold if step.source == Region::PeerInput && step.has(flag::SPREAD) => {
             format!("{} → all {target}", every(source))
+        }
+        Verb::Fold if step.source == Region::PeerStage => {
+            let stage = if step.has(flag::SPREAD) { ", stage" } else { "" };
+            format!("in + {} → {target}{stage}", every(source))
         }
         Verb::Fold if step.source == Region::PeerInput => format!("{} → {target}", every(source)),
         Verb::Fold => format!("Σ {source} → {target}"),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::algo::{self, Hosts};
 use crate::call::Call;
-use crate::engine::{Choice, Planner};
+use crate::engine::link::{FLAT_BYTES, STAGE_BYTES};
+use crate::engine::{Choice, Planner, Reach, Route};
 use crate::error::{Code, Error, Result};
 use crate::plan::cache::Cache;
 use crate::plan::{Algorithm, Key, Plan};
@@ -16,8 +17,10 @@ use crate::types::{Collective, Rank, ReduceOp};
 
 /// Up to here whole buffers travel (latency counts); above, parts (bytes count).
 const SMALL_BYTES: u64 = 16 << 10;
-/// From here on it pays to ask whether all ranks' buffers can be mapped.
-const MEET_BYTES: u64 = 4 << 10;
+/// Up to here a rank reads all contributions to a small call, of all ranks together.
+const FLAT_BYTES_ALL: u64 = 16 << 10;
+/// Stages of one block of tiles: so many tiles, where they are long enough.
+const STAGED_WINDOW: u64 = 4;
 /// Up to here blocks of all_gather and all_to_all are stored and forwarded on large worlds.
 const BRUCK_BYTES: u64 = 1 << 10;
 /// From here on the ring's n - 1 hops cost less than owners reading n links at once.
@@ -88,11 +91,11 @@ impl Tuner {
     ///
     /// # Errors
     /// No algorithm does it: a bug, since pairwise and binomial between them do everything.
-    pub fn plan(&mut self, call: &Call, shared: bool) -> Result<Arc<Plan>> {
+    pub fn plan(&mut self, call: &Call, reach: Reach) -> Result<Arc<Plan>> {
         let asked = self.facts.algorithm;
-        let candidates = asked.into_iter().chain(preference(call, &self.facts, shared));
+        let candidates = asked.into_iter().chain(preference(call, &self.facts, reach));
         for algorithm in candidates {
-            if let Some(plan) = self.plan_by(algorithm, call, shared) {
+            if let Some(plan) = self.plan_by(algorithm, call, reach) {
                 return Ok(plan);
             }
         }
@@ -101,18 +104,52 @@ impl Tuner {
     }
 
     /// The algorithms that can carry out `call` here: any of them is what [`Tuner::plan`] takes
-    /// when it is asked for. `shared`: all ranks' buffers of the call can be mapped.
-    pub fn able(&mut self, call: &Call, shared: bool) -> Vec<Algorithm> {
+    /// when it is asked for.
+    pub fn able(&mut self, call: &Call, reach: Reach) -> Vec<Algorithm> {
         let all = Algorithm::ALL.iter().copied();
-        all.filter(|&algorithm| self.plan_by(algorithm, call, shared).is_some()).collect()
+        all.filter(|&algorithm| self.plan_by(algorithm, call, reach).is_some()).collect()
     }
 
     /// The plan for `call` by `algorithm`, if it applies.
-    fn plan_by(&mut self, algorithm: Algorithm, call: &Call, shared: bool) -> Option<Arc<Plan>> {
-        if !self.allowed(algorithm, call) || (algorithm == Algorithm::Direct && !shared) {
+    fn plan_by(&mut self, algorithm: Algorithm, call: &Call, reach: Reach) -> Option<Arc<Plan>> {
+        let reached = match algorithm {
+            Algorithm::Direct => reach >= Reach::Buffers,
+            Algorithm::Staged => reach >= Reach::Stages,
+            _ => true,
+        };
+        if !reached || !self.allowed(algorithm, call) {
             return None;
         }
-        self.planned(call, algorithm).filter(|plan| plan.direct || self.fits(plan))
+        let plan = self.planned(call, algorithm)?;
+        let able = match plan.stage_chunks {
+            0 => plan.direct || self.fits(&plan),
+            chunks => staged_tile(&self.facts, chunks, call.dtype.bytes() as u64).is_some(),
+        };
+        able.then_some(plan)
+    }
+
+    /// Whether a call is so small that ranks had better show all they contribute at once.
+    fn flat(&self, call: &Call) -> bool {
+        use Collective as C;
+        let (bytes, world) = (agreed_bytes(call), u64::from(self.facts.world));
+        let all = bytes.saturating_mul(world);
+        // What a rank shows, and what one reads.
+        let (shown, read) = match call.collective {
+            C::AllReduce | C::Reduce | C::AllGather | C::Gather => (bytes, all),
+            C::ReduceScatter | C::AllToAll => (all, all),
+            C::Scatter => (all, bytes),
+            C::Barrier => (0, 0),
+            _ => (bytes, bytes),
+        };
+        let factors = call.collective.reduces() && call.op == ReduceOp::PreMulSum;
+        !factors && shown <= FLAT_BYTES as u64 && read <= FLAT_BYTES_ALL
+    }
+
+    /// Whether it pays to ask whether all ranks' buffers can be mapped.
+    fn worth_meeting(&self, call: &Call) -> bool {
+        self.facts.algorithm == Some(Algorithm::Direct)
+            || agreed_bytes(call) > 0
+            || call.collective == Collective::Barrier
     }
 
     /// Whether the links take `window + 1` tiles of the plan's longest messages, the tiles of one
@@ -129,7 +166,7 @@ impl Tuner {
             || algo::ordered(algorithm, call.collective, facts.world, Some(&facts.hosts));
         algo::offers(algorithm, call.collective)
             && (!call.collective.reduces() || !facts.deterministic || tree_order())
-            && (algorithm != Algorithm::Direct || directly(call))
+            && (!matches!(algorithm, Algorithm::Direct | Algorithm::Staged) || directly(call))
             && (!call.in_place_all_to_all() || algo::in_place(algorithm, call.collective))
     }
 
@@ -150,28 +187,33 @@ impl Tuner {
 }
 
 impl Planner for Tuner {
-    fn meets(&self, call: &Call) -> bool {
-        let bytes = agreed_bytes(call);
-        let asked = self.facts.algorithm == Some(Algorithm::Direct);
-        let worth = match self.facts.memory {
-            Memory::Apart => false,
-            Memory::Given => asked || bytes >= MEET_BYTES || call.collective == Collective::Barrier,
-            Memory::All => true,
-        };
-        worth
-            && self.facts.world > 1
-            && algo::offers(Algorithm::Direct, call.collective)
-            && self.allowed(Algorithm::Direct, call)
-            && self.facts.algorithm.is_none_or(|a| a == Algorithm::Direct)
+    fn route(&self, call: &Call) -> Route {
+        use Algorithm as A;
+        let Facts { memory, algorithm, world, .. } = self.facts;
+        let free = |a: A| algorithm.is_none_or(|asked| asked == a) && self.allowed(a, call);
+        if memory == Memory::Apart || world == 1 {
+            Route::Links
+        } else if algorithm.is_none() && self.flat(call) {
+            Route::Flat
+        } else if free(A::Direct) && (memory == Memory::All || self.worth_meeting(call)) {
+            Route::Meet
+        } else if free(A::Staged) {
+            Route::Staged
+        } else {
+            Route::Links
+        }
     }
 
-    fn choose(&mut self, call: &Call, shared: bool) -> Result<Choice> {
-        let plan = self.plan(call, shared)?;
+    fn choose(&mut self, call: &Call, reach: Reach) -> Result<Choice> {
+        let plan = self.plan(call, reach)?;
         let reduces = call.collective.reduces();
         let wire = if reduces { call.dtype.accumulator() } else { call.dtype }.bytes() as u64;
         let folds = plan.key.algorithm == Algorithm::Pairwise && reduces;
+        let staged = staged_tile(&self.facts, plan.stage_chunks, call.dtype.bytes() as u64);
         let (tile, window) = if plan.direct {
             (u64::MAX / 2 / u64::from(self.facts.world), 1)
+        } else if let Some(staged) = staged {
+            staged
         } else {
             (tile_elements(&self.facts, u64::from(plan.range_max), wire, folds), self.facts.window)
         };
@@ -214,8 +256,21 @@ fn tile_elements(facts: &Facts, range: u64, element: u64, folds: bool) -> u64 {
     if elements >= 64 { elements / 64 * 64 } else { elements }
 }
 
+/// Tile, in elements, and window with which `chunks` chunks a tile fit a rank's stages; `None` for
+/// no chunks or too many.
+fn staged_tile(facts: &Facts, chunks: u32, element: u64) -> Option<(u64, u64)> {
+    let room = STAGE_BYTES as u64 / element;
+    let most = facts.tile_bytes / element;
+    let tile = |window| {
+        let tile = room.checked_div(u64::from(chunks) * window)?.min(most);
+        let tile = if tile >= 64 { tile / 64 * 64 } else { tile };
+        (tile > 0).then_some((tile, window))
+    };
+    tile(STAGED_WINDOW).or_else(|| tile(1))
+}
+
 /// Algorithms from the best to the last resort.
-fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = Algorithm> + use<> {
+fn preference(call: &Call, facts: &Facts, reach: Reach) -> impl Iterator<Item = Algorithm> + use<> {
     use Algorithm as A;
     use Collective as C;
     let bytes = agreed_bytes(call);
@@ -236,7 +291,8 @@ fn preference(call: &Call, facts: &Facts, shared: bool) -> impl Iterator<Item = 
         C::Barrier => &[A::Doubling, A::Binomial],
         _ => &[A::Pairwise],
     };
-    (shared.then_some(A::Direct).into_iter())
+    ((reach >= Reach::Buffers).then_some(A::Direct).into_iter())
+        .chain((reach >= Reach::Stages).then_some(A::Staged))
         .chain(levels.then_some(A::Hierarchical))
         .chain(best.iter().copied())
         .chain([A::Pairwise, A::Binomial, A::Ring])
@@ -268,12 +324,12 @@ mod tests {
             for (world, deterministic) in
                 [(1, false), (2, true), (6, false), (6, true), (1024, false)]
             {
-                for shared in [false, true] {
+                for reach in [Reach::Messages, Reach::Stages, Reach::Buffers] {
                     let call = Call { count: 1, ..Call::new(collective, Dtype::F32) };
-                    let able = tuner(world, deterministic, None).able(&call, shared);
+                    let able = tuner(world, deterministic, None).able(&call, reach);
                     assert!(!able.is_empty(), "{collective} by {world}");
                     for &asked in Algorithm::ALL {
-                        let plan = tuner(world, deterministic, Some(asked)).plan(&call, shared);
+                        let plan = tuner(world, deterministic, Some(asked)).plan(&call, reach);
                         let taken = plan.expect("a plan").key.algorithm == asked;
                         assert_eq!(taken, able.contains(&asked), "{asked:?} {collective} {world}");
                     }
@@ -285,8 +341,9 @@ mod tests {
     #[test]
     fn ranks_that_ask_for_direct_meet_whatever_the_size() {
         let call = Call { count: 1, ..Call::new(Collective::AllReduce, Dtype::F32) };
-        assert!(!tuner(4, false, None).meets(&call));
-        assert!(tuner(4, false, Some(Algorithm::Direct)).meets(&call));
-        assert!(!tuner(4, false, Some(Algorithm::Ring)).meets(&call));
+        assert_eq!(tuner(4, false, None).route(&call), Route::Flat);
+        assert_eq!(tuner(4, false, Some(Algorithm::Direct)).route(&call), Route::Meet);
+        assert_eq!(tuner(4, false, Some(Algorithm::Staged)).route(&call), Route::Staged);
+        assert_eq!(tuner(4, false, Some(Algorithm::Ring)).route(&call), Route::Links);
     }
 }

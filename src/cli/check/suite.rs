@@ -78,6 +78,7 @@ pub(super) fn sections(world: u32, link: Link, depth: Depth) -> impl Iterator<It
         ("counts", tiled.clone(), counts),
         ("blocks", tiled.clone(), blocks),
         ("sizes", Config::default(), sizes),
+        ("flat", Config::default(), flat),
         ("registered", tiled, registered),
         ("together", Config::default(), together),
         (
@@ -287,6 +288,32 @@ fn sizes(place: Place) -> Vec<Case> {
 }
 
 /// Memory of the communicator, which local ranks can map.
+/// Around the sizes at which small calls change their way: in a notice, in front of one, too large
+/// for both. Each several times over, so that places are used again.
+fn flat(place: Place) -> Vec<Case> {
+    let quick = [1, 12, 13, 4097];
+    let usual = [0, 1, 2, 11, 12, 13, 255, 1365, 1366, 2048, 2049, 4096, 4097];
+    let counts: &[usize] = if place.depth == Depth::Quick { &quick } else { &usual };
+    let mut cases = Vec::new();
+    for kind in Kind::all() {
+        for (number, &count) in counts.iter().enumerate() {
+            for root in roots(kind, place) {
+                for &in_place in placements(kind) {
+                    let op = if number % 2 == 0 { ReduceOp::Sum } else { ReduceOp::Max };
+                    let dtype = if in_place { Dtype::F16 } else { Dtype::F32 };
+                    let made = Shape { root, in_place, op, ..shape(kind, dtype, count, place) };
+                    let mut case = call(made, Flavor::Exact, Source::Plain);
+                    if let Act::Call(call) = &mut case.act {
+                        call.repeats = 3;
+                    }
+                    cases.push(case);
+                }
+            }
+        }
+    }
+    cases
+}
+
 fn registered(place: Place) -> Vec<Case> {
     let counts: &[usize] =
         if place.depth == Depth::Quick { &[0, 1, 1009] } else { &[0, 1, 63, 64, 1009, 100_003] };
@@ -390,8 +417,8 @@ fn algorithms(place: Place, algorithm: Algorithm) -> Section {
         let kind = Kind::Collective(collective);
         let power = place.world.is_power_of_two();
         let skip = match (algorithm, collective) {
-            (Algorithm::Direct, _) if place.link == Link::Tcp => {
-                Some("direct needs memory that all ranks can map")
+            (Algorithm::Direct | Algorithm::Staged, _) if place.link == Link::Tcp => {
+                Some("the algorithm needs memory that all ranks can map")
             }
             (Algorithm::Doubling, Collective::AllGather | Collective::AllGatherV)
             | (Algorithm::Halving, Collective::ReduceScatter | Collective::ReduceScatterV)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use unisono::call::Call;
 use unisono::config::Config;
-use unisono::engine::Planner;
+use unisono::engine::{Planner, Reach, Route};
 use unisono::tune::{Memory, Tuner};
 use unisono::{Collective, Dtype};
 
@@ -54,7 +54,8 @@ pub(super) fn part(ranks: u32, collective: &str) -> Result<Part, String> {
     }
     let order = if config.deterministic { ", deterministic" } else { "" };
     let what = if collective.reduces() { " f32 sum" } else { "" };
-    let notes = "\n  Algorithm, and tile x tiles in flight where the buffer is cut into tiles.\n";
+    let notes = "\n  Algorithm, and tile x tiles in flight where the buffer is cut into tiles.\n  \
+                 Flat: every rank shows all it has, in one step and without a plan.\n";
     Ok(Part {
         name: "tuning",
         title: format!("Chosen for {collective}{what} by {ranks} ranks of one host{order}"),
@@ -72,9 +73,17 @@ fn chosen(
     let dtype = Dtype::F32;
     let element = dtype.bytes() as u64;
     let call = Call { count: size / element, ..Call::new(collective, dtype) };
+    let route = tuner.route(&call);
+    if route == Route::Flat {
+        return Ok(("flat".to_owned(), json!({"algorithm": "flat"})));
+    }
     // Buffers in shared memory are used only when ranks meet for it.
-    let shared = shared && tuner.meets(&call);
-    let choice = tuner.choose(&call, shared).map_err(|error| error.detail.into_string())?;
+    let reach = match route {
+        Route::Meet if shared => Reach::Buffers,
+        Route::Meet | Route::Staged => Reach::Stages,
+        Route::Links | Route::Flat => Reach::Messages,
+    };
+    let choice = tuner.choose(&call, reach).map_err(|error| error.detail.into_string())?;
     let algorithm = choice.plan.key.algorithm.name();
     let (tile, window) = (choice.tile.saturating_mul(element), choice.window);
     let chunks = u64::from(choice.plan.chunks.max(1));

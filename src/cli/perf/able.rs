@@ -8,7 +8,7 @@ use std::ptr;
 use unisono::algo;
 use unisono::call::Call;
 use unisono::config::Config;
-use unisono::engine::Planner;
+use unisono::engine::{Planner, Reach, Route};
 use unisono::plan::Algorithm;
 use unisono::tune::Memory;
 use unisono::{Collective, Dtype, ReduceOp};
@@ -88,7 +88,7 @@ fn asked(
     if config.deterministic && kind.reduces() {
         text += " in the deterministic mode";
     }
-    if algorithm == Algorithm::Direct {
+    if matches!(algorithm, Algorithm::Direct | Algorithm::Staged) {
         let memory = if options.registered { "registered" } else { "plain" };
         text += &format!(" in {memory} memory over {}", options.link.name());
     }
@@ -123,6 +123,10 @@ fn able(
     // Ranks meet for direct when they are asked to, so that is what is asked here.
     let config = Config { algorithm: Some(Algorithm::Direct), ..config.clone() };
     let mut tuner = tuner(&config, world, memory)?;
-    let shared = shared && tuner.meets(&call);
-    Ok(tuner.able(&call, shared))
+    let reach = match tuner.route(&call) {
+        Route::Meet if shared => Reach::Buffers,
+        _ if memory == Memory::Apart => Reach::Messages,
+        _ => Reach::Stages,
+    };
+    Ok(tuner.able(&call, reach))
 }

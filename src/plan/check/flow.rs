@@ -98,7 +98,7 @@ pub(super) struct Flow<'a> {
     under_way: Vec<u32>,
     /// How many messages in outboxes read each place.
     readers: Vec<u32>,
-    /// The last phase each rank has posted.
+    /// How many phases each rank has posted, over all tiles.
     phases: Vec<u32>,
     /// Lanes for which something has changed since they were last tried.
     roused: Vec<bool>,
@@ -271,7 +271,11 @@ impl<'a> Flow<'a> {
             && !self.held(g)
             && match step.verb {
                 Verb::Fold => self.all_posted(g, step),
-                Verb::Await => self.phases[step.from as usize] >= step.source_chunk,
+                Verb::Await => {
+                    let tile = self.tile(self.cursors[g]);
+                    let number = self.places.posted(step.from, step.source_chunk, tile);
+                    self.phases[step.from as usize] >= number
+                }
                 _ => {
                     (!step.receives() || self.incoming(step.from, g))
                         && (!self.needs_room(step) || self.room(g, step))
@@ -313,7 +317,7 @@ impl<'a> Flow<'a> {
                 }
             }
             Verb::Post => {
-                self.phases[rank] = step.source_chunk;
+                self.phases[rank] += 1;
                 self.roused.fill(true);
             }
             _ if step.receives() => self.receive(step.from as usize, rank, lane),
@@ -453,8 +457,7 @@ impl<'a> Flow<'a> {
 
 /// The ranks whose messages a fold takes, in group order.
 pub(super) fn senders<'a>(plan: &'a Plan, step: &Step) -> impl Iterator<Item = u32> + use<'a> {
-    let group: &[Rank] =
-        if step.source == Region::PeerInput { &[] } else { &plan.groups[step.from as usize] };
+    let group: &[Rank] = if step.source.is_peer() { &[] } else { &plan.groups[step.from as usize] };
     group.iter().filter(|&&r| r != plan.key.rank).map(|r| r.0)
 }
 

@@ -224,6 +224,21 @@ impl<'a> Memory<'a> {
         known(self.received[post.message as usize]) || known(post.left)
     }
 
+    /// When `rank` ends, all have done with the stages of all blocks but the last.
+    pub(super) fn stages_done(&self, clocks: &Clocks, rank: Rank) -> Result<(), String> {
+        let shape = self.map.shape;
+        let last = (shape.tiles - 1) / shape.window;
+        for place in &self.places[self.map.stage(rank)] {
+            let known = |m| self.lanes(rank.0).any(|lane| clocks.knows(lane, m));
+            let late = place.read_far.iter().copied().find(|&m| !known(m));
+            if let Some(late) = late.filter(|_| place.value.tile / shape.window < last) {
+                let by = self.who(late);
+                return Err(format!("may end while {by} still loads a stage of an earlier block"));
+            }
+        }
+        Ok(())
+    }
+
     /// Nobody touches the buffers of `rank` once it has ended.
     pub(super) fn left_alone(&self, clocks: &Clocks, rank: Rank) -> Result<(), String> {
         for place in &self.places[self.map.buffers(rank)] {

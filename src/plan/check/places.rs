@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::super::{Plan, Region};
+use super::super::{Plan, Region, Verb};
 use super::memory::END;
+use super::order::number;
 use super::structure::buffers;
 use crate::types::{Collective, Rank};
 
@@ -30,7 +31,10 @@ struct Base {
     input: u32,
     output: u32,
     work: u32,
+    stage: u32,
     inputs: u32,
+    /// Phases that the rank posts for a tile.
+    posts: u32,
 }
 
 /// All places of a world, numbered from 0.
@@ -50,8 +54,10 @@ impl<'a> Places<'a> {
             let input = count;
             let output = input + inputs * shape.tiles;
             let work = output + outputs * shape.tiles;
-            count = work + plan.work_chunks * shape.window;
-            Base { input, output, work, inputs }
+            let stage = work + plan.work_chunks * shape.window;
+            count = stage + plan.stage_chunks * 2 * shape.window;
+            let posts = plan.steps.iter().filter(|step| step.verb == Verb::Post).count();
+            Base { input, output, work, stage, inputs, posts: number(posts) }
         };
         let bases = plans.iter().map(base).collect();
         Self { plans, shape, bases, count }
@@ -72,6 +78,9 @@ impl<'a> Places<'a> {
                 None => base.output + chunk * tiles + tile,
             },
             Region::Work => base.work + chunk * window + tile % window,
+            Region::Stage | Region::PeerStage => {
+                base.stage + chunk * 2 * window + tile % (2 * window)
+            }
             Region::None => END,
         };
         at as usize
@@ -81,6 +90,23 @@ impl<'a> Places<'a> {
     pub(super) fn buffers(&self, rank: Rank) -> Range<usize> {
         let base = self.bases[rank.index()];
         base.input as usize..base.work as usize
+    }
+
+    /// How many phases `rank` has posted, over all tiles, once it has posted `phase` of `tile`.
+    pub(super) fn posted(&self, rank: u32, phase: u32, tile: u32) -> u32 {
+        let Shape { tiles, window, .. } = self.shape;
+        let first = tile - tile % window;
+        let wide = window.min(tiles - first);
+        let before = first * self.bases[rank as usize].posts;
+        if phase == 0 { 0 } else { before + (phase - 1) * wide + (tile - first) + 1 }
+    }
+
+    /// What peers can load of a rank.
+    pub(super) fn stage(&self, rank: Rank) -> Range<usize> {
+        let Shape { window, .. } = self.shape;
+        let first = self.bases[rank.index()].stage;
+        let chunks = self.plans[rank.index()].stage_chunks;
+        first as usize..(first + chunks * 2 * window) as usize
     }
 
     /// The Input chunk that is the same memory as this Output chunk when the call works in place.

@@ -1,7 +1,7 @@
 //! What can be said of a plan by looking at each step alone: fields in range, operands where the
 //! verb needs them and nowhere else, flags that mean something.
 
-use super::super::{Key, LANES_MAX, NO_RANK, NO_STEP, Plan, Region, Step, Verb, flag};
+use super::super::{Key, LANES_MAX, NO_RANK, NO_STEP, PHASES_MAX, Plan, Region, Step, Verb, flag};
 use super::{Flaw, Site};
 use crate::types::{Collective, Rank};
 
@@ -51,10 +51,12 @@ pub(super) fn world(plans: &[Plan]) -> Result<(), Flaw> {
         {
             return fail(format!("its key {:?} does not fit {:?}", plan.key, first.key));
         }
-        if plan.chunks != first.chunks || plan.direct != first.direct {
+        let cut = |plan: &Plan| (plan.chunks, plan.stage_chunks, plan.direct);
+        if cut(plan) != cut(first) {
             return fail(format!(
-                "it has {} chunks, direct {}; rank 0 has {}, direct {}",
-                plan.chunks, plan.direct, first.chunks, first.direct
+                "it has (chunks, staged, direct) {:?}; rank 0 has {:?}",
+                cut(plan),
+                cut(first)
             ));
         }
     }
@@ -77,7 +79,7 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
     if plan.chunks == 0 || (plan.chunks > 1 && !buffer_wide) {
         return fail(format!("{} chunks", plan.chunks));
     }
-    if plan.chunks > CHUNKS_MAX || plan.work_chunks > CHUNKS_MAX {
+    if plan.chunks.max(plan.work_chunks).max(plan.stage_chunks) > CHUNKS_MAX {
         return fail(format!("more than {CHUNKS_MAX} chunks or chunks of scratch"));
     }
     let starts = &plan.lane_starts;
@@ -103,7 +105,8 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Flaw> {
             Shape::of(step).check(step, plan, lane, index).map_err(flawed)?;
             if step.verb == Verb::Post {
                 let next = phase.map_or(1, |(_, p)| p + 1);
-                if phase.is_some_and(|(l, _)| l != lane) || step.source_chunk != next {
+                let other_lane = phase.is_some_and(|(l, _)| l != lane);
+                if other_lane || step.source_chunk != next || next > PHASES_MAX {
                     return Err(flawed("phases are posted by one lane, in order from 1".into()));
                 }
                 phase = Some((lane, next));
@@ -123,11 +126,19 @@ struct Shape {
 }
 
 const OWN: &[Region] = &[Region::Input, Region::Output, Region::Work];
-const OWN_OR_PEER: &[Region] =
-    &[Region::Input, Region::Output, Region::Work, Region::PeerInput, Region::PeerOutput];
-const FOLDED: &[Region] = &[Region::Input, Region::Output, Region::Work, Region::PeerInput];
+const COPIED: &[Region] = &[
+    Region::Input,
+    Region::Output,
+    Region::Work,
+    Region::PeerInput,
+    Region::PeerOutput,
+    Region::PeerStage,
+];
+const FOLDED: &[Region] =
+    &[Region::Input, Region::Output, Region::Work, Region::PeerInput, Region::PeerStage];
 const WRITTEN: &[Region] = &[Region::Output, Region::Work];
-const WRITTEN_OR_PEER: &[Region] = &[Region::Output, Region::Work, Region::PeerOutput];
+const WRITTEN_OR_STAGE: &[Region] = &[Region::Output, Region::Work, Region::Stage];
+const COPIED_TO: &[Region] = &[Region::Output, Region::Work, Region::PeerOutput, Region::Stage];
 const WRITTEN_OR_NONE: &[Region] = &[Region::Output, Region::Work, Region::None];
 const NONE: &[Region] = &[Region::None];
 const COMBINED: u8 = flag::WIDE | flag::INCOMING_FIRST | flag::FINISH;
@@ -139,15 +150,16 @@ impl Shape {
             Verb::Send => shape(OWN, NONE, false, true, flag::WIDE),
             Verb::Recv => shape(NONE, WRITTEN, true, false, flag::WIDE),
             Verb::Copy => {
-                let peer = is_peer(step.source) || is_peer(step.target);
-                shape(OWN_OR_PEER, WRITTEN_OR_PEER, peer, false, flag::FINISH | flag::PREPARE)
+                let peer = step.source.is_peer() || step.target.is_peer();
+                shape(COPIED, COPIED_TO, peer, false, flag::FINISH | flag::PREPARE)
             }
             Verb::Reduce => shape(OWN, WRITTEN, false, false, flag::FINISH),
             Verb::RecvReduce => shape(OWN, WRITTEN, true, false, COMBINED),
             Verb::RecvReduceSend => shape(OWN, WRITTEN_OR_NONE, true, true, COMBINED),
             Verb::RecvCopySend => shape(NONE, WRITTEN, true, true, flag::WIDE),
             Verb::Fold => {
-                shape(FOLDED, WRITTEN, true, false, flag::WIDE | flag::FINISH | flag::SPREAD)
+                let flags = flag::WIDE | flag::FINISH | flag::SPREAD;
+                shape(FOLDED, WRITTEN_OR_STAGE, true, false, flags)
             }
             Verb::Post => shape(NONE, NONE, false, false, 0),
             Verb::Await => shape(NONE, NONE, true, false, 0),
@@ -195,12 +207,10 @@ impl Shape {
                 return Err("prepares, but not from input to work".into());
             }
         }
-        if step.has(flag::SPREAD)
-            && (step.source, step.target) != (Region::PeerInput, Region::Output)
-        {
-            return Err("spreads, but not from peers' input to output".into());
+        if step.has(flag::SPREAD) && !(step.source.is_peer() && step.target == Region::Output) {
+            return Err("spreads, but not from peers' memory to output".into());
         }
-        if step.verb == Verb::Fold && step.source == Region::PeerInput && step.has(flag::WIDE) {
+        if step.verb == Verb::Fold && step.source.is_peer() && step.has(flag::WIDE) {
             return Err("takes no message that could be wide".into());
         }
         Ok(())
@@ -228,20 +238,22 @@ impl Shape {
             rank("from", self.from, step.from)?;
         }
         rank("to", self.to, step.to)?;
-        let shared = is_peer(step.source) || is_peer(step.target);
-        let direct = shared || matches!(step.verb, Verb::Post | Verb::Await);
-        if direct && !plan.direct {
-            return Err("needs peers' memory in a plan that is not direct".into());
+        let names =
+            |regions: &[Region]| regions.contains(&step.source) || regions.contains(&step.target);
+        if names(&[Region::PeerInput, Region::PeerOutput]) && !plan.direct {
+            return Err("needs peers' buffers in a plan that is not direct".into());
         }
-        if is_peer(step.source) && is_peer(step.target) {
+        if names(&[Region::Stage, Region::PeerStage]) && plan.stage_chunks == 0 {
+            return Err("needs stages in a plan that has none".into());
+        }
+        if matches!(step.verb, Verb::Post | Verb::Await) && !plan.has_phases() {
+            return Err("needs phases in a plan for links of messages".into());
+        }
+        if step.source.is_peer() && step.target.is_peer() {
             return Err("both operands are the peer's".into());
         }
         Ok(())
     }
-}
-
-const fn is_peer(region: Region) -> bool {
-    matches!(region, Region::PeerInput | Region::PeerOutput)
 }
 
 fn waits(step: &Step, plan: &Plan, index: usize) -> Result<(), String> {
@@ -276,6 +288,7 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
             Region::Input | Region::PeerInput => input,
             Region::Output | Region::PeerOutput => output,
             Region::Work => plan.work_chunks,
+            Region::Stage | Region::PeerStage => plan.stage_chunks,
             Region::None if first == 0 => return Ok(()),
             Region::None => return Err(format!("chunk {first} of no region")),
         };
@@ -285,10 +298,13 @@ fn ranges(step: &Step, plan: &Plan) -> Result<(), String> {
         }
         Ok(())
     };
-    let owner = |region| {
-        if is_peer(region) { Rank(step.from) } else { plan.key.rank }
+    let owner = |region: Region| {
+        if region.is_peer() { Rank(step.from) } else { plan.key.rank }
     };
-    if step.verb == Verb::Fold && step.source == Region::PeerInput {
+    if step.verb == Verb::Fold && step.source == Region::PeerStage {
+        inside(Region::Input, step.source_chunk, plan.key.rank)?;
+        inside(Region::Stage, step.source_chunk, plan.key.rank)?;
+    } else if step.verb == Verb::Fold && step.source == Region::PeerInput {
         for &member in &plan.groups[step.from as usize] {
             inside(step.source, step.source_chunk, member)?;
             if step.has(flag::SPREAD) {

@@ -364,6 +364,62 @@ fn direct_plans_wait_for_peers() {
 }
 
 #[test]
+fn stages_are_not_overwritten_too_soon() {
+    let without = |index: usize| {
+        flaw(world(3, samples::staged), |plans| {
+            for plan in plans {
+                set_steps(plan, 0, |steps| {
+                    steps.remove(index);
+                });
+            }
+        })
+    };
+    // The first wait of each rank is for the next.
+    let text = without(3);
+    assert!(text.contains("may not have begun: peer.stage[1]"), "{text}");
+    let text = without(7);
+    assert!(text.contains("reads what nothing was written to: peer.stage[0]"), "{text}");
+    // One that loads nothing and waits for nobody would overtake the others.
+    let text = flaw(world(3, samples::staged), |plans| {
+        for plan in plans {
+            set_steps(plan, 0, |steps| steps.retain(|step| step.verb != Verb::Await));
+        }
+    });
+    assert!(text.contains("peer.stage["), "{text}");
+}
+
+/// A root that stages and never waits runs into what the others still load.
+#[test]
+fn a_root_waits_for_those_who_load() {
+    let make = |rank: u32, waits: bool| {
+        let key = key(Collective::Broadcast, Algorithm::Staged, 3, rank);
+        let mut b = Builder::new(key, 1);
+        if rank > 0 {
+            b.push(0, Step::wait_for(Rank(0), 1));
+            let step = Step::copy((Region::PeerStage, 0), (Region::Output, 0));
+            b.push(0, Step { from: 0, ..step });
+            b.push(0, Step::post(1));
+            return b.finish();
+        }
+        b.push(0, Step::copy((Region::Input, 0), (Region::Stage, 0)));
+        b.push(0, Step::post(1));
+        b.push(0, Step::copy((Region::Input, 0), (Region::Output, 0)));
+        b.push(0, Step::wait_for(Rank(1), 1));
+        if waits {
+            b.push(0, Step::wait_for(Rank(2), 1));
+        }
+        b.finish()
+    };
+    let plans = |waits: bool| (0..3).map(|rank| make(rank, waits)).collect::<Vec<_>>();
+    assert_eq!(check(&plans(true), Options::default()).err(), None);
+    let text = check(&plans(false), Options::default()).unwrap_err().to_string();
+    assert!(text.contains("stages more than a block before rank 2 has begun"), "{text}");
+    // One tile is one block: what it leaves behind is for the next call to mind.
+    let one = Options { tiles: 1, window: 1, ..Options::default() };
+    assert!(check(&plans(true), one).is_ok());
+}
+
+#[test]
 fn a_barrier_hears_of_everyone() {
     let text = flaw(world(4, samples::barrier), |plans| {
         for plan in plans {

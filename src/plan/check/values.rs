@@ -53,6 +53,7 @@ pub(super) struct Values<'a> {
     awaited: Vec<Vec<u32>>,
     stamps: Vec<Option<Stamp>>,
     phases: Vec<Vec<Stamp>>,
+    places: &'a Places<'a>,
     moved: Vec<Value>,
     taken: Vec<u32>,
     parts: Vec<Expr>,
@@ -82,6 +83,7 @@ impl<'a> Values<'a> {
             awaited: Vec::new(),
             stamps: Vec::new(),
             phases: vec![Vec::new(); world],
+            places,
             moved: Vec::new(),
             taken: Vec::new(),
             parts: Vec::new(),
@@ -140,12 +142,23 @@ impl<'a> Values<'a> {
             return Err(format!("rounds the partial result {what} by putting it into {region}"));
         }
         self.fits(owner, region, chunk, value)?;
+        if region == Region::Stage && at.site.tile >= self.window {
+            self.all_have_begun(at)?;
+        }
         let place = self.memory.place(owner, region, chunk, at.site.tile);
         if self.empty(owner, region, chunk, at.site.tile) {
             self.memory.pretend(place, value);
             return Ok(());
         }
         self.memory.write(&self.clocks, at.me, (owner, place), value)
+    }
+
+    /// Who stages its second block overwrites what the call before may have left there.
+    fn all_have_begun(&self, at: &At<'_>) -> Result<(), String> {
+        match (0..self.plans.len()).find(|rank| !self.clocks.begun(at.me, rank * self.lanes)) {
+            None => Ok(()),
+            Some(rank) => Err(format!("stages more than a block before rank {rank} has begun")),
+        }
     }
 
     /// Whether a copy has nothing to do for a chunk: it would change neither place nor value.
@@ -201,8 +214,7 @@ impl<'a> Values<'a> {
 
     fn load(&mut self, at: &At<'_>, chunk: u32) -> Result<Value, String> {
         let region = at.step.source;
-        let peer = matches!(region, Region::PeerInput | Region::PeerOutput);
-        let owner = if peer { at.step.from } else { at.site.rank.0 };
+        let owner = if region.is_peer() { at.step.from } else { at.site.rank.0 };
         self.load_at(at, (owner, region, at.step.source_chunk + chunk))
     }
 
@@ -334,6 +346,7 @@ impl<'a> Values<'a> {
         let (plan, step, own) = (&self.plans[at.site.rank.index()], at.step, at.site.rank);
         let group = &plan.groups[step.from as usize];
         let direct = step.source == Region::PeerInput;
+        let staged = step.source == Region::PeerStage;
         self.taken.clear();
         for from in senders(plan, step) {
             let first = self.receive(at, from)?;
@@ -345,6 +358,9 @@ impl<'a> Values<'a> {
             for &member in group {
                 let value = if direct {
                     self.load_at(at, (member.0, Region::PeerInput, step.source_chunk + chunk))?
+                } else if staged {
+                    let own = if member == own { Region::Input } else { Region::PeerStage };
+                    self.load_at(at, (member.0, own, step.source_chunk + chunk))?
                 } else if member == own {
                     self.load(at, chunk)?
                 } else {
@@ -360,7 +376,10 @@ impl<'a> Values<'a> {
             let value = Value { expr, tile: at.site.tile, finished: false };
             let value = self.finish(step, value)?;
             self.store(at, chunk, value)?;
-            let far = group.iter().filter(|&&r| r != own && step.has(flag::SPREAD));
+            if staged && step.has(flag::SPREAD) {
+                self.store_at(at, (own.0, Region::Stage, step.source_chunk + chunk), value)?;
+            }
+            let far = group.iter().filter(|&&r| r != own && direct && step.has(flag::SPREAD));
             for &member in far {
                 self.store_at(
                     at,
@@ -368,7 +387,7 @@ impl<'a> Values<'a> {
                     value,
                 )?;
             }
-            self.count_far(at, &group[..], direct, step.has(flag::SPREAD));
+            self.count_far(at, &group[..], direct || staged, direct && step.has(flag::SPREAD));
         }
         Ok(())
     }
@@ -376,6 +395,9 @@ impl<'a> Values<'a> {
     /// Loads from and stores to peers' memory count as chunks moved.
     fn count_far(&mut self, at: &At<'_>, group: &[Rank], loads: bool, stores: bool) {
         let times = number(group.len() - 1) * (u32::from(loads) + u32::from(stores));
+        if at.site.tile > 0 {
+            return;
+        }
         self.cost.sent[at.site.rank.index()] += times;
     }
 
@@ -411,7 +433,7 @@ impl<'a> Values<'a> {
                     let value = self.finish(step, value)?;
                     self.store(at, chunk, value)?;
                 }
-                if step.from < number(self.plans.len()) {
+                if step.from < number(self.plans.len()) && at.site.tile == 0 {
                     self.cost.sent[at.site.rank.index()] += step.chunks;
                 }
             }
@@ -421,12 +443,12 @@ impl<'a> Values<'a> {
     }
 
     fn await_phase(&mut self, at: &At<'_>) {
-        let phase = at.step.source_chunk as usize;
         let from = at.step.from as usize;
-        if phase == 0 {
+        let number = self.places.posted(at.step.from, at.step.source_chunk, at.site.tile);
+        if number == 0 {
             self.clocks.join_start(at.me, from * self.lanes..(from + 1) * self.lanes);
         } else {
-            let stamp = self.phases[from][phase - 1];
+            let stamp = self.phases[from][number as usize - 1];
             self.clocks.join(at.me, &stamp, 1);
         }
     }
@@ -473,7 +495,9 @@ impl<'a> Values<'a> {
         let mut ordered = true;
         for (index, plan) in self.plans.iter().enumerate() {
             let rank = Rank::at(index);
-            self.memory.left_alone(&self.clocks, rank).map_err(|what| Flaw::of_rank(rank, what))?;
+            let flaw = |what| Flaw::of_rank(rank, what);
+            self.memory.left_alone(&self.clocks, rank).map_err(flaw)?;
+            self.memory.stages_done(&self.clocks, rank).map_err(flaw)?;
             if plan.key.collective == Collective::Barrier {
                 self.heard(rank).map_err(|what| Flaw::of_rank(rank, what))?;
                 continue;
@@ -571,7 +595,10 @@ fn part(plan: &Plan, region: Region, chunk: u32) -> Option<u32> {
     let own = Some(plan.key.rank.0);
     match (plan.key.collective, region) {
         (C::AllReduce | C::Reduce | C::Broadcast, _) => Some(chunk % plan.chunks),
-        (C::AllGatherV | C::GatherV, Region::Input | Region::PeerInput) => own,
+        (
+            C::AllGatherV | C::GatherV,
+            Region::Input | Region::PeerInput | Region::Stage | Region::PeerStage,
+        ) => own,
         (C::ReduceScatterV | C::ScatterV, Region::Output | Region::PeerOutput) => own,
         (C::AllGatherV | C::GatherV | C::ReduceScatterV | C::ScatterV, _) => Some(chunk),
         _ => None,

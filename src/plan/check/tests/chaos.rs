@@ -54,14 +54,19 @@ pub(super) struct Chaos<'a> {
     done: Vec<Vec<usize>>,
     begun: Vec<bool>,
     ended: Vec<bool>,
-    phases: Vec<u32>,
+    /// The last phase of each rank and tile.
+    phases: BTreeMap<(u32, u32), u32>,
 }
 
 type Fault = String;
 
 impl<'a> Chaos<'a> {
     pub(super) fn new(plans: &'a [Plan], in_place: bool, seed: u64) -> Self {
-        let (tiles, window) = if plans[0].direct { (1, 1) } else { (3, 2) };
+        let (tiles, window) = match &plans[0] {
+            plan if plan.direct => (1, 1),
+            plan if plan.stage_chunks > 0 => (7, 2),
+            _ => (3, 2),
+        };
         let script = |steps: usize| {
             let mut script = Vec::new();
             for block in (0..tiles).step_by(window as usize) {
@@ -88,7 +93,7 @@ impl<'a> Chaos<'a> {
             scripts,
             begun: vec![false; n],
             ended: vec![false; n],
-            phases: vec![0; n],
+            phases: BTreeMap::new(),
         }
     }
 
@@ -204,9 +209,11 @@ impl<'a> Chaos<'a> {
         }
         match step.verb {
             Verb::Await if step.source_chunk == 0 => self.begun[step.from as usize],
-            Verb::Await => self.phases[step.from as usize] >= step.source_chunk,
+            Verb::Await => {
+                self.phases.get(&(step.from, tile)).is_some_and(|&p| p >= step.source_chunk)
+            }
             Verb::Fold => {
-                step.source == Region::PeerInput
+                matches!(step.source, Region::PeerInput | Region::PeerStage)
                     || self.members(rank, step).iter().all(|&r| r == Rank(rank) || arrived(r.0))
             }
             Verb::Recv | Verb::RecvReduce => arrived(step.from),
@@ -225,6 +232,7 @@ impl<'a> Chaos<'a> {
         let rooted_elsewhere = plan.key.collective.rooted() && plan.key.root.0 != rank;
         match region {
             Region::Work => (rank, 2, chunk, tile % self.window),
+            Region::Stage | Region::PeerStage => (rank, 3, chunk, tile % (2 * self.window)),
             Region::Input | Region::PeerInput => (rank, 0, chunk, tile),
             _ if !self.in_place => (rank, 1, chunk, tile),
             _ => match plan.key.collective {
@@ -307,7 +315,7 @@ impl<'a> Chaos<'a> {
                 }
             }
         }
-        self.memory.retain(|place, _| place.0 != rank || place.1 == 2);
+        self.memory.retain(|place, _| place.0 != rank || place.1 >= 2);
         self.ended[rank as usize] = true;
         Ok(())
     }
@@ -349,14 +357,14 @@ impl<'a> Chaos<'a> {
 
     fn step(&mut self, rank: u32, lane: usize, step: &Step, tile: u32) -> Result<(), Fault> {
         if matches!(step.verb, Verb::Post) {
-            self.phases[rank as usize] = step.source_chunk;
+            self.phases.insert((rank, tile), step.source_chunk);
         }
         if matches!(step.verb, Verb::Post | Verb::Await) {
             return Ok(());
         }
         let chunks = 0..step.chunks;
         let owner = |region| match region {
-            Region::PeerInput | Region::PeerOutput => step.from,
+            Region::PeerInput | Region::PeerOutput | Region::PeerStage => step.from,
             _ => rank,
         };
         let sources: Vec<Place> = chunks
@@ -404,23 +412,31 @@ impl<'a> Chaos<'a> {
     }
 
     fn fold(&mut self, rank: u32, lane: usize, step: &Step, tile: u32) -> Result<(), Fault> {
-        let direct = step.source == Region::PeerInput;
+        let (direct, by_stages) =
+            (step.source == Region::PeerInput, step.source == Region::PeerStage);
         let members = self.members(rank, step);
         let mut columns = vec![Vec::new(); step.chunks as usize];
         for member in members {
-            if !direct && member.0 != rank {
+            if !direct && !by_stages && member.0 != rank {
                 let values = self.take(member.0, rank, lane, step)?;
                 columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
                 continue;
             }
             for (c, column) in (0u32..).zip(&mut columns) {
-                let place = self.place(member.0, step.source, step.source_chunk + c, tile);
+                let own = by_stages && member.0 == rank;
+                let source = if own { Region::Input } else { step.source };
+                let place = self.place(member.0, source, step.source_chunk + c, tile);
                 column.push(self.load(place, tile)?);
             }
         }
         for (c, column) in (0u32..).zip(columns) {
             let value = staged(sum(&column), step);
-            let spread = members.iter().filter(|m| m.0 == rank || step.has(flag::SPREAD));
+            if by_stages && step.has(flag::SPREAD) {
+                let place = self.place(rank, Region::Stage, step.source_chunk + c, tile);
+                self.store(place, value.clone())?;
+            }
+            let far = direct && step.has(flag::SPREAD);
+            let spread = members.iter().filter(|m| m.0 == rank || far);
             for member in spread {
                 let place = self.place(member.0, step.target, step.target_chunk + c, tile);
                 self.store(place, value.clone())?;
