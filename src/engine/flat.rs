@@ -43,7 +43,7 @@ fn flat_bytes(call: &Call, rank: usize, world: usize) -> Option<usize> {
 }
 
 /// Whom rank `me` has to hear.
-const fn needs(call: &Call, me: usize, rank: usize) -> bool {
+pub(super) const fn needs(call: &Call, me: usize, rank: usize) -> bool {
     let root = call.root.0 as usize;
     match call.collective {
         Collective::Broadcast | Collective::Scatter => rank == root,

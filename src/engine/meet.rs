@@ -114,7 +114,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let reach = if shared { Reach::Buffers } else { Reach::Stages };
         let running = self.bind(&run.call, &mut run.head, reach)?;
         self.resolve(&running.plan, &run.call)?;
-        run.running = Some(running);
+        self.running = Some(running);
         Ok(true)
     }
 

@@ -129,8 +129,7 @@ struct Run {
     hidden: bool,
     /// How many ranks' notices of a flat call have been seen.
     heard: usize,
-    /// `None` while the ranks meet, while the plan is chosen, and in a flat call.
-    running: Option<Running>,
+    /// A flat call is through.
     done: bool,
 }
 
@@ -155,6 +154,8 @@ pub struct Engine<F, P> {
     recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
     run: Option<Run>,
+    /// Its plan: none while the ranks meet, and in a flat call.
+    running: Option<Running>,
     p2p: PointToPoint,
     /// Input and output of the call that the ranks meet for, as read so far, in rank order.
     notices: Vec<[Place; 2]>,
@@ -199,6 +200,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
+            running: None,
             p2p: PointToPoint::new(world),
             notices: Vec::with_capacity(world),
             inline: Vec::with_capacity(world),
@@ -363,6 +365,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             _ => error,
         };
         self.end_sent();
+        self.running = None;
         if let Some(run) = self.run.take() {
             self.ended.push_back((run.ticket, Err(error.clone())));
         }
@@ -421,7 +424,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if !self.p2p.idle() {
             moved |= self.p2p.poll(&mut self.wires)?;
         }
-        let bound = self.run.as_ref().and_then(|r| r.running.as_ref()).map(|r| &r.bound);
+        let bound = self.running.as_ref().map(|r| &r.bound);
         moved |= self.wires.flush(bound)?;
         if !self.wires.sent.is_empty() {
             self.end_sent();
@@ -433,11 +436,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Ends the present collective once every lane is through and everything posted has left.
     fn finish_run(&mut self) {
         let through = |r: &Running| r.cursors[..r.plan.lanes()].iter().all(|cursor| cursor.done);
-        let done = |run: &Run| run.done || run.running.as_ref().is_some_and(through);
-        if self.run.as_ref().is_some_and(done)
+        let done = self.run.as_ref().is_some_and(|run| run.done)
+            || self.running.as_ref().is_some_and(through);
+        if done
             && self.wires.flushed()
             && let Some(run) = self.run.take()
         {
+            self.running = None;
             let lists = [run.call.send_blocks, run.call.recv_blocks];
             self.spent.extend(lists.into_iter().filter(|blocks| blocks.counts.capacity() > 0));
             self.ended.push_back((run.ticket, Ok(())));
@@ -468,7 +473,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             shown: false,
             hidden: false,
             heard: 0,
-            running: None,
             done: false,
         };
         let chosen = matches!(route, Route::Links | Route::Staged);
@@ -482,7 +486,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let reach = if run.turn == 0 { Reach::Messages } else { Reach::Stages };
         let running = self.bind(&run.call, &mut run.head, reach)?;
         self.resolve(&running.plan, &run.call)?;
-        run.running = Some(running);
+        self.running = Some(running);
         Ok(())
     }
 
@@ -520,13 +524,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         match run.route {
             Route::Flat if !run.done => Ok(self.poll_flat(run)? || moved),
-            Route::Meet if run.running.is_none() => Ok(self.meet(run)? || moved),
+            Route::Meet if self.running.is_none() => Ok(self.meet(run)? || moved),
             _ => Ok(moved),
         }
     }
 
     fn poll_run(&mut self) -> Result<bool> {
-        let waits = |run: &Run| run.turn != 0 && (!run.shown || run.running.is_none());
+        let planned = self.running.is_some();
+        let waits = |run: &Run| run.turn != 0 && !(run.shown && planned);
         let mut moved = false;
         if self.run.as_ref().is_some_and(waits)
             && let Some(mut run) = self.run.take()
@@ -538,7 +543,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let Some(run) = self.run.as_mut().filter(|run| run.turn == 0 || run.shown) else {
             return Ok(moved);
         };
-        let Some(running) = &mut run.running else {
+        let Some(running) = &mut self.running else {
             return Ok(moved);
         };
         let mut cx = Context {

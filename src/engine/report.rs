@@ -1,9 +1,10 @@
 //! What an engine says of itself: whom it waits for, where it stands, how its calls compare.
 
 use crate::call::Head;
+use crate::engine::flat::needs;
 use crate::engine::link::{Board, Fabric};
 use crate::engine::wires::{Wires, mismatch};
-use crate::engine::{Engine, Planner, Run, Running};
+use crate::engine::{Engine, Planner, Route, Run, Running};
 use crate::error::Result;
 use crate::plan::Verb;
 use crate::types::Rank;
@@ -27,17 +28,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     pub fn awaited(&mut self, ranks: &mut Vec<Rank>) {
         ranks.clear();
         if let Some(run) = &self.run {
-            match &run.running {
-                None => {
-                    let turn = run.turn;
-                    for peer in (0..self.wires.world).filter(|&p| p != self.wires.me) {
-                        let board = self.wires.fabric.board();
-                        if board.is_some_and(|b| matches!(b.notice(peer, turn), Ok(None))) {
-                            ranks.push(Rank::at(peer));
-                        }
-                    }
+            match &self.running {
+                Some(running) if run.turn == 0 || run.shown => {
+                    awaited_by_lanes(running, &mut self.wires, ranks);
                 }
-                Some(running) => awaited_by_lanes(running, &mut self.wires, ranks),
+                _ => awaited_on_board(run, &self.seen, &mut self.wires, ranks),
             }
         }
         self.p2p.awaited(ranks);
@@ -56,15 +51,15 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         match &self.run {
             None if messages.is_empty() => "no collective is running".to_owned(),
             None => messages,
-            Some(run) if messages.is_empty() => run.standing(),
-            Some(run) => format!("{}; {messages}", run.standing()),
+            Some(run) if messages.is_empty() => run.standing(self.running.as_ref()),
+            Some(run) => format!("{}; {messages}", run.standing(self.running.as_ref())),
         }
     }
 }
 
 impl Run {
-    fn standing(&self) -> String {
-        let Some(running) = &self.running else {
+    fn standing(&self, running: Option<&Running>) -> String {
+        let Some(running) = running.filter(|_| self.turn == 0 || self.shown) else {
             return format!("{}: meeting", self.head.describe());
         };
         let mut text = self.head.describe();
@@ -84,6 +79,25 @@ impl Run {
             );
         }
         text
+    }
+}
+
+/// Whose notices a call waits for, of its turn or, before it shows its own, of the one before.
+fn awaited_on_board<F: Fabric>(
+    run: &Run,
+    seen: &[u64],
+    wires: &mut Wires<F>,
+    ranks: &mut Vec<Rank>,
+) {
+    let me = wires.me;
+    let turn = if run.shown { run.turn } else { run.turn - 1 };
+    let flat = run.shown && run.route == Route::Flat;
+    let needed = |peer: &usize| *peer != me && (!flat || needs(&run.call, me, *peer));
+    for peer in (0..wires.world).filter(needed).filter(|&peer| seen[peer] < turn) {
+        let board = wires.fabric.board();
+        if board.is_some_and(|b| matches!(b.notice(peer, turn), Ok(None))) {
+            ranks.push(Rank::at(peer));
+        }
     }
 }
 
