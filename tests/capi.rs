@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, io};
 
+#[path = "capi/instructions.rs"]
+mod instructions;
 #[path = "capi/sanitized.rs"]
 mod sanitized;
 #[path = "capi/training.rs"]

@@ -12,7 +12,7 @@ use crate::engine::link::STAGE_BYTES;
 use crate::engine::tile::{Layout, Piece};
 use crate::error::Result;
 use crate::kernel::{self, Convert, Fold, Form, Kernels, Source, Stage};
-use crate::plan::{Plan, Region, Step, flag};
+use crate::plan::{PHASES_MAX, Plan, Region, Step, flag};
 use crate::types::Collective;
 
 /// A stretch of elements in memory.
@@ -30,6 +30,15 @@ pub(crate) struct PeerBuffers {
     pub(crate) output: *mut u8,
     /// Where what it stages begins.
     pub(crate) stages: *mut u8,
+}
+
+/// What calls on the board have used up, the same on all ranks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Before {
+    /// Blocks of tiles.
+    pub(crate) blocks: u64,
+    /// Phases.
+    pub(crate) phases: u64,
 }
 
 impl PeerBuffers {
@@ -55,6 +64,8 @@ pub(crate) struct Bound {
     stage_chunks: u64,
     /// Blocks of tiles that earlier calls have staged.
     blocks_before: u64,
+    /// Phases that earlier calls may have posted.
+    pub(crate) phases_before: u64,
     /// Outputs are larger than the caches, so stores to them had better pass those by.
     past_caches: bool,
     rank: u32,
@@ -96,7 +107,7 @@ impl Bound {
         layout: Layout,
         window: u64,
         work: *mut u8,
-        blocks_before: u64,
+        before: Before,
     ) -> Result<Self> {
         let reduces = call.collective.reduces();
         let kernels = if reduces { Some(kernel::select(call.dtype, call.op)?) } else { None };
@@ -113,7 +124,8 @@ impl Bound {
             work_form: if reduces { Form::Wide } else { Form::Native },
             work_chunks: u64::from(plan.work_chunks),
             stage_chunks: u64::from(plan.stage_chunks),
-            blocks_before,
+            blocks_before: before.blocks,
+            phases_before: before.phases,
             past_caches: plan.has_phases() && written(call, plan.key.world) > PAST_CACHES_BYTES,
             rank: plan.key.rank.0,
             world: plan.key.world,
@@ -177,9 +189,14 @@ impl Bound {
         self.layout.chunk_count(cut, call, chunk)
     }
 
-    /// Blocks of tiles in all.
-    pub(crate) fn blocks(&self) -> u64 {
-        self.tiles.div_ceil(self.window)
+    /// What there is before the next call, if this one is of `plan`. The same on all ranks, since
+    /// plans on the board have the same number of tiles everywhere.
+    pub(crate) fn after(&self, plan: &Plan) -> Before {
+        let blocks = self.tiles.div_ceil(self.window);
+        let staged = if plan.stage_chunks > 0 { blocks } else { 0 };
+        let most = blocks * self.window * u64::from(PHASES_MAX);
+        let phases = if plan.has_phases() { most } else { 0 };
+        Before { blocks: self.blocks_before + staged, phases: self.phases_before + phases }
     }
 
     #[inline]

@@ -66,14 +66,13 @@ pub(crate) struct Context<'a, F> {
 
 impl<F> Context<'_, F> {
     /// What a rank's counter on the board shows once it has posted `phase` of `tile`: a number that
-    /// only grows, as turns, blocks, phases and tiles do.
+    /// only grows, as calls, blocks, phases and tiles do.
     fn phase(&self, phase: u32, tile: u64) -> u64 {
         let Bound { window, tiles, .. } = *self.bound;
         let first = tile - tile % window;
         let wide = window.min(tiles - first);
         let before = first * u64::from(PHASES_MAX) + u64::from(phase - 1) * wide;
-        // BOUND: 2^32 phases of a call are more than 2^30 tiles of at least 64 elements.
-        (self.turn << 32) + before + (tile - first) + 1
+        self.bound.phases_before + before + (tile - first) + 1
     }
 
     /// The head of a message from or into this chunk: the call's, and where only two ranks know a

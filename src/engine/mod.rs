@@ -33,7 +33,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use crate::call::{Call, Head, Ragged, Tally, head_flag};
-use crate::engine::bind::{Bound, PeerBuffers, work_bytes};
+use crate::engine::bind::{Before, Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Fabric, NOTICE_WORDS, Place};
 use crate::engine::p2p::PointToPoint;
@@ -147,8 +147,8 @@ pub struct Engine<F, P> {
     shown: Head,
     /// The last turn of each rank whose notice has been seen.
     seen: Box<[u64]>,
-    /// Blocks of tiles staged so far, the same on all ranks.
-    blocks: u64,
+    /// What calls on the board have used up so far.
+    before: Before,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
@@ -195,7 +195,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             shown: Head::zeroed(),
             // Nobody need wait for its own notices.
             seen: (0..world).map(|r| if r == me.index() { u64::MAX } else { 0 }).collect(),
-            blocks: 0,
+            before: Before::default(),
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
@@ -506,10 +506,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.work.resize(words, 0);
         }
         let work = self.work.as_mut_ptr().cast();
-        let bound = Bound::new(&plan, call, layout, window, work, self.blocks)?;
-        if plan.stage_chunks > 0 {
-            self.blocks += bound.blocks();
-        }
+        let bound = Bound::new(&plan, call, layout, window, work, self.before)?;
+        self.before = bound.after(&plan);
         Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
     }
 
