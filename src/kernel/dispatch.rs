@@ -19,7 +19,7 @@ pub enum Isa {
     Portable,
     /// AVX2 and F16C.
     Avx2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// AVX-512 F, BW, DQ and VL; for the 8-bit floats VBMI where the CPU has it.
     Avx512,
 }
 
@@ -97,9 +97,21 @@ pub fn select_for(isa: Isa, dtype: Dtype, op: ReduceOp) -> Result<Kernels> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => of_set::<super::x86::Avx2>(dtype, op),
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if is_f8(dtype) && super::x86::has_avx512_vbmi() => {
+            of_f8::<super::x86::Avx512Vbmi>(dtype, op)
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => of_set::<super::x86::Avx512>(dtype, op),
         _ => of_set::<Portable>(dtype, op),
     })
+}
+
+const fn is_f8(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F8E4M3 | Dtype::F8E5M2)
+}
+
+fn of_f8<S: Set>(dtype: Dtype, op: ReduceOp) -> Kernels {
+    if dtype == Dtype::F8E4M3 { float::<S, S::F8E4M3>(op) } else { float::<S, S::F8E5M2>(op) }
 }
 
 fn of_set<S: Set>(dtype: Dtype, op: ReduceOp) -> Kernels {
@@ -114,8 +126,7 @@ fn of_set<S: Set>(dtype: Dtype, op: ReduceOp) -> Kernels {
         Dtype::U64 => integer::<S, S::U64, S::U64>(op),
         Dtype::F16 => float::<S, S::F16>(op),
         Dtype::Bf16 => float::<S, S::Bf16>(op),
-        Dtype::F8E4M3 => float::<S, S::F8E4M3>(op),
-        Dtype::F8E5M2 => float::<S, S::F8E5M2>(op),
+        Dtype::F8E4M3 | Dtype::F8E5M2 => of_f8::<S>(dtype, op),
         Dtype::F32 => float::<S, S::F32>(op),
         Dtype::F64 => float::<S, S::F64>(op),
         Dtype::Complex64 => arithmetic::<S, S::Complex64>(op),

@@ -3,6 +3,9 @@
 mod avx2;
 mod avx512;
 mod bf16;
+mod f8;
+mod f8_avx2;
+mod f8_avx512;
 mod float;
 mod integer;
 mod simd;
@@ -20,6 +23,10 @@ pub(super) enum Avx2 {}
 #[derive(Debug)]
 pub(super) enum Avx512 {}
 
+/// [`Avx512`] with its VBMI, for the 8-bit floats.
+#[derive(Debug)]
+pub(super) enum Avx512Vbmi {}
+
 /// Whether this CPU can run [`Avx2`].
 pub(super) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
@@ -34,6 +41,11 @@ pub(super) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+/// Whether this CPU can run [`Avx512Vbmi`].
+pub(super) fn has_avx512_vbmi() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512vbmi")
+}
+
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn run_avx2<E: Element, O: Op<E>>(pass: &Pass<'_>) {
     // SAFETY: passed on; the instructions are enabled.
@@ -46,8 +58,14 @@ unsafe fn run_avx512<E: Element, O: Op<E>>(pass: &Pass<'_>) {
     unsafe { pass::body::<E, O>(pass) };
 }
 
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+unsafe fn run_avx512_vbmi<E: Element, O: Op<E>>(pass: &Pass<'_>) {
+    // SAFETY: passed on; the instructions are enabled.
+    unsafe { pass::body::<E, O>(pass) };
+}
+
 macro_rules! set {
-    ($set:ident, $registers:ident, $run:ident) => {
+    ($set:ident, $registers:ident, $bytes:ident, $run:ident) => {
         impl Set for $set {
             type I8 = integer::I8<$registers>;
             type U8 = integer::U8<$registers>;
@@ -59,8 +77,8 @@ macro_rules! set {
             type U64 = integer::U64<$registers>;
             type F16 = float::F16<$registers>;
             type Bf16 = bf16::Bf16<$registers>;
-            type F8E4M3 = float::F8E4M3<$registers>;
-            type F8E5M2 = float::F8E5M2<$registers>;
+            type F8E4M3 = f8::F8E4M3<$bytes>;
+            type F8E5M2 = f8::F8E5M2<$bytes>;
             type F32 = float::F32<$registers>;
             type F64 = float::F64<$registers>;
             type Complex64 = float::Complex64<$registers>;
@@ -74,5 +92,7 @@ macro_rules! set {
     };
 }
 
-set!(Avx2, Avx2Registers, run_avx2);
-set!(Avx512, Avx512Registers, run_avx512);
+set!(Avx2, Avx2Registers, Avx2Registers, run_avx2);
+// Without VBMI there is nothing to gain from wider registers of bytes.
+set!(Avx512, Avx512Registers, Avx2Registers, run_avx512);
+set!(Avx512Vbmi, Avx512Registers, Avx512Registers, run_avx512_vbmi);
