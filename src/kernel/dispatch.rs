@@ -21,11 +21,14 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL; for the 8-bit floats VBMI where the CPU has it.
     Avx512,
+    /// NEON.
+    Neon,
 }
 
 impl Isa {
     /// Every one, slowest first.
-    pub const ALL: &'static [Self] = &[Self::Scalar, Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: &'static [Self] =
+        &[Self::Scalar, Self::Portable, Self::Avx2, Self::Avx512, Self::Neon];
 
     /// Those this CPU can run, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
@@ -49,6 +52,7 @@ impl Isa {
             Self::Avx512 => super::x86::has_avx512(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -60,6 +64,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 }
@@ -102,10 +107,13 @@ pub fn select_for(isa: Isa, dtype: Dtype, op: ReduceOp) -> Result<Kernels> {
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => of_set::<super::x86::Avx512>(dtype, op),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => of_set::<super::arm::Neon>(dtype, op),
         _ => of_set::<Portable>(dtype, op),
     })
 }
 
+#[cfg(target_arch = "x86_64")]
 const fn is_f8(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F8E4M3 | Dtype::F8E5M2)
 }

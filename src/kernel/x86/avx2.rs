@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Simd, direct};
+use super::super::vector::simd::{Simd, direct};
 
 /// The registers of AVX2 and F16C.
 #[derive(Debug)]
@@ -71,8 +71,14 @@ impl Simd for Avx2Registers {
         };
         upward32(a: I) -> I = _mm256_slli_epi32::<16>(a);
         round_halves(even: F, odd: F) -> I = {
-            let even = _mm256_srli_epi32::<16>(rounded(_mm256_castps_si256(even)));
-            _mm256_blend_epi16::<0xaa>(even, rounded(_mm256_castps_si256(odd)))
+            let (even, odd) = (_mm256_castps_si256(even), _mm256_castps_si256(odd));
+            let kept = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(even), odd);
+            let dropped = _mm256_blend_epi16::<0xaa>(even, _mm256_slli_epi32::<16>(odd));
+            // Up where more than half is dropped, or half of an odd number: or its lowest bit on.
+            let one = _mm256_set1_epi16(1);
+            let weight = _mm256_or_si256(dropped, _mm256_and_si256(kept, one));
+            let above = _mm256_subs_epu16(weight, _mm256_set1_epi16(i16::MIN));
+            _mm256_add_epi16(kept, _mm256_min_epu16(above, one))
         };
         evens_f(a: F, b: F) -> F = in_order(_mm256_shuffle_ps::<0x88>(a, b));
         odds_f(a: F, b: F) -> F = in_order(_mm256_shuffle_ps::<0xdd>(a, b));
@@ -134,19 +140,6 @@ unsafe fn above_u64(a: I, b: I) -> I {
     unsafe {
         let half = _mm256_set1_epi64x(i64::MIN);
         _mm256_cmpgt_epi64(_mm256_xor_si256(a, half), _mm256_xor_si256(b, half))
-    }
-}
-
-/// Adds to each lane what makes the upper half the nearest even.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-unsafe fn rounded(a: I) -> I {
-    // SAFETY: the caller vouches for the CPU.
-    unsafe {
-        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(a), _mm256_set1_epi32(1));
-        _mm256_add_epi32(_mm256_add_epi32(a, _mm256_set1_epi32(0x7fff)), odd)
     }
 }
 

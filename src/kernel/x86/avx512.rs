@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Simd, direct};
+use super::super::vector::simd::{Simd, direct};
 
 /// The registers of AVX-512 F, BW, DQ and VL.
 #[derive(Debug)]

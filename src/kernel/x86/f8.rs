@@ -6,8 +6,8 @@ use super::super::Scalar;
 use super::super::element::{Element, Ordered};
 use super::super::rounding::{E4M3, E5M2, Format};
 use super::super::scalar::{ranks_f32, scalar};
-use super::float::{canonical_f, maximum_f, minimum_f, splat_f};
-use super::simd::{Bytes, Simd};
+use super::super::vector::float::{canonical_f, maximum_f, minimum_f, splat_f};
+use super::super::vector::simd::Simd;
 
 /// The formats.
 pub(super) const FORMATS: [Format; 2] = [E4M3, E5M2];
@@ -30,6 +30,27 @@ pub(in crate::kernel) struct F8<S, const FORMAT: usize>(PhantomData<S>);
 
 /// Four registers in the set's own order.
 type Spread<S> = [<S as Simd>::F; 4];
+
+/// What the 8-bit floats need: a register of bytes is four registers of `f32`, *spread* over them.
+///
+/// Both sets spread alike, so that widening and packing take instructions that stay within 128
+/// bits. Of each 16 elements the first register has the even ones of the lower eight, the second
+/// the odd ones; the third and the fourth have those of the upper eight.
+///
+/// # Safety of all methods
+/// As for [`Simd`].
+pub(in crate::kernel) trait Bytes: Simd {
+    /// Loads four registers of `f32`.
+    unsafe fn load_spread(at: *const u8) -> [Self::F; 4];
+    /// Stores four registers of `f32`.
+    unsafe fn store_spread<const STREAM: bool>(at: *mut u8, a: [Self::F; 4]);
+    /// Loads and widens a register of E4M3.
+    unsafe fn load_e4m3(at: *const u8) -> [Self::F; 4];
+    /// Loads and widens a register of E5M2.
+    unsafe fn load_e5m2(at: *const u8) -> [Self::F; 4];
+    /// Rounds to a register of bytes and stores; `FORMAT` is an index of [`FORMATS`].
+    unsafe fn store_f8<const FORMAT: usize, const STREAM: bool>(at: *mut u8, a: [Self::F; 4]);
+}
 
 /// Calls a function on each register. Not a closure's work: that would be compiled without the
 /// set's instructions.

@@ -7,9 +7,9 @@
 use std::arch::x86_64::*;
 
 use super::super::rounding::{E4M3, Rounding};
+use super::super::vector::simd::Simd;
 use super::avx2::Avx2Registers;
-use super::f8::FORMATS;
-use super::simd::{Bytes, Simd};
+use super::f8::{Bytes, FORMATS};
 
 type I = __m256i;
 type F = __m256;

@@ -7,9 +7,9 @@
 use std::arch::x86_64::*;
 
 use super::super::rounding::{E4M3, E5M2, Format, Rounding};
+use super::super::vector::simd::Simd;
 use super::avx512::Avx512Registers;
-use super::f8::FORMATS;
-use super::simd::{Bytes, Simd};
+use super::f8::{Bytes, FORMATS};
 
 type I = __m512i;
 type F = __m512;

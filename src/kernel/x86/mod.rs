@@ -1,17 +1,14 @@
-//! x86-64: the elements written once over the registers of a set, and two sets.
+//! x86-64: the registers of its sets, and the 8-bit floats over them.
 
 mod avx2;
 mod avx512;
-mod bf16;
 mod f8;
 mod f8_avx2;
 mod f8_avx512;
-mod float;
-mod integer;
-mod simd;
 
 use super::element::{Element, Op, Set};
 use super::pass::{self, Pass};
+use super::vector::{bf16, float, integer};
 use avx2::Avx2Registers;
 use avx512::Avx512Registers;
 

@@ -1,7 +1,7 @@
-//! What one x86 instruction set does with its registers, so that elements are written once.
+//! What one instruction set does with its registers, so that elements are written once.
 //!
 //! Names are the operation and the width in bits of a lane: `add16`, `min_i8`. A *half* is as many
-//! 16-bit values as a register has 32-bit lanes. What a register of bytes needs is in [`Bytes`].
+//! 16-bit values as a register has 32-bit lanes.
 
 macro_rules! declare {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)?;)+) => { $(
@@ -125,7 +125,7 @@ pub(in crate::kernel) trait Simd: 'static {
         mul_f(a: Self::F, b: Self::F) -> Self::F;
         /// Quotient.
         div_f(a: Self::F, b: Self::F) -> Self::F;
-        /// The smaller; `b` where either is NaN or both are zeros.
+        /// The smaller; where either is NaN or both are zeros, `b`, or what `minimum` gives.
         min_f(a: Self::F, b: Self::F) -> Self::F;
         /// `other` where `a` is NaN, else `a`.
         replace_nan_f(a: Self::F, other: Self::F) -> Self::F;
@@ -137,36 +137,13 @@ pub(in crate::kernel) trait Simd: 'static {
         mul_d(a: Self::D, b: Self::D) -> Self::D;
         /// Quotient.
         div_d(a: Self::D, b: Self::D) -> Self::D;
-        /// The smaller; `b` where either is NaN or both are zeros.
+        /// The smaller; where either is NaN or both are zeros, `b`, or what `minimum` gives.
         min_d(a: Self::D, b: Self::D) -> Self::D;
         /// `other` where `a` is NaN, else `a`.
         replace_nan_d(a: Self::D, other: Self::D) -> Self::D;
         /// Product of pairs (real, imaginary), each operation rounded.
         complex_d(a: Self::D, b: Self::D) -> Self::D;
     }
-}
-
-/// What the 8-bit floats need: a register of bytes is four registers of `f32`, *spread* over them.
-///
-/// Both sets spread alike, so that widening and packing take instructions that stay within 128
-/// bits. Of each 16 elements the first register has the even ones of the lower eight, the second
-/// the odd ones; the third and the fourth have those of the upper eight.
-///
-/// # Safety of all methods
-/// As for [`Simd`].
-pub(in crate::kernel) trait Bytes: Simd {
-    /// Loads four registers of `f32`.
-    unsafe fn load_spread(at: *const u8) -> [Self::F; 4];
-    /// Stores four registers of `f32`.
-    unsafe fn store_spread<const STREAM: bool>(at: *mut u8, a: [Self::F; 4]);
-    /// Loads and widens a register of E4M3.
-    unsafe fn load_e4m3(at: *const u8) -> [Self::F; 4];
-    /// Loads and widens a register of E5M2.
-    unsafe fn load_e5m2(at: *const u8) -> [Self::F; 4];
-    /// Rounds to a register of bytes and stores; `FORMAT` is an index of [`FORMATS`].
-    ///
-    /// [`FORMATS`]: super::f8::FORMATS
-    unsafe fn store_f8<const FORMAT: usize, const STREAM: bool>(at: *mut u8, a: [Self::F; 4]);
 }
 
 /// Methods that are one expression each.
@@ -180,4 +157,4 @@ macro_rules! direct {
     )+ };
 }
 
-pub(super) use direct;
+pub(in crate::kernel) use direct;

@@ -1,4 +1,4 @@
-//! bfloat16 in x86 registers: two accumulators, one of the even elements and one of the odd.
+//! bfloat16 in registers: two accumulators, one of the even elements and one of the odd.
 //!
 //! An odd element is the upper half of its 32-bit lane already, an even one is a shift away, so
 //! neither loading nor storing has to spread or pack 16-bit values. The wide form is in order and

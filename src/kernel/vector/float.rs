@@ -1,4 +1,4 @@
-//! Floats in x86 registers. `f16` widens to `f32` lanes on loading and rounds on storing.
+//! Floats in registers. `f16` widens to `f32` lanes on loading and rounds on storing.
 
 use std::marker::PhantomData;
 
@@ -15,7 +15,7 @@ const NAN_F64: u64 = 0x7ff8_0000_0000_0000;
 
 /// Every lane the same `f32`.
 #[inline(always)]
-pub(super) unsafe fn splat_f<S: Simd>(value: f32) -> S::F {
+pub(in crate::kernel) unsafe fn splat_f<S: Simd>(value: f32) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::to_f(S::splat32(value.to_bits())) }
 }
@@ -29,7 +29,7 @@ unsafe fn splat_d<S: Simd>(value: f64) -> S::D {
 
 /// NaNs become the canonical one.
 #[inline(always)]
-pub(super) unsafe fn canonical_f<S: Simd>(a: S::F) -> S::F {
+pub(in crate::kernel) unsafe fn canonical_f<S: Simd>(a: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::replace_nan_f(a, S::to_f(S::splat32(NAN_F32))) }
 }
@@ -41,17 +41,18 @@ unsafe fn canonical_d<S: Simd>(a: S::D) -> S::D {
     unsafe { S::replace_nan_d(a, S::to_d(S::splat64(NAN_F64))) }
 }
 
-/// `minimum`. The instruction gives its second operand for a NaN and for two zeros, so of the two
-/// orders at least one gives the NaN or -0, and the bitwise or keeps either.
+/// `minimum`. Where the instruction is not that already, it gives its second operand for a NaN and
+/// for two zeros, so of the two orders at least one gives the NaN or -0, and the bitwise or keeps
+/// either.
 #[inline(always)]
-pub(super) unsafe fn minimum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
+pub(in crate::kernel) unsafe fn minimum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::to_f(S::or(S::of_f(S::min_f(a, b)), S::of_f(S::min_f(b, a)))) }
 }
 
 /// `maximum` is `minimum` with all signs turned.
 #[inline(always)]
-pub(super) unsafe fn maximum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
+pub(in crate::kernel) unsafe fn maximum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         let sign = S::splat32(1 << 31);
@@ -81,13 +82,13 @@ unsafe fn maximum_d<S: Simd>(a: S::D, b: S::D) -> S::D {
 }
 
 #[inline(always)]
-pub(super) unsafe fn load_f32<S: Simd>(at: *const u8) -> S::F {
+pub(in crate::kernel) unsafe fn load_f32<S: Simd>(at: *const u8) -> S::F {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::to_f(S::load(at)) }
 }
 
 #[inline(always)]
-pub(super) unsafe fn store_f32<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
+pub(in crate::kernel) unsafe fn store_f32<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::store::<STREAM>(at, S::of_f(a)) };
 }
