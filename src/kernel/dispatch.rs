@@ -19,13 +19,16 @@ pub enum Isa {
     Portable,
     /// AVX2 and F16C.
     Avx2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// AVX-512 F, BW, DQ and VL; for the 8-bit floats VBMI where the CPU has it.
     Avx512,
+    /// NEON.
+    Neon,
 }
 
 impl Isa {
     /// Every one, slowest first.
-    pub const ALL: &'static [Self] = &[Self::Scalar, Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: &'static [Self] =
+        &[Self::Scalar, Self::Portable, Self::Avx2, Self::Avx512, Self::Neon];
 
     /// Those this CPU can run, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
@@ -49,6 +52,7 @@ impl Isa {
             Self::Avx512 => super::x86::has_avx512(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -60,6 +64,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 }
@@ -97,9 +102,24 @@ pub fn select_for(isa: Isa, dtype: Dtype, op: ReduceOp) -> Result<Kernels> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => of_set::<super::x86::Avx2>(dtype, op),
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if is_f8(dtype) && super::x86::has_avx512_vbmi() => {
+            of_f8::<super::x86::Avx512Vbmi>(dtype, op)
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => of_set::<super::x86::Avx512>(dtype, op),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => of_set::<super::arm::Neon>(dtype, op),
         _ => of_set::<Portable>(dtype, op),
     })
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn is_f8(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F8E4M3 | Dtype::F8E5M2)
+}
+
+fn of_f8<S: Set>(dtype: Dtype, op: ReduceOp) -> Kernels {
+    if dtype == Dtype::F8E4M3 { float::<S, S::F8E4M3>(op) } else { float::<S, S::F8E5M2>(op) }
 }
 
 fn of_set<S: Set>(dtype: Dtype, op: ReduceOp) -> Kernels {
@@ -114,8 +134,7 @@ fn of_set<S: Set>(dtype: Dtype, op: ReduceOp) -> Kernels {
         Dtype::U64 => integer::<S, S::U64, S::U64>(op),
         Dtype::F16 => float::<S, S::F16>(op),
         Dtype::Bf16 => float::<S, S::Bf16>(op),
-        Dtype::F8E4M3 => float::<S, S::F8E4M3>(op),
-        Dtype::F8E5M2 => float::<S, S::F8E5M2>(op),
+        Dtype::F8E4M3 | Dtype::F8E5M2 => of_f8::<S>(dtype, op),
         Dtype::F32 => float::<S, S::F32>(op),
         Dtype::F64 => float::<S, S::F64>(op),
         Dtype::Complex64 => arithmetic::<S, S::Complex64>(op),

@@ -39,6 +39,8 @@
 //!
 //! Not here: which chunk, which peer, which tile (the engine), and threads.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod copy;
 mod dispatch;
 mod drive;
@@ -49,6 +51,8 @@ mod rounding;
 mod scalar;
 #[cfg(test)]
 mod tests;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -3,7 +3,8 @@
 //! A chunk is [`UNROLL`] registers. All sources of a chunk are read before any target of it is
 //! written, so a target may be the memory of a source. Choices that hold for a whole pass (forms,
 //! stage, streaming, number of sources) are branches per chunk: they are always predicted, and
-//! compiling a loop for each combination would make the crate hundreds of times larger.
+//! compiling a loop for each combination would make the crate hundreds of times larger. Only the
+//! commonest pass, two native sources to one native target, has a loop of its own.
 //!
 //! Not here: more than eight sources, and aligning for streaming stores (`drive`).
 
@@ -33,6 +34,10 @@ pub(super) struct Last {
 impl Last {
     /// Store as it is.
     pub(super) const PLAIN: Self = Self { factor: None, ranks: 0, canonical: false };
+
+    fn is_plain(&self) -> bool {
+        self.factor.is_none() && self.ranks == 0 && !self.canonical
+    }
 }
 
 /// One pass over memory.
@@ -83,9 +88,9 @@ pub(super) unsafe fn body<E: Element, O: Op<E>>(pass: &Pass<'_>) {
 unsafe fn chunks<E: Element, O: Op<E>, const U: usize>(pass: &Pass<'_>) {
     const { assert!(E::LANES * E::WIDE <= ACCUMULATOR_BYTES) };
     let chunk = U * E::LANES;
-    let mut index = 0;
     // SAFETY: every chunk lies inside `count`, the partial one is bounded by what is left of it.
     unsafe {
+        let mut index = pairs::<E, O, U>(pass);
         while pass.count - index >= chunk {
             let acc = tree::<E, O, U>(pass.sources, pass.source_skip + index);
             emit::<E, U>(pass, index, acc);
@@ -100,6 +105,60 @@ unsafe fn chunks<E: Element, O: Op<E>, const U: usize>(pass: &Pass<'_>) {
             partial::<E, O>(pass, index);
         }
     }
+}
+
+/// Runs the whole chunks of a pass from two native sources to a native target and gives the
+/// elements done; of any other pass none.
+///
+/// # Safety
+/// As for [`body`].
+#[inline(always)]
+unsafe fn pairs<E: Element, O: Op<E>, const U: usize>(pass: &Pass<'_>) -> usize {
+    let ([a, b], [target]) = (pass.sources, pass.targets) else {
+        return 0;
+    };
+    let forms = [a.form, b.form, pass.target_form];
+    if E::NATIVE != E::WIDE && forms != [Form::Native; 3] || !pass.last.is_plain() {
+        return 0;
+    }
+    // SAFETY: passed on; the pointers skip what the pass skips.
+    unsafe {
+        let skip = pass.source_skip * E::NATIVE;
+        let (a, b) = (a.at.add(skip), b.at.add(skip));
+        let target = target.add(pass.target_skip * E::NATIVE);
+        if pass.streaming > 0 {
+            pair::<E, O, true, U>(a, b, target, pass.count)
+        } else {
+            pair::<E, O, false, U>(a, b, target, pass.count)
+        }
+    }
+}
+
+/// The loop of [`pairs`].
+///
+/// # Safety
+/// As for [`body`].
+#[inline(always)]
+unsafe fn pair<E: Element, O: Op<E>, const STREAM: bool, const U: usize>(
+    a: *const u8,
+    b: *const u8,
+    target: *mut u8,
+    count: usize,
+) -> usize {
+    let chunk = U * E::LANES;
+    let done = count / chunk * chunk;
+    let mut at = 0;
+    // SAFETY: every chunk lies inside `count`.
+    unsafe {
+        while at < done * E::NATIVE {
+            let low = registers::<E, O, false, U>(a.add(at));
+            let high = registers::<E, O, false, U>(b.add(at));
+            let acc = join::<E, O, U>(low, high);
+            scatter::<E, false, STREAM, U>(target.add(at), &acc);
+            at += chunk * E::NATIVE;
+        }
+    }
+    done
 }
 
 /// Fewer elements than a register, by way of the stack: no load or store may leave the buffers.

@@ -1,4 +1,4 @@
-//! The set every CPU has: one element per register, left to the compiler to vectorise.
+//! The set every CPU has: arrays of elements, left to the compiler to vectorise.
 //!
 //! Arithmetic is the oracle's; the conversions are the branchless ones, which vectorise.
 
@@ -15,9 +15,31 @@ use crate::types::ReduceOp;
 #[derive(Debug)]
 pub(super) enum Portable {}
 
-/// One element of the oracle's type `T`.
+/// Elements of an accumulator: enough for a loop over them to fill vectors.
+const LANES: usize = 16;
+
+/// A few elements of the oracle's type `T`.
 #[derive(Debug)]
-pub(super) struct One<T>(PhantomData<T>);
+pub(super) struct Many<T>(PhantomData<T>);
+
+/// The same done to each element.
+#[inline(always)]
+fn each<A: Copy, B: Copy>(a: [A; LANES], one: impl Fn(A) -> B) -> [B; LANES] {
+    let mut done = [one(a[0]); LANES];
+    for (done, &a) in done.iter_mut().zip(&a) {
+        *done = one(a);
+    }
+    done
+}
+
+/// The same done to each pair of elements.
+#[inline(always)]
+fn both<A: Copy>(mut a: [A; LANES], b: [A; LANES], one: impl Fn(A, A) -> A) -> [A; LANES] {
+    for (a, &b) in a.iter_mut().zip(&b) {
+        *a = one(*a, b);
+    }
+    a
+}
 
 /// Conversions between the forms.
 pub(super) trait Forms: Item {
@@ -82,114 +104,116 @@ impl Forms for scalar::Bf16 {
     }
 }
 
-impl<T: Forms> Element for One<T> {
-    type Acc = T::Wide;
-    const LANES: usize = 1;
+impl<T: Forms> Element for Many<T> {
+    type Acc = [T::Wide; LANES];
+    const LANES: usize = LANES;
+    const REGISTERS: usize = 4;
     const NATIVE: usize = size_of::<T::Native>();
     const WIDE: usize = size_of::<T::Wide>();
 
     #[inline(always)]
-    unsafe fn load<const IS_WIDE: bool>(at: *const u8) -> T::Wide {
-        // SAFETY: the caller vouches for one element of the form; the read needs no alignment.
+    unsafe fn load<const IS_WIDE: bool>(at: *const u8) -> [T::Wide; LANES] {
+        // SAFETY: the caller vouches for the elements of the form; the read needs no alignment.
         unsafe {
             if IS_WIDE {
-                at.cast::<T::Wide>().read_unaligned()
+                at.cast::<[T::Wide; LANES]>().read_unaligned()
             } else {
-                <T as Forms>::widen(at.cast::<T::Native>().read_unaligned())
+                each(at.cast::<[T::Native; LANES]>().read_unaligned(), <T as Forms>::widen)
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn store<const IS_WIDE: bool, const STREAM: bool>(at: *mut u8, acc: T::Wide) {
-        // SAFETY: the caller vouches for one element of the form; the write needs no alignment.
+    unsafe fn store<const IS_WIDE: bool, const STREAM: bool>(at: *mut u8, acc: [T::Wide; LANES]) {
+        // SAFETY: the caller vouches for the elements of the form; the write needs no alignment.
         unsafe {
             if IS_WIDE {
-                at.cast::<T::Wide>().write_unaligned(acc);
+                at.cast::<[T::Wide; LANES]>().write_unaligned(acc);
             } else {
-                let native = <T as Forms>::narrow(acc);
-                at.cast::<T::Native>().write_unaligned(native);
+                let native = each(acc, <T as Forms>::narrow);
+                at.cast::<[T::Native; LANES]>().write_unaligned(native);
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn scale(acc: T::Wide, factor: &Scalar) -> T::Wide {
-        T::combine(ReduceOp::Prod, acc, scalar::scalar::<T::Wide>(factor))
+    unsafe fn scale(acc: [T::Wide; LANES], factor: &Scalar) -> [T::Wide; LANES] {
+        let factor = scalar::scalar::<T::Wide>(factor);
+        each(acc, |a| T::combine(ReduceOp::Prod, a, factor))
     }
 
     #[inline(always)]
-    unsafe fn divide(acc: T::Wide, ranks: u32) -> T::Wide {
-        T::divide(acc, ranks)
+    unsafe fn divide(acc: [T::Wide; LANES], ranks: u32) -> [T::Wide; LANES] {
+        each(acc, |a| T::divide(a, ranks))
     }
 
     #[inline(always)]
-    unsafe fn canonical(acc: T::Wide) -> T::Wide {
-        T::canonical(acc)
+    unsafe fn canonical(acc: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        each(acc, T::canonical)
     }
 
     #[inline(always)]
-    unsafe fn sum(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Sum, a, b)
+    unsafe fn sum(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Sum, a, b))
     }
 
     #[inline(always)]
-    unsafe fn prod(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Prod, a, b)
-    }
-}
-
-impl<T: Forms> Ordered for One<T> {
-    #[inline(always)]
-    unsafe fn min(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Min, a, b)
-    }
-
-    #[inline(always)]
-    unsafe fn max(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Max, a, b)
+    unsafe fn prod(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Prod, a, b))
     }
 }
 
-impl<T: Forms> Bits for One<T> {
+impl<T: Forms> Ordered for Many<T> {
     #[inline(always)]
-    unsafe fn and(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Band, a, b)
+    unsafe fn min(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Min, a, b))
     }
 
     #[inline(always)]
-    unsafe fn or(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Bor, a, b)
+    unsafe fn max(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Max, a, b))
+    }
+}
+
+impl<T: Forms> Bits for Many<T> {
+    #[inline(always)]
+    unsafe fn and(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Band, a, b))
     }
 
     #[inline(always)]
-    unsafe fn xor(a: T::Wide, b: T::Wide) -> T::Wide {
-        T::combine(ReduceOp::Bxor, a, b)
+    unsafe fn or(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Bor, a, b))
     }
 
     #[inline(always)]
-    unsafe fn truth(a: T::Wide) -> T::Wide {
-        T::truth(a)
+    unsafe fn xor(a: [T::Wide; LANES], b: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        both(a, b, |a, b| T::combine(ReduceOp::Bxor, a, b))
+    }
+
+    #[inline(always)]
+    unsafe fn truth(a: [T::Wide; LANES]) -> [T::Wide; LANES] {
+        each(a, T::truth)
     }
 }
 
 impl Set for Portable {
-    type I8 = One<i8>;
-    type U8 = One<u8>;
-    type I16 = One<i16>;
-    type U16 = One<u16>;
-    type I32 = One<i32>;
-    type U32 = One<u32>;
-    type I64 = One<i64>;
-    type U64 = One<u64>;
-    type F16 = One<scalar::F16>;
-    type Bf16 = One<scalar::Bf16>;
-    type F8E4M3 = One<scalar::F8E4M3>;
-    type F8E5M2 = One<scalar::F8E5M2>;
-    type F32 = One<f32>;
-    type F64 = One<f64>;
-    type Complex64 = One<[f32; 2]>;
-    type Complex128 = One<[f64; 2]>;
+    type I8 = Many<i8>;
+    type U8 = Many<u8>;
+    type I16 = Many<i16>;
+    type U16 = Many<u16>;
+    type I32 = Many<i32>;
+    type U32 = Many<u32>;
+    type I64 = Many<i64>;
+    type U64 = Many<u64>;
+    type F16 = Many<scalar::F16>;
+    type Bf16 = Many<scalar::Bf16>;
+    type F8E4M3 = Many<scalar::F8E4M3>;
+    type F8E5M2 = Many<scalar::F8E5M2>;
+    type F32 = Many<f32>;
+    type F64 = Many<f64>;
+    type Complex64 = Many<[f32; 2]>;
+    type Complex128 = Many<[f64; 2]>;
 
     unsafe fn run<E: Element, O: Op<E>>(pass: &Pass<'_>) {
         // SAFETY: passed on; the set needs nothing of the CPU.

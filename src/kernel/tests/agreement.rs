@@ -283,6 +283,28 @@ fn large_folds_agree_when_streaming_and_when_many_levels_deep() {
     }
 }
 
+/// The one pass with a loop of its own.
+#[test]
+fn two_native_sources_to_one_native_target_agree() {
+    let mut random = Random::new(6);
+    for (dtype, op) in supported() {
+        for count in [1, 63, 64, 65, 127, 128, 129, 1000, 5000] {
+            let native = |case: &Case| {
+                let forms = case.sources.iter().map(|source| source.1);
+                forms.chain([case.target_form]).all(|form| form == Form::Native)
+            };
+            let mut tries = (0..100).map(|_| Case::new(&mut random, dtype, op, 2, count));
+            let mut case = tries.find(native).expect("natives are common");
+            case.stage = Stage::Plain;
+            case.targets.truncate(1);
+            for streaming in [0, 1] {
+                case.streaming = streaming;
+                check(&case);
+            }
+        }
+    }
+}
+
 #[test]
 fn converts_agree_for_every_type_operation_form_and_stage() {
     let mut random = Random::new(3);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Simd, direct};
+use super::super::vector::simd::{Simd, direct};
 
 /// The registers of AVX2 and F16C.
 #[derive(Debug)]
@@ -31,20 +31,6 @@ impl Simd for Avx2Registers {
     }
 
     #[inline(always)]
-    unsafe fn store_quarter<const STREAM: bool>(at: *mut u8, a: I) {
-        // SAFETY: the caller vouches for the CPU and the pointer.
-        unsafe {
-            let words = words(a);
-            let bytes = _mm_packus_epi16(words, words);
-            if STREAM {
-                _mm_stream_si64(at.cast(), _mm_cvtsi128_si64(bytes));
-            } else {
-                _mm_storel_epi64(at.cast(), bytes);
-            }
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store_f16<const STREAM: bool>(at: *mut u8, a: F) {
         // SAFETY: the caller vouches for the CPU and the pointer.
         unsafe { store128::<STREAM>(at, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) };
@@ -53,13 +39,6 @@ impl Simd for Avx2Registers {
     direct! {
         load(at: *const u8) -> I = _mm256_loadu_si256(at.cast());
         load_f16(at: *const u8) -> F = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
-        load_e5m2(at: *const u8) -> F = _mm256_cvtph_ps(
-            _mm_slli_epi16::<8>(_mm_cvtepu8_epi16(_mm_loadl_epi64(at.cast())))
-        );
-        load_e4m3(at: *const u8) -> F = _mm256_cvtph_ps(_mm_and_si128(
-            _mm_slli_epi16::<7>(_mm_cvtepi8_epi16(_mm_loadl_epi64(at.cast()))),
-            _mm_set1_epi16(!0x4000),
-        ));
 
         to_f(a: I) -> F = _mm256_castsi256_ps(a);
         to_d(a: I) -> D = _mm256_castsi256_pd(a);
@@ -77,7 +56,6 @@ impl Simd for Avx2Registers {
         add16(a: I, b: I) -> I = _mm256_add_epi16(a, b);
         add32(a: I, b: I) -> I = _mm256_add_epi32(a, b);
         add64(a: I, b: I) -> I = _mm256_add_epi64(a, b);
-        sub32(a: I, b: I) -> I = _mm256_sub_epi32(a, b);
         mul8(a: I, b: I) -> I = {
             let even = _mm256_and_si256(_mm256_mullo_epi16(a, b), _mm256_set1_epi16(0xff));
             let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
@@ -91,8 +69,17 @@ impl Simd for Avx2Registers {
             let upper = _mm256_slli_epi64::<32>(_mm256_add_epi64(left, right));
             _mm256_add_epi64(_mm256_mul_epu32(a, b), upper)
         };
-        shl32(a: I, b: I) -> I = _mm256_sllv_epi32(a, b);
-        shr32(a: I, b: I) -> I = _mm256_srlv_epi32(a, b);
+        upward32(a: I) -> I = _mm256_slli_epi32::<16>(a);
+        round_halves(even: F, odd: F) -> I = {
+            let (even, odd) = (_mm256_castps_si256(even), _mm256_castps_si256(odd));
+            let kept = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(even), odd);
+            let dropped = _mm256_blend_epi16::<0xaa>(even, _mm256_slli_epi32::<16>(odd));
+            // Up where more than half is dropped, or half of an odd number: or its lowest bit on.
+            let one = _mm256_set1_epi16(1);
+            let weight = _mm256_or_si256(dropped, _mm256_and_si256(kept, one));
+            let above = _mm256_subs_epu16(weight, _mm256_set1_epi16(i16::MIN));
+            _mm256_add_epi16(kept, _mm256_min_epu16(above, one))
+        };
         evens_f(a: F, b: F) -> F = in_order(_mm256_shuffle_ps::<0x88>(a, b));
         odds_f(a: F, b: F) -> F = in_order(_mm256_shuffle_ps::<0xdd>(a, b));
         zip_low_f(a: F, b: F) -> F = _mm256_permute2f128_ps::<0x20>(
@@ -101,8 +88,6 @@ impl Simd for Avx2Registers {
         zip_high_f(a: F, b: F) -> F = _mm256_permute2f128_ps::<0x31>(
             _mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)
         );
-        pick_gt32(a: I, b: I, yes: I, no: I) -> I =
-            _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(a, b));
         min_i8(a: I, b: I) -> I = _mm256_min_epi8(a, b);
         min_i16(a: I, b: I) -> I = _mm256_min_epi16(a, b);
         min_i32(a: I, b: I) -> I = _mm256_min_epi32(a, b);
@@ -156,16 +141,6 @@ unsafe fn above_u64(a: I, b: I) -> I {
         let half = _mm256_set1_epi64x(i64::MIN);
         _mm256_cmpgt_epi64(_mm256_xor_si256(a, half), _mm256_xor_si256(b, half))
     }
-}
-
-/// The low 16 bits of each lane, whose upper bits are 0.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-unsafe fn words(a: I) -> __m128i {
-    // SAFETY: the caller vouches for the CPU.
-    unsafe { _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a)) }
 }
 
 /// Stores half a register.

@@ -2,11 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Simd, direct};
+use super::super::vector::simd::{Simd, direct};
 
 /// The registers of AVX-512 F, BW, DQ and VL.
 #[derive(Debug)]
 pub(in crate::kernel) enum Avx512Registers {}
+
+/// The table of a fix-up that keeps the first operand where the second is a NaN, else takes the
+/// second: four bits for each kind of number, quiet and signalling NaN the lowest.
+const UNLESS_NAN: i32 = 0x1111_1100;
 
 type I = __m512i;
 type F = __m512;
@@ -31,19 +35,6 @@ impl Simd for Avx512Registers {
     }
 
     #[inline(always)]
-    unsafe fn store_quarter<const STREAM: bool>(at: *mut u8, a: I) {
-        // SAFETY: the caller vouches for the CPU and the pointer.
-        unsafe {
-            let bytes = _mm512_cvtepi32_epi8(a);
-            if STREAM {
-                _mm_stream_si128(at.cast(), bytes);
-            } else {
-                _mm_storeu_si128(at.cast(), bytes);
-            }
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store_f16<const STREAM: bool>(at: *mut u8, a: F) {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         // SAFETY: the caller vouches for the CPU and the pointer.
@@ -53,13 +44,6 @@ impl Simd for Avx512Registers {
     direct! {
         load(at: *const u8) -> I = _mm512_loadu_si512(at.cast());
         load_f16(at: *const u8) -> F = _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
-        load_e5m2(at: *const u8) -> F = _mm512_cvtph_ps(
-            _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast())))
-        );
-        load_e4m3(at: *const u8) -> F = _mm512_cvtph_ps(_mm256_and_si256(
-            _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()))),
-            _mm256_set1_epi16(!0x4000),
-        ));
 
         to_f(a: I) -> F = _mm512_castsi512_ps(a);
         to_d(a: I) -> D = _mm512_castsi512_pd(a);
@@ -76,7 +60,6 @@ impl Simd for Avx512Registers {
         add16(a: I, b: I) -> I = _mm512_add_epi16(a, b);
         add32(a: I, b: I) -> I = _mm512_add_epi32(a, b);
         add64(a: I, b: I) -> I = _mm512_add_epi64(a, b);
-        sub32(a: I, b: I) -> I = _mm512_sub_epi32(a, b);
         mul8(a: I, b: I) -> I = {
             let even = _mm512_mullo_epi16(a, b);
             let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(a), _mm512_srli_epi16::<8>(b));
@@ -85,14 +68,24 @@ impl Simd for Avx512Registers {
         mul16(a: I, b: I) -> I = _mm512_mullo_epi16(a, b);
         mul32(a: I, b: I) -> I = _mm512_mullo_epi32(a, b);
         mul64(a: I, b: I) -> I = _mm512_mullo_epi64(a, b);
-        shl32(a: I, b: I) -> I = _mm512_sllv_epi32(a, b);
-        shr32(a: I, b: I) -> I = _mm512_srlv_epi32(a, b);
+        upward32(a: I) -> I = _mm512_slli_epi32::<16>(a);
+        round_halves(even: F, odd: F) -> I = {
+            let (even, odd) = (_mm512_castps_si512(even), _mm512_castps_si512(odd));
+            let upper = _mm512_set1_epi32(!0xffff);
+            let kept = _mm512_srli_epi32::<16>(even);
+            let kept = _mm512_ternarylogic_epi32::<0xf8>(kept, odd, upper);
+            let dropped = _mm512_slli_epi32::<16>(odd);
+            let dropped = _mm512_ternarylogic_epi32::<0xf4>(dropped, even, upper);
+            // Up where more than half is dropped, or half of an odd number: or its lowest bit on.
+            let one = _mm512_set1_epi16(1);
+            let weight = _mm512_ternarylogic_epi32::<0xf8>(dropped, kept, one);
+            let above = _mm512_subs_epu16(weight, _mm512_set1_epi16(i16::MIN));
+            _mm512_add_epi16(kept, _mm512_min_epu16(above, one))
+        };
         evens_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(0, 2, 0), b);
         odds_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(1, 2, 0), b);
         zip_low_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(0, 1, 16), b);
         zip_high_f(a: F, b: F) -> F = _mm512_permutex2var_ps(a, counting(8, 1, 16), b);
-        pick_gt32(a: I, b: I, yes: I, no: I) -> I =
-            _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(a, b), no, yes);
         min_i8(a: I, b: I) -> I = _mm512_min_epi8(a, b);
         min_i16(a: I, b: I) -> I = _mm512_min_epi16(a, b);
         min_i32(a: I, b: I) -> I = _mm512_min_epi32(a, b);
@@ -115,7 +108,7 @@ impl Simd for Avx512Registers {
         div_f(a: F, b: F) -> F = _mm512_div_ps(a, b);
         min_f(a: F, b: F) -> F = _mm512_min_ps(a, b);
         replace_nan_f(a: F, other: F) -> F =
-            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), a, other);
+            _mm512_fixupimm_ps::<0>(other, a, _mm512_set1_epi32(UNLESS_NAN));
         complex_f(a: F, b: F) -> F = {
             let direct = _mm512_mul_ps(_mm512_moveldup_ps(a), b);
             let crossed = _mm512_mul_ps(_mm512_movehdup_ps(a), _mm512_permute_ps::<0xb1>(b));
@@ -127,7 +120,7 @@ impl Simd for Avx512Registers {
         div_d(a: D, b: D) -> D = _mm512_div_pd(a, b);
         min_d(a: D, b: D) -> D = _mm512_min_pd(a, b);
         replace_nan_d(a: D, other: D) -> D =
-            _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a), a, other);
+            _mm512_fixupimm_pd::<0>(other, a, _mm512_set1_epi64(i64::from(UNLESS_NAN)));
         complex_d(a: D, b: D) -> D = {
             let direct = _mm512_mul_pd(_mm512_movedup_pd(a), b);
             let imaginary = _mm512_permute_pd::<0xff>(a);

@@ -1,7 +1,7 @@
-//! What one x86 instruction set does with its registers, so that elements are written once.
+//! What one instruction set does with its registers, so that elements are written once.
 //!
 //! Names are the operation and the width in bits of a lane: `add16`, `min_i8`. A *half* is as many
-//! 16-bit values as a register has 32-bit lanes, a *quarter* as many bytes.
+//! 16-bit values as a register has 32-bit lanes.
 
 macro_rules! declare {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)?;)+) => { $(
@@ -27,8 +27,6 @@ pub(in crate::kernel) trait Simd: 'static {
 
     /// Stores a register.
     unsafe fn store<const STREAM: bool>(at: *mut u8, a: Self::I);
-    /// Stores the low 8 bits of each lane, whose upper bits are 0.
-    unsafe fn store_quarter<const STREAM: bool>(at: *mut u8, a: Self::I);
     /// Rounds each lane to binary16, nearest even, and stores.
     unsafe fn store_f16<const STREAM: bool>(at: *mut u8, a: Self::F);
 
@@ -37,10 +35,6 @@ pub(in crate::kernel) trait Simd: 'static {
         load(at: *const u8) -> Self::I;
         /// Loads binary16 values.
         load_f16(at: *const u8) -> Self::F;
-        /// Loads bytes as the upper halves of binary16 values.
-        load_e5m2(at: *const u8) -> Self::F;
-        /// Loads bytes as sign and the seven bits below the top exponent bit of binary16 values.
-        load_e4m3(at: *const u8) -> Self::F;
 
         /// The same bits.
         to_f(a: Self::I) -> Self::F;
@@ -71,8 +65,6 @@ pub(in crate::kernel) trait Simd: 'static {
         add32(a: Self::I, b: Self::I) -> Self::I;
         /// Wrapping sum.
         add64(a: Self::I, b: Self::I) -> Self::I;
-        /// Wrapping difference.
-        sub32(a: Self::I, b: Self::I) -> Self::I;
         /// Wrapping product.
         mul8(a: Self::I, b: Self::I) -> Self::I;
         /// Wrapping product.
@@ -81,10 +73,11 @@ pub(in crate::kernel) trait Simd: 'static {
         mul32(a: Self::I, b: Self::I) -> Self::I;
         /// Wrapping product.
         mul64(a: Self::I, b: Self::I) -> Self::I;
-        /// Left by the count in each lane of `b`.
-        shl32(a: Self::I, b: Self::I) -> Self::I;
-        /// Right by the count in each lane of `b`, zeros from the left.
-        shr32(a: Self::I, b: Self::I) -> Self::I;
+        /// Left by 16 bits.
+        upward32(a: Self::I) -> Self::I;
+        /// Rounds to the upper halves of the lanes, nearest even: `even`'s in the lower halves,
+        /// `odd`'s in the upper. No lane may be a NaN with a payload.
+        round_halves(even: Self::F, odd: Self::F) -> Self::I;
         /// The even lanes of two registers side by side.
         evens_f(a: Self::F, b: Self::F) -> Self::F;
         /// The odd lanes of two registers side by side.
@@ -93,8 +86,6 @@ pub(in crate::kernel) trait Simd: 'static {
         zip_low_f(a: Self::F, b: Self::F) -> Self::F;
         /// The upper halves of two registers, lane by lane in turn.
         zip_high_f(a: Self::F, b: Self::F) -> Self::F;
-        /// `yes` where `a > b` as signed numbers, else `no`.
-        pick_gt32(a: Self::I, b: Self::I, yes: Self::I, no: Self::I) -> Self::I;
         /// Signed minimum.
         min_i8(a: Self::I, b: Self::I) -> Self::I;
         /// Signed minimum.
@@ -134,7 +125,7 @@ pub(in crate::kernel) trait Simd: 'static {
         mul_f(a: Self::F, b: Self::F) -> Self::F;
         /// Quotient.
         div_f(a: Self::F, b: Self::F) -> Self::F;
-        /// The smaller; `b` where either is NaN or both are zeros.
+        /// The smaller; where either is NaN or both are zeros, `b`, or what `minimum` gives.
         min_f(a: Self::F, b: Self::F) -> Self::F;
         /// `other` where `a` is NaN, else `a`.
         replace_nan_f(a: Self::F, other: Self::F) -> Self::F;
@@ -146,7 +137,7 @@ pub(in crate::kernel) trait Simd: 'static {
         mul_d(a: Self::D, b: Self::D) -> Self::D;
         /// Quotient.
         div_d(a: Self::D, b: Self::D) -> Self::D;
-        /// The smaller; `b` where either is NaN or both are zeros.
+        /// The smaller; where either is NaN or both are zeros, `b`, or what `minimum` gives.
         min_d(a: Self::D, b: Self::D) -> Self::D;
         /// `other` where `a` is NaN, else `a`.
         replace_nan_d(a: Self::D, other: Self::D) -> Self::D;
@@ -166,4 +157,4 @@ macro_rules! direct {
     )+ };
 }
 
-pub(super) use direct;
+pub(in crate::kernel) use direct;

@@ -1,4 +1,4 @@
-//! bfloat16 in x86 registers: two accumulators, one of the even elements and one of the odd.
+//! bfloat16 in registers: two accumulators, one of the even elements and one of the odd.
 //!
 //! An odd element is the upper half of its 32-bit lane already, an even one is a shift away, so
 //! neither loading nor storing has to spread or pack 16-bit values. The wide form is in order and
@@ -22,22 +22,6 @@ pub(in crate::kernel) struct Bf16<S>(PhantomData<S>);
 /// Even and odd elements.
 type Pair<S> = [<S as Simd>::F; 2];
 
-/// Rounds to the upper half of each lane, leaving the lower half as it comes.
-///
-/// In integers, because the instruction for it flushes subnormals to zero.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-unsafe fn round<S: Simd>(a: S::F) -> S::I {
-    // SAFETY: the caller vouches for the CPU.
-    unsafe {
-        let bits = S::of_f(canonical_f::<S>(a));
-        let odd = S::and(S::shr32(bits, S::splat32(16)), S::splat32(1));
-        S::add32(S::add32(bits, S::splat32(0x7fff)), odd)
-    }
-}
-
 impl<S: Simd> Element for Bf16<S> {
     type Acc = Pair<S>;
     const LANES: usize = S::BYTES / 2;
@@ -54,8 +38,7 @@ impl<S: Simd> Element for Bf16<S> {
                 return [S::evens_f(low, high), S::odds_f(low, high)];
             }
             let both = S::load(at);
-            let even = S::shl32(both, S::splat32(16));
-            [S::to_f(even), S::to_f(S::and(both, S::splat32(UPPER)))]
+            [S::to_f(S::upward32(both)), S::to_f(S::and(both, S::splat32(UPPER)))]
         }
     }
 
@@ -69,9 +52,9 @@ impl<S: Simd> Element for Bf16<S> {
                 store_f32::<S, STREAM>(at.add(S::BYTES), S::zip_high_f(even, odd));
                 return;
             }
-            let even = S::shr32(round::<S>(even), S::splat32(16));
-            let odd = S::and(round::<S>(odd), S::splat32(UPPER));
-            S::store::<STREAM>(at, S::or(even, odd));
+            // In integers, because the instruction for it flushes subnormals to zero.
+            let both = S::round_halves(canonical_f::<S>(even), canonical_f::<S>(odd));
+            S::store::<STREAM>(at, both);
         }
     }
 

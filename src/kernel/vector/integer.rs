@@ -1,4 +1,4 @@
-//! Integers in x86 registers. Sums, products and bits do not care about the sign.
+//! Integers in registers. Sums, products and bits do not care about the sign.
 
 use std::marker::PhantomData;
 

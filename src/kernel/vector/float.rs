@@ -1,10 +1,9 @@
-//! Floats in x86 registers. The small ones widen to `f32` lanes on loading and round on storing.
+//! Floats in registers. `f16` widens to `f32` lanes on loading and rounds on storing.
 
 use std::marker::PhantomData;
 
 use super::super::Scalar;
 use super::super::element::{Element, Ordered};
-use super::super::rounding::{E4M3, E5M2, F32_INFINITY, F32_MAGNITUDE, Format};
 use super::super::scalar::{ranks_f32, scalar};
 use super::simd::Simd;
 
@@ -14,12 +13,9 @@ const NAN_F32: u32 = 0x7fc0_0000;
 /// The canonical NaN of `f64`.
 const NAN_F64: u64 = 0x7ff8_0000_0000_0000;
 
-/// The bits of 448, the largest finite E4M3.
-const E4M3_LARGEST: u32 = 0x43e0_0000;
-
 /// Every lane the same `f32`.
 #[inline(always)]
-pub(super) unsafe fn splat_f<S: Simd>(value: f32) -> S::F {
+pub(in crate::kernel) unsafe fn splat_f<S: Simd>(value: f32) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::to_f(S::splat32(value.to_bits())) }
 }
@@ -33,7 +29,7 @@ unsafe fn splat_d<S: Simd>(value: f64) -> S::D {
 
 /// NaNs become the canonical one.
 #[inline(always)]
-pub(super) unsafe fn canonical_f<S: Simd>(a: S::F) -> S::F {
+pub(in crate::kernel) unsafe fn canonical_f<S: Simd>(a: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::replace_nan_f(a, S::to_f(S::splat32(NAN_F32))) }
 }
@@ -45,17 +41,18 @@ unsafe fn canonical_d<S: Simd>(a: S::D) -> S::D {
     unsafe { S::replace_nan_d(a, S::to_d(S::splat64(NAN_F64))) }
 }
 
-/// `minimum`. The instruction gives its second operand for a NaN and for two zeros, so of the two
-/// orders at least one gives the NaN or -0, and the bitwise or keeps either.
+/// `minimum`. Where the instruction is not that already, it gives its second operand for a NaN and
+/// for two zeros, so of the two orders at least one gives the NaN or -0, and the bitwise or keeps
+/// either.
 #[inline(always)]
-pub(super) unsafe fn minimum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
+pub(in crate::kernel) unsafe fn minimum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe { S::to_f(S::or(S::of_f(S::min_f(a, b)), S::of_f(S::min_f(b, a)))) }
 }
 
 /// `maximum` is `minimum` with all signs turned.
 #[inline(always)]
-pub(super) unsafe fn maximum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
+pub(in crate::kernel) unsafe fn maximum_f<S: Simd>(a: S::F, b: S::F) -> S::F {
     // SAFETY: the caller vouches for the CPU.
     unsafe {
         let sign = S::splat32(1 << 31);
@@ -85,13 +82,13 @@ unsafe fn maximum_d<S: Simd>(a: S::D, b: S::D) -> S::D {
 }
 
 #[inline(always)]
-pub(super) unsafe fn load_f32<S: Simd>(at: *const u8) -> S::F {
+pub(in crate::kernel) unsafe fn load_f32<S: Simd>(at: *const u8) -> S::F {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::to_f(S::load(at)) }
 }
 
 #[inline(always)]
-pub(super) unsafe fn store_f32<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
+pub(in crate::kernel) unsafe fn store_f32<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::store::<STREAM>(at, S::of_f(a)) };
 }
@@ -106,63 +103,6 @@ unsafe fn load_f16<S: Simd>(at: *const u8) -> S::F {
 unsafe fn store_f16<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
     // SAFETY: the caller vouches for the CPU and the pointer.
     unsafe { S::store_f16::<STREAM>(at, canonical_f::<S>(a)) };
-}
-
-#[inline(always)]
-unsafe fn load_e5m2<S: Simd>(at: *const u8) -> S::F {
-    // SAFETY: the caller vouches for the CPU and the pointer.
-    unsafe { S::load_e5m2(at) }
-}
-
-/// The NaN's code reads as 480, the only magnitude above the largest.
-#[inline(always)]
-unsafe fn load_e4m3<S: Simd>(at: *const u8) -> S::F {
-    // SAFETY: the caller vouches for the CPU and the pointer.
-    unsafe {
-        let value = S::of_f(S::mul_f(S::load_e4m3(at), splat_f::<S>(256.0)));
-        let magnitude = S::and(value, S::splat32(F32_MAGNITUDE));
-        let nan = S::splat32(NAN_F32);
-        S::to_f(S::pick_gt32(magnitude, S::splat32(E4M3_LARGEST), nan, value))
-    }
-}
-
-#[inline(always)]
-unsafe fn store_e4m3<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
-    // SAFETY: the caller vouches for the CPU and the pointer.
-    unsafe { S::store_quarter::<STREAM>(at, narrow_f8::<S>(a, E4M3)) };
-}
-
-#[inline(always)]
-unsafe fn store_e5m2<S: Simd, const STREAM: bool>(at: *mut u8, a: S::F) {
-    // SAFETY: the caller vouches for the CPU and the pointer.
-    unsafe { S::store_quarter::<STREAM>(at, narrow_f8::<S>(a, E5M2)) };
-}
-
-/// The steps of [`super::super::rounding::narrow`] in registers.
-#[inline(always)]
-unsafe fn narrow_f8<S: Simd>(a: S::F, format: Format) -> S::I {
-    let half = (1u32 << (format.dropped() - 1)) - 1;
-    // Subtracting the exponents' difference before the shift saves doing it after.
-    let raise = half.wrapping_sub(format.rebias() << format.dropped());
-    // SAFETY: the caller vouches for the CPU.
-    unsafe {
-        let bits = S::of_f(a);
-        let magnitude = S::and(bits, S::splat32(F32_MAGNITUDE));
-        let dropped = S::splat32(format.dropped());
-        let odd = S::and(S::shr32(magnitude, dropped), S::splat32(1));
-        let raised = S::add32(S::add32(magnitude, S::splat32(raise)), odd);
-        let normal = S::shr32(raised, dropped);
-        let magic = S::splat32(format.subnormal_magic());
-        let sum = S::of_f(S::add_f(S::to_f(magnitude), S::to_f(magic)));
-        let subnormal = S::sub32(sum, magic);
-        let smallest = S::splat32(format.smallest_normal());
-        let rounded = S::pick_gt32(smallest, magnitude, subnormal, normal);
-        let bounded = S::min_u32(rounded, S::splat32(format.largest));
-        let sign = S::and(S::shr32(bits, S::splat32(24)), S::splat32(format.sign));
-        let signed = S::or(bounded, sign);
-        let infinity = S::splat32(F32_INFINITY);
-        S::pick_gt32(magnitude, infinity, S::splat32(format.nan), signed)
-    }
 }
 
 macro_rules! real {
@@ -247,10 +187,6 @@ real! {
     F32: 4, load_f32, store_f32;
     /// `f16`.
     F16: 2, load_f16, store_f16;
-    /// `f8e4m3`.
-    F8E4M3: 1, load_e4m3, store_e4m3;
-    /// `f8e5m2`.
-    F8E5M2: 1, load_e5m2, store_e5m2;
 }
 
 /// Elements whose accumulator is a register as loaded.
