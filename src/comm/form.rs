@@ -18,9 +18,9 @@ use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
 use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, apply_terms, encode_terms};
 use crate::config::Config;
-use crate::engine::Engine;
 use crate::engine::link::Fabric;
 use crate::engine::wires::FABRIC_LANES;
+use crate::engine::{Engine, Machine};
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::health::control::{Control, Controls};
@@ -29,6 +29,7 @@ use crate::link::doze::Doze;
 use crate::link::shm::{self, Neighbour};
 use crate::link::tcp::{STAGING_BYTES, TcpRx, TcpTx};
 use crate::link::{AnyRx, AnyTx, Links, mem};
+use crate::sys::affinity;
 use crate::sys::bell::Bell;
 use crate::sys::limits;
 use crate::sys::memory::Segment;
@@ -101,7 +102,9 @@ fn facts(
 
 fn engine(links: Links, facts: Facts, epoch: u32) -> Engine<Links, Tuner> {
     let (rank, world, deterministic) = (facts.rank, facts.world, facts.deterministic);
-    Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic)
+    let local = facts.hosts.members(facts.hosts.of(rank)).len();
+    let machine = Machine { own_cores: local <= affinity::count() };
+    Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic).on(machine)
 }
 
 /// What a rank has before the others hear of it: most of what it may lack.

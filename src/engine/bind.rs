@@ -32,6 +32,15 @@ pub(crate) struct PeerBuffers {
     pub(crate) stages: *mut u8,
 }
 
+/// What an engine may know of the machine; it changes no bits and no choices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// Every rank of the host has a core of its own. Then what a rank stages is loaded by other
+    /// cores: to fetch a changed line from the cache of one that is far takes up to nine times as
+    /// long as from memory. Where ranks share cores, stages had better stay in the cache.
+    pub own_cores: bool,
+}
+
 /// What calls on the board have used up, the same on all ranks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Before {
@@ -68,6 +77,8 @@ pub(crate) struct Bound {
     pub(crate) phases_before: u64,
     /// Outputs are larger than the caches, so stores to them had better pass those by.
     past_caches: bool,
+    /// So had those to the own stage: see [`Machine`].
+    stages_past_caches: bool,
     rank: u32,
     world: u32,
     scalar: kernel::Scalar,
@@ -108,6 +119,7 @@ impl Bound {
         window: u64,
         work: *mut u8,
         before: Before,
+        machine: Machine,
     ) -> Result<Self> {
         let reduces = call.collective.reduces();
         let kernels = if reduces { Some(kernel::select(call.dtype, call.op)?) } else { None };
@@ -126,6 +138,7 @@ impl Bound {
             stage_chunks: u64::from(plan.stage_chunks),
             blocks_before: before.blocks,
             phases_before: before.phases,
+            stages_past_caches: machine.own_cores,
             past_caches: plan.has_phases() && written(call, plan.key.world) > PAST_CACHES_BYTES,
             rank: plan.key.rank.0,
             world: plan.key.world,
@@ -250,8 +263,10 @@ impl Bound {
     ) {
         let stage = self.stage_of(step);
         let out = matches!(step.target, Region::Output | Region::PeerOutput);
+        let stage_streams = self.stages_past_caches && step.target == Region::Stage;
+        let stream = stage_streams || self.past_caches && out;
         let plain = source.form == target.form && stage == Stage::Plain;
-        if !(self.past_caches && apart && out && plain) {
+        if !(stream && apart && plain) {
             return self.stored(source, target, count, stage);
         }
         let bytes = count * self.bytes(source.form);
@@ -302,13 +317,12 @@ impl Bound {
     ) {
         let Some(kernels) = &self.kernels else { return };
         let stage = self.stage_of(step);
-        let streaming = match (self.past_caches, step.target) {
-            (false, _) => 0,
-            // The own stage is loaded by the others next.
-            (true, Region::Output) if step.source == Region::PeerStage => 1,
-            (true, Region::Output | Region::PeerOutput) => targets.len(),
-            (true, _) => 0,
-        };
+        // The own stage, if there is one, stands in front.
+        let staged = step.source == Region::PeerStage && step.has(flag::SPREAD);
+        let stages =
+            usize::from(self.stages_past_caches && (staged || step.target == Region::Stage));
+        let out = matches!(step.target, Region::Output | Region::PeerOutput);
+        let streaming = if self.past_caches && out { targets.len() } else { stages };
         let work = Fold { sources, targets, target_form, count, stage, streaming };
         // SAFETY: every operand is `count` elements inside live buffers (module invariant).
         unsafe { (kernels.fold)(&work) };

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use crate::call::{Call, Head, Ragged, Tally, head_flag};
+pub use crate::engine::bind::Machine;
 use crate::engine::bind::{Before, Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Fabric, NOTICE_WORDS, Place};
@@ -149,6 +150,7 @@ pub struct Engine<F, P> {
     seen: Box<[u64]>,
     /// What calls on the board have used up so far.
     before: Before,
+    machine: Machine,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
@@ -196,6 +198,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             // Nobody need wait for its own notices.
             seen: (0..world).map(|r| if r == me.index() { u64::MAX } else { 0 }).collect(),
             before: Before::default(),
+            machine: Machine::default(),
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
@@ -212,6 +215,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             spent: Vec::new(),
             broken: None,
         }
+    }
+
+    /// The same on a machine of which something is known.
+    #[must_use]
+    pub fn on(self, machine: Machine) -> Self {
+        Self { machine, ..self }
     }
 
     /// The links, for whoever waits on them.
@@ -506,7 +515,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.work.resize(words, 0);
         }
         let work = self.work.as_mut_ptr().cast();
-        let bound = Bound::new(&plan, call, layout, window, work, self.before)?;
+        let bound = Bound::new(&plan, call, layout, window, work, self.before, self.machine)?;
         self.before = bound.after(&plan);
         Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
     }
