@@ -21,8 +21,9 @@ fn counted(program: &Path, count: u64, calls: u64) -> u64 {
     totals.and_then(|total| total.trim().parse().ok()).expect("a total")
 }
 
-/// An all_reduce of 8 bytes and one of 64 KiB between two threads' ranks take the instructions that
-/// are written down. After a wanted change, run this once with `UNISONO_UPDATE_GOLDEN=1`.
+/// What the program does over and over, on both ranks together, takes the instructions that are
+/// written down: two all_reduces of 8 bytes, one of 64 KiB. After a wanted change, run this once
+/// with `UNISONO_UPDATE_GOLDEN=1`.
 #[test]
 fn calls_take_the_instructions_that_are_written_down() {
     if !need("valgrind", "valgrind") {
