@@ -55,6 +55,7 @@ on_both_links! {
     different_calls
     different_roots
     calls_that_no_message_compares
+    sizes_that_differ_though_the_root_is_through
     idle_ranks_burn_no_cores
     eight_ranks_on_few_cores
 }
@@ -321,6 +322,19 @@ mod scenario {
     }
 
     /// Two roots that only send hear nothing of each other: who leaves last finds out.
+    /// The root has given what it had and is through: that it was another call is still found.
+    pub(super) fn sizes_that_differ_though_the_root_is_through(links: &str) {
+        for counts in [[10, 1000], [2000, 3_000_000], [2000, 20], [20, 100_000]] {
+            let mut ranks = job(2, &[("UNISONO_LINKS", links)]);
+            ranks[0].tell(&format!("broadcast {} 0", counts[0]));
+            assert_eq!(ranks[0].hear(), "ok");
+            ranks[1].tell(&format!("broadcast {} 0", counts[1]));
+            let said = ranks[1].hear();
+            let both = counts.iter().all(|count| said.contains(&count.to_string()));
+            assert!(said.starts_with("error MISMATCH ") && both, "{counts:?}: {said}");
+        }
+    }
+
     pub(super) fn calls_that_no_message_compares(links: &str) {
         // Whether rank 1 makes a call as well, and what it hears when it leaves.
         let cases = [

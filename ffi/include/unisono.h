@@ -18,7 +18,9 @@
  * broadcasts that only send) find out at their next common call, or when the later one of them
  * destroys its communicator. Buffers that a rank does not use may be NULL. Buffers must be aligned
  * to their element type and must not overlap, except in place as each function says. Requests that
- * are outstanding together must not depend on each other's data.
+ * are outstanding together must not depend on each other's data. A collective may end before other
+ * ranks have begun it, or wait until all have begun it or the one before: no program may rely on
+ * either.
  *
  * Errors: codes from 100 up leave the communicator usable, except UNISONO_MISMATCH and UNISONO_SYSTEM;
  * these and those from 300 up break it (unisono_comm_status tells) and it can only be destroyed.

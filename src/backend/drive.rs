@@ -31,9 +31,8 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// For `ranks` ranks on this host with `cores` cores.
-    pub(crate) fn new(ranks: usize, cores: usize, spin: Option<Duration>) -> Self {
-        let shares_cores = ranks > cores;
+    /// For a rank that has a core for itself or shares one with others.
+    pub(crate) fn new(shares_cores: bool, spin: Option<Duration>) -> Self {
         let usual = if shares_cores { Duration::ZERO } else { Duration::from_micros(200) };
         Self { spin: spin.unwrap_or(usual), shares_cores }
     }

@@ -211,10 +211,12 @@ impl Backend for Native {
             unsafe { self.engine.submit(call, ticket) };
             return false;
         };
+        let whole = self.engine.broken().is_none();
         // SAFETY: the caller's promise is passed on.
         let ended = unsafe { self.engine.hurry(call, ticket, polls) };
         work.done();
-        if let Some(error) = self.engine.broken().filter(|_| !ended) {
+        // Only what this call has found is news to the others.
+        if let Some(error) = self.engine.broken().filter(|_| whole) {
             self.health.tell(error);
         }
         ended

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! card:   hint (32) | name bytes (1) | name | addresses (1) | each: family (1) port (2) ip (4, 16)
+//!         | words (1) | processors (8 each)
 //! terms:  tile bytes (4) | window (4) | algorithm (1) | links (1)
 //! ```
 
@@ -15,6 +16,8 @@ use crate::types::Rank;
 
 /// Addresses a card may hold.
 const ADDRESSES_MAX: usize = 32;
+/// Words of processors a card may hold.
+const WORDS_MAX: usize = 128;
 const NO_ALGORITHM: u8 = u8::MAX;
 
 /// Where a rank is found.
@@ -26,6 +29,8 @@ pub(crate) struct Card {
     pub(crate) name: String,
     /// Where it listens.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Processors it may run on, as bits.
+    pub(crate) processors: Vec<u64>,
 }
 
 impl Card {
@@ -43,6 +48,9 @@ impl Card {
                 IpAddr::V6(ip) => bytes.extend_from_slice(&ip.octets()),
             }
         }
+        let processors = &self.processors[..self.processors.len().min(WORDS_MAX)];
+        bytes.push(u8::try_from(processors.len()).unwrap_or(0));
+        processors.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
         bytes
     }
 
@@ -72,8 +80,13 @@ impl Card {
             };
             addresses.push(SocketAddr::new(ip, port));
         }
+        let words = usize::from(rest.u8()?);
+        if words > WORDS_MAX {
+            return Err(bad("too many processors"));
+        }
+        let processors = (0..words).map(|_| rest.u64()).collect::<Result<_>>()?;
         rest.end()?;
-        Ok(Self { hint, name: name.to_owned(), addresses })
+        Ok(Self { hint, name: name.to_owned(), addresses, processors })
     }
 }
 
@@ -114,7 +127,8 @@ mod tests {
     #[test]
     fn cards_and_terms_round_trip_and_damage_is_found() {
         let addresses = vec!["10.1.2.3:99".parse().expect("v4"), "[::1]:7".parse().expect("v6")];
-        let card = Card { hint: [7; 32], name: "door".to_owned(), addresses };
+        let processors = vec![3, 1 << 63];
+        let card = Card { hint: [7; 32], name: "door".to_owned(), addresses, processors };
         let bytes = card.encode();
         assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
         for cut in 0..bytes.len() {

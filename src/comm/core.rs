@@ -102,13 +102,18 @@ impl Core {
     pub(crate) fn run(&self, call: Call, timeout: Option<Duration>) -> Result<()> {
         if let Some(mut backend) = self.try_backend() {
             self.take_posted(&mut **backend);
-            self.heed_abort(&mut **backend);
-            // SAFETY: as in `submit`. With nothing else pending the call is the first in line; its
-            // end, if it is not over at once, is told after the table knows of it.
-            if unsafe { backend.hurry(call, BLOCKING, self.patience.polls()) } {
-                return Ok(());
+            if self.table.pending() == 0 {
+                self.heed_abort(&mut **backend);
+                // SAFETY: as in `submit`. Nobody else waits to be moved on or told; the call's own
+                // end, if it is not over at once, is told after the table knows of it.
+                if unsafe { backend.hurry(call, BLOCKING, self.patience.polls()) } {
+                    return Ok(());
+                }
+                self.table.begin(BLOCKING, 1, timeout);
+            } else {
+                self.table.begin(BLOCKING, 1, timeout);
+                self.submit(&mut **backend, call, BLOCKING);
             }
-            self.table.begin(BLOCKING, 1, timeout);
             self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
         } else {
             self.table.begin(BLOCKING, 1, timeout);

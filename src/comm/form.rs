@@ -47,8 +47,8 @@ const LOCAL_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Formed {
     pub(crate) backend: Native,
     pub(crate) config: Config,
-    /// Ranks on this host, this one included.
-    pub(crate) local: usize,
+    /// Every rank of this host can have a processor for itself.
+    pub(crate) own_cores: bool,
     /// What was chosen and why, a line each.
     pub(crate) notes: Vec<String>,
 }
@@ -58,17 +58,18 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     check_place(0, world)?;
     let count = world as usize;
     let hosts = Arc::new(one_host(count)?);
+    let own_cores = count <= affinity::count();
     let links = mem::connect(count)?;
     let healths = Thread::all(links.iter().map(|l| l.doze().clone()).collect());
     let form = |(rank, (links, health)): (u32, (Links, Thread))| {
         let poller = Poller::new()?;
         poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
         let facts = facts(Rank(rank), world, &hosts, config, &links, Memory::All);
-        let engine = engine(links, facts, 0);
+        let engine = engine(links, facts, 0, own_cores);
         Ok(Formed {
             backend: Native::new(engine, Health::Threads(health), poller),
             config: config.clone(),
-            local: count,
+            own_cores,
             notes: vec![format!("{world} ranks are threads of one process")],
         })
     };
@@ -100,10 +101,9 @@ fn facts(
     }
 }
 
-fn engine(links: Links, facts: Facts, epoch: u32) -> Engine<Links, Tuner> {
+fn engine(links: Links, facts: Facts, epoch: u32, own_cores: bool) -> Engine<Links, Tuner> {
     let (rank, world, deterministic) = (facts.rank, facts.world, facts.deterministic);
-    let local = facts.hosts.members(facts.hosts.of(rank)).len();
-    let machine = Machine { own_cores: local <= affinity::count() };
+    let machine = Machine { own_cores };
     Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic).on(machine)
 }
 
@@ -166,6 +166,7 @@ pub(crate) fn gather(
         hint: host_hint(),
         name: door.name().to_owned(),
         addresses: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
+        processors: affinity::mask(),
     };
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &encode_terms(config), deadline)?;
@@ -307,7 +308,9 @@ impl Forming<'_> {
             None => Arc::new(Doze::new()?),
         };
         // Whatever carries their bytes, ranks of one host share its cores.
-        let local = self.cards.iter().filter(|c| c.hint == self.cards[me].hint).count();
+        let here = self.cards.iter().filter(|c| c.hint == self.cards[me].hint);
+        let masks: Vec<&[u64]> = here.map(|c| &c.processors[..]).collect();
+        let own_cores = affinity::suffices(&self.cards[me].processors, &masks);
         let mut links = Links::new(world, doze, STAGING_BYTES.min(mem::RING_BYTES));
         shm::join(&mut links, &found, index);
         if memory && world > 1 {
@@ -342,9 +345,12 @@ impl Forming<'_> {
         let rank = Rank(self.place.rank);
         let given = if memory { Memory::Given } else { Memory::Apart };
         let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
-        let backend =
-            Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
-        Ok(Formed { backend, config: self.config, local, notes: self.notes })
+        let backend = Native::new(
+            engine(links, facts, epoch, own_cores),
+            Health::Processes(Controls(controls)),
+            poller,
+        );
+        Ok(Formed { backend, config: self.config, own_cores, notes: self.notes })
     }
 
     /// Which ranks share a host, as every rank reads it from the cards.

@@ -46,7 +46,7 @@ fn a_rank_that_stops_after_it_came_is_named_alone() {
         let silent = scope.spawn(|| {
             let door = LocalListener::new().expect("door");
             let (hint, name) = (host_hint(), door.name().to_owned());
-            let card = Card { hint, name, addresses: Vec::new() }.encode();
+            let card = Card { hint, name, addresses: Vec::new(), processors: vec![1] }.encode();
             let deadline = Instant::now() + Duration::from_secs(30);
             let joined = join(&id, 1, 3, &card, b"", deadline);
             gate.wait();

@@ -47,7 +47,6 @@ use crate::config::Config;
 use crate::error::{self, Code, Error, Result};
 use crate::obs::log::{Level, line};
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::affinity;
 use crate::sys::process::block_signals;
 use crate::types::Rank;
 
@@ -78,8 +77,8 @@ impl Drop for Inside<'_> {
 
 impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
-        let Formed { backend, config, local, notes } = formed;
-        let patience = Patience::new(local, affinity::count(), config.spin);
+        let Formed { backend, config, own_cores, notes } = formed;
+        let patience = Patience::new(!own_cores, config.spin);
         let mut made = Self {
             core: Arc::new(Core::new(Box::new(backend), patience)),
             seat,

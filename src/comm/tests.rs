@@ -284,7 +284,7 @@ impl Backend for Odd {
 }
 
 fn patience() -> Patience {
-    Patience::new(1, 1, None)
+    Patience::new(false, None)
 }
 
 #[test]

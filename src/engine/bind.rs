@@ -202,6 +202,11 @@ impl Bound {
         self.layout.chunk_count(cut, call, chunk)
     }
 
+    /// Whether a fold that stores to the own stage too lists it before the output.
+    pub(crate) const fn stage_first(&self) -> bool {
+        self.stages_past_caches
+    }
+
     /// What there is before the next call, if this one is of `plan`. The same on all ranks, since
     /// plans on the board have the same number of tiles everywhere.
     pub(crate) fn after(&self, plan: &Plan) -> Before {
@@ -317,12 +322,16 @@ impl Bound {
     ) {
         let Some(kernels) = &self.kernels else { return };
         let stage = self.stage_of(step);
-        // The own stage, if there is one, stands in front.
-        let staged = step.source == Region::PeerStage && step.has(flag::SPREAD);
-        let stages =
-            usize::from(self.stages_past_caches && (staged || step.target == Region::Stage));
-        let out = matches!(step.target, Region::Output | Region::PeerOutput);
-        let streaming = if self.past_caches && out { targets.len() } else { stages };
+        let out = self.past_caches && matches!(step.target, Region::Output | Region::PeerOutput);
+        let own = self.stages_past_caches && step.target == Region::Stage;
+        let streaming = if step.source == Region::PeerStage && step.has(flag::SPREAD) {
+            // Output and own stage: what is streamed stands in front, see `stage_first`.
+            usize::from(out) + usize::from(self.stages_past_caches)
+        } else if out || own {
+            targets.len()
+        } else {
+            0
+        };
         let work = Fold { sources, targets, target_form, count, stage, streaming };
         // SAFETY: every operand is `count` elements inside live buffers (module invariant).
         unsafe { (kernels.fold)(&work) };

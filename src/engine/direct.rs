@@ -55,12 +55,13 @@ impl Cursor {
         cx.targets.clear();
         let staged = step.source == Region::PeerStage;
         let spread = step.has(flag::SPREAD);
-        if staged && spread {
-            let own = chunk(Region::Stage, step.source_chunk, 0);
-            cx.targets.push(at_element(cx.bound, own, self.at).at.cast_mut());
-        }
         if staged || !spread {
             cx.targets.push(at_element(cx.bound, target, self.at).at.cast_mut());
+        }
+        if staged && spread {
+            let own = chunk(Region::Stage, step.source_chunk, 0);
+            let at = at_element(cx.bound, own, self.at).at.cast_mut();
+            cx.targets.insert(usize::from(!cx.bound.stage_first()), at);
         }
         for rank in group.iter() {
             let from =

@@ -205,8 +205,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 /// Both must have `bytes` bytes; they are the same or apart.
 unsafe fn keep(from: *const u8, to: *mut u8, bytes: usize) {
     if bytes > 0 && !ptr::eq(from, to) {
-        // SAFETY: passed on. A caller's blocks in place may lap over, so this is a move.
-        unsafe { ptr::copy(from, to, bytes) };
+        // SAFETY: passed on; they are not the same.
+        unsafe { ptr::copy_nonoverlapping(from, to, bytes) };
     }
 }
 

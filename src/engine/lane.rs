@@ -216,9 +216,10 @@ impl Cursor {
             Verb::Await if step.source_chunk == 0 => Ok(Flow::Complete),
             Verb::Await => {
                 let (from, phase) = (step.from as usize, cx.phase(step.source_chunk, tile));
-                let reached = board(cx.wires)?.reached(from) >= phase;
-                let heard = reached && greet(cx.wires, cx.seen, from, (cx.turn, cx.shown))?;
-                Ok(if heard { Flow::Complete } else { Flow::Blocked })
+                // A peer that makes another call may never come to this phase.
+                let heard = greet(cx.wires, cx.seen, from, (cx.turn, cx.shown))?;
+                let reached = heard && board(cx.wires)?.reached(from) >= phase;
+                Ok(if reached { Flow::Complete } else { Flow::Blocked })
             }
         }
     }

@@ -62,8 +62,9 @@ pub(crate) struct Rows {
     _keep: Vec<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
-// SAFETY: rows are atomics in memory that `_keep` keeps alive; areas are bare memory there, whose
-// use is the engine's affair.
+// SAFETY: rows are atomics in memory that `_keep` keeps alive; areas are bare memory there, which a
+// rank writes only when the others are known to have done with it (by turns: `engine::meet`; by
+// blocks of tiles: `plan`).
 unsafe impl Send for Rows {}
 
 impl Rows {

@@ -14,6 +14,31 @@ pub(crate) fn allowed() -> Result<Vec<usize>> {
     Ok((0..set_size()).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
+/// The same as bits, 64 to a word; none when the system does not say.
+pub(crate) fn mask() -> Vec<u64> {
+    let mut words = Vec::new();
+    for cpu in allowed().unwrap_or_default() {
+        if words.len() <= cpu / 64 {
+            words.resize(cpu / 64 + 1, 0);
+        }
+        words[cpu / 64] |= 1 << (cpu % 64);
+    }
+    words
+}
+
+/// Whether a thread that may run on `mine` can have a processor for itself, with threads that may
+/// run on `all`, itself among them: whether those that have no other choice than `mine` are no more
+/// than its processors (Hall's condition, which is all there is to know where masks are equal,
+/// apart, or one inside the other).
+pub(crate) fn suffices(mine: &[u64], all: &[&[u64]]) -> bool {
+    let inside = |mask: &&&[u64]| {
+        let outside = |(index, word): (usize, &u64)| word & !mine.get(index).copied().unwrap_or(0);
+        mask.iter().enumerate().map(outside).all(|bits| bits == 0)
+    };
+    let processors: u32 = mine.iter().map(|word| word.count_ones()).sum();
+    all.iter().filter(inside).count() <= processors.max(1) as usize
+}
+
 /// How many processors the calling thread may run on; at least 1.
 pub(crate) fn count() -> usize {
     allowed().map_or(1, |cpus| cpus.len().max(1))
@@ -41,6 +66,30 @@ const fn set_size() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::suffices;
+
+    #[test]
+    fn a_rank_has_a_processor_for_itself_unless_others_need_it() {
+        let (low, high, both, far): ([u64; 1], [u64; 1], [u64; 1], [u64; 2]) =
+            ([1], [2], [3], [0, 1]);
+        // As a launcher binds them, and as none does.
+        assert!(suffices(&low, &[&low, &high]) && suffices(&high, &[&low, &high]));
+        assert!(suffices(&both, &[&both, &both]));
+        assert!(!suffices(&both, &[&both, &both, &both]));
+        // Two on one processor share it, whatever a third may use.
+        assert!(!suffices(&low, &[&low, &low, &both]));
+        assert!(!suffices(&both, &[&low, &low, &both]));
+        assert!(suffices(&far, &[&low, &low, &far]));
+        // Of one that the system does not name.
+        assert!(suffices(&[], &[&[]]) && !suffices(&[], &[&[], &[]]));
+    }
+
+    #[test]
+    fn a_mask_is_the_list_in_bits() {
+        let count: u32 = super::mask().iter().map(|word| word.count_ones()).sum();
+        assert_eq!(count as usize, super::count());
+    }
+
     #[test]
     fn a_thread_runs_where_it_is_told() {
         let all = super::allowed().expect("allowed");
