@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! up to 48 bytes   in the notice itself: one cache line carries call and data
-//! up to 16 KiB     in the rank's area of the board, in front of the notice
+//! up to 32 KiB     in the rank's area of the board, in front of the notice
 //! ```
 //!
 //! Turns use two places in turn. That a place is free again follows from the notices: see `meet`.
@@ -20,6 +20,10 @@ use crate::engine::{Engine, Planner, Run};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{self, Fold, Form, Source, Stage};
 use crate::types::Collective;
+
+/// From here on a contribution is shown past the caches, where ranks have cores of their own: see
+/// [`super::Machine`].
+const STREAM_BYTES: usize = 16 << 10;
 
 /// The bytes a rank contributes to `call`, end to end; `None` where they do not go this way: the
 /// counts are not known to all, the contribution is not the caller's own memory, or they are too
@@ -64,9 +68,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             1..=INLINE_BYTES => words.as_mut_ptr().cast(),
             _ => board.flat(me, run.turn),
         };
+        let streaming = self.machine.own_cores && bytes >= STREAM_BYTES;
         // SAFETY: the call's input has these bytes (it was validated), and both places have room
         // for them: `flat_bytes` keeps within FLAT_BYTES.
-        unsafe { ptr::copy_nonoverlapping(run.call.send, to, bytes) };
+        unsafe { kernel::copy(to, run.call.send, bytes, streaming) };
         Ok(words)
     }
 

@@ -162,7 +162,7 @@ pub const NOTICE_WORDS: usize = 6;
 pub const INLINE_BYTES: usize = NOTICE_WORDS * 8;
 
 /// Bytes of the largest message that a rank shows for one turn.
-pub const FLAT_BYTES: usize = 16 << 10;
+pub const FLAT_BYTES: usize = 32 << 10;
 
 /// Bytes of a rank's stages of one block of tiles.
 pub const STAGE_BYTES: usize = 256 << 10;

@@ -5,8 +5,8 @@
 //!  0        128                           256
 //!  | phase  | turn digest words(6) | head | the same, for odd turns |
 //!
-//! area of a rank, 544 KiB:
-//!  0      16 KiB  32 KiB     288 KiB
+//! area of a rank, 576 KiB:
+//!  0      32 KiB  64 KiB                           320 KiB
 //!  | even | odd   | stages of even blocks of tiles | of odd blocks |
 //!    turns' small messages
 //! ```

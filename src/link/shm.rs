@@ -2,7 +2,7 @@
 //! write to it, and passes it on when the communicator forms. Nothing has a name.
 //!
 //! ```text
-//!  0          4096                  8192              552 KiB
+//!  0          4096                  8192              584 KiB
 //!  | header   | row of the board,   | area of the     | for each local peer (in rank order) and
 //!  | (boot's) | doze flag at 512,   | board           | lane: ring control 256 | ring data
 //!  |          | gifts sent at 640   |                 |

@@ -18,7 +18,7 @@ use crate::types::{Collective, Rank, ReduceOp};
 /// Up to here whole buffers travel (latency counts); above, parts (bytes count).
 const SMALL_BYTES: u64 = 16 << 10;
 /// Up to here a rank reads all contributions to a small call, of all ranks together.
-const FLAT_BYTES_ALL: u64 = 16 << 10;
+const FLAT_BYTES_ALL: u64 = 128 << 10;
 /// Stages of one block of tiles: so many tiles, where they are long enough.
 const STAGED_WINDOW: u64 = 4;
 /// Up to here blocks of all_gather and all_to_all are stored and forwarded on large worlds.

@@ -292,7 +292,7 @@ fn sizes(place: Place) -> Vec<Case> {
 /// for both. Each several times over, so that places are used again.
 fn flat(place: Place) -> Vec<Case> {
     let quick = [1, 12, 13, 4097];
-    let usual = [0, 1, 2, 11, 12, 13, 255, 1365, 1366, 2048, 2049, 4096, 4097];
+    let usual = [0, 1, 2, 11, 12, 13, 255, 1366, 2048, 4096, 4097, 8192, 8193];
     let counts: &[usize] = if place.depth == Depth::Quick { &quick } else { &usual };
     let mut cases = Vec::new();
     for kind in Kind::all() {
