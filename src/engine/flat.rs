@@ -14,36 +14,21 @@ use std::ptr;
 
 use crate::call::Call;
 use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS};
-use crate::engine::meet::hear;
-use crate::engine::tile::{Cut, Layout};
+use crate::engine::meet::{buffers, hear};
+use crate::engine::tile::Layout;
 use crate::engine::{Engine, Planner, Run};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{self, Fold, Form, Source, Stage};
-use crate::types::Collective;
+use crate::types::{Collective, Rank};
 
 /// From here on a contribution is shown past the caches, where ranks have cores of their own: see
 /// [`super::Machine`].
 const STREAM_BYTES: usize = 16 << 10;
 
-/// The bytes a rank contributes to `call`, end to end; `None` where they do not go this way: the
-/// counts are not known to all, the contribution is not the caller's own memory, or they are too
-/// many.
-fn flat_bytes(call: &Call, rank: usize, world: usize) -> Option<usize> {
-    use Collective as C;
-    let blocks = || call.recv_blocks.counts.iter().try_fold(0u64, |sum, n| sum.checked_add(*n));
-    let all = || call.count.checked_mul(world as u64);
-    let elements = match call.collective {
-        C::AllReduce | C::Reduce | C::AllGather | C::Gather => call.count,
-        C::ReduceScatter | C::AllToAll => all()?,
-        C::ReduceScatterV => blocks()?,
-        C::AllGatherV => call.recv_blocks.counts.get(rank).copied()?,
-        C::Broadcast if rank == call.root.index() => call.count,
-        C::Scatter if rank == call.root.index() => all()?,
-        C::Broadcast | C::Scatter | C::Barrier => 0,
-        C::GatherV | C::ScatterV | C::AllToAllV | C::Send | C::Recv => return None,
-    };
-    let bytes = usize::try_from(elements.checked_mul(call.dtype.bytes() as u64)?).ok()?;
-    (bytes <= FLAT_BYTES).then_some(bytes)
+/// The bytes that `rank` contributes to `call`, end to end: its input.
+fn contributed(call: &Call, rank: usize, world: usize) -> Result<usize> {
+    let bytes = buffers(call, rank, world).0;
+    if bytes <= FLAT_BYTES { Ok(bytes) } else { Err(wrong_route()) }
 }
 
 /// Whom rank `me` has to hear.
@@ -61,7 +46,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     pub(super) fn put_flat(&mut self, run: &Run) -> Result<[u64; NOTICE_WORDS]> {
         let me = self.wires.me;
         let mut words = [0; NOTICE_WORDS];
-        let bytes = flat_bytes(&run.call, me, self.wires.world).ok_or_else(wrong_route)?;
+        let bytes = contributed(&run.call, me, self.wires.world)?;
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
         let to = match bytes {
             0 => return Ok(words),
@@ -70,7 +55,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         };
         let streaming = self.machine.own_cores && bytes >= STREAM_BYTES;
         // SAFETY: the call's input has these bytes (it was validated), and both places have room
-        // for them: `flat_bytes` keeps within FLAT_BYTES.
+        // for them: `contributed` keeps within FLAT_BYTES.
         unsafe { kernel::copy(to, run.call.send, bytes, streaming) };
         Ok(words)
     }
@@ -81,14 +66,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let mut moved = false;
         while run.heard < world {
             let rank = run.heard;
-            if rank == me || !needs(&run.call, me, rank) {
-                self.inline_words(rank, [0; NOTICE_WORDS]);
-            } else {
+            if rank != me && needs(&run.call, me, rank) {
                 let Some(heard) = hear(&mut self.wires, rank, (run.turn, &run.head))? else {
                     return Ok(moved);
                 };
                 self.seen[rank] = run.turn;
-                self.inline_words(rank, heard.words);
+                // What is inline is used from this copy.
+                self.inline[rank] = heard.words;
                 moved = true;
             }
             run.heard += 1;
@@ -98,21 +82,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         Ok(true)
     }
 
-    /// Keeps the words of a notice: what is inline is used from the copy.
-    fn inline_words(&mut self, rank: usize, words: [u64; NOTICE_WORDS]) {
-        if self.inline.len() <= rank {
-            self.inline.resize(rank + 1, [0; NOTICE_WORDS]);
-        }
-        self.inline[rank] = words;
-    }
-
     /// Where the contribution of `rank` stands.
     fn contribution(&mut self, run: &Run, rank: usize) -> Result<*const u8> {
         let world = self.wires.world;
         if rank == self.wires.me {
             return Ok(run.call.send);
         }
-        let bytes = flat_bytes(&run.call, rank, world).ok_or_else(wrong_route)?;
+        let bytes = contributed(&run.call, rank, world)?;
         if bytes <= INLINE_BYTES {
             return Ok(self.inline[rank].as_ptr().cast());
         }
@@ -124,57 +100,40 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     fn take_flat(&mut self, run: &Run) -> Result<()> {
         use Collective as C;
         let (call, me) = (&run.call, self.wires.me);
-        let size = call.dtype.bytes();
-        let number = |elements: u64| usize::try_from(elements).unwrap_or(usize::MAX);
-        let root = call.root.index();
-        let own = |cut: Cut| {
-            let block = u32::try_from(me).unwrap_or(u32::MAX);
-            let piece = Layout::new(call, me, 1, u64::MAX / 4).piece(cut, call, block, 0);
-            (number(piece.offset) * size, number(piece.count))
+        // What of a contribution is for this rank: all of it, or the block of its number.
+        let (skip, count) = match call.collective {
+            C::AllReduce | C::Reduce | C::Broadcast => (0, number(call.count)),
+            _ => stretch(&layout(call, me), true, call, me),
         };
-        let blocks = Cut::Blocks { count: call.count };
+        let at_root = me == call.root.index();
         match call.collective {
-            C::AllReduce => self.fold_flat(run, 0, number(call.count)),
-            C::Reduce if me == root => self.fold_flat(run, 0, number(call.count)),
-            C::ReduceScatter | C::ReduceScatterV => {
-                let cut =
-                    if call.collective == C::ReduceScatter { blocks } else { Cut::RecvBlocks };
-                let (skip, count) = own(cut);
-                self.fold_flat(run, skip, count)
-            }
-            C::AllGather | C::AllGatherV | C::AllToAll => self.gather_flat(run),
-            C::Gather if me == root => self.gather_flat(run),
+            C::AllReduce | C::ReduceScatter | C::ReduceScatterV => self.fold_flat(run, skip, count),
+            C::Reduce if at_root => self.fold_flat(run, skip, count),
+            C::AllGather | C::AllGatherV | C::AllToAll => self.gather_flat(run, skip),
+            C::Gather if at_root => self.gather_flat(run, skip),
             C::Broadcast | C::Scatter => {
-                let skip = if call.collective == C::Scatter { own(blocks).0 } else { 0 };
-                let from = self.contribution(run, root)?.wrapping_add(skip);
+                let from = self.contribution(run, call.root.index())?.wrapping_add(skip);
                 // SAFETY: the root's contribution has the own block (its call has the same count,
                 // as its notice has shown), and the output was validated.
-                unsafe { keep(from, call.recv, number(call.count) * size) };
+                unsafe { keep(from, call.recv, count * call.dtype.bytes()) };
                 Ok(())
             }
-            _ => Ok(()),
+            C::Reduce | C::Gather | C::Barrier => Ok(()),
+            C::GatherV | C::ScatterV | C::AllToAllV | C::Send | C::Recv => Err(wrong_route()),
         }
     }
 
-    /// Every rank's block into its place in the output.
-    fn gather_flat(&mut self, run: &Run) -> Result<()> {
-        let (call, me) = (&run.call, self.wires.me);
-        let size = call.dtype.bytes();
-        let number = |elements: u64| usize::try_from(elements).unwrap_or(usize::MAX);
-        let layout = Layout::new(call, me, 1, u64::MAX / 4);
+    /// What every rank contributes, from `skip` bytes on, into its place in the output.
+    fn gather_flat(&mut self, run: &Run, skip: usize) -> Result<()> {
+        let call = &run.call;
+        let layout = layout(call, self.wires.me);
         for rank in 0..self.wires.world {
-            let block = u32::try_from(rank).unwrap_or(u32::MAX);
-            let piece = layout.piece(layout.output, call, block, 0);
-            // An all_to_all contributes a block for each rank, the others their own alone.
-            let skip = match call.collective {
-                Collective::AllToAll => number(call.count) * size * me,
-                _ => 0,
-            };
+            let (place, count) = stretch(&layout, false, call, rank);
             let from = self.contribution(run, rank)?.wrapping_add(skip);
-            let to = call.recv.wrapping_add(number(piece.offset) * size);
+            let to = call.recv.wrapping_add(place);
             // SAFETY: the contribution has the block: all ranks make the same call, as its notice
             // has shown. The output was validated.
-            unsafe { keep(from, to, number(piece.count) * size) };
+            unsafe { keep(from, to, count * call.dtype.bytes()) };
         }
         Ok(())
     }
@@ -202,6 +161,23 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         unsafe { (kernels.fold)(&fold) };
         Ok(())
     }
+}
+
+/// The buffers of a call in one tile.
+fn layout(call: &Call, me: usize) -> Layout {
+    Layout::new(call, me, 1, u64::MAX / 4)
+}
+
+/// Where block `block` of the input or output lies, in bytes, and its elements.
+fn stretch(layout: &Layout, input: bool, call: &Call, block: usize) -> (usize, usize) {
+    let cut = if input { layout.input } else { layout.output };
+    let piece = layout.piece(cut, call, Rank::at(block).0, 0);
+    (number(piece.offset) * call.dtype.bytes(), number(piece.count))
+}
+
+/// Elements of a flat call, which is small and was validated.
+fn number(elements: u64) -> usize {
+    usize::try_from(elements).unwrap_or(usize::MAX)
 }
 
 /// Copies where the two are not the same.

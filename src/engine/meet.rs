@@ -177,7 +177,7 @@ fn find<B: Board>(
 }
 
 /// Bytes of `rank`'s input and output in `call` (as far as another rank can know them).
-fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
+pub(super) fn buffers(call: &Call, rank: usize, world: usize) -> (usize, usize) {
     use Collective as C;
     let root = rank == call.root.index();
     let at_root = |elements: u64| if root { elements } else { 0 };

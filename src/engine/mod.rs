@@ -124,7 +124,7 @@ struct Run {
     route: Route,
     /// Position on the board, or 0 over links.
     turn: u64,
-    /// The notice has been shown.
+    /// The notice has been shown; over links there is none to show.
     shown: bool,
     /// No peer can map the own buffers.
     hidden: bool,
@@ -162,7 +162,7 @@ pub struct Engine<F, P> {
     /// Input and output of the call that the ranks meet for, as read so far, in rank order.
     notices: Vec<[Place; 2]>,
     /// The words of notices of a flat call, by rank.
-    inline: Vec<[u64; NOTICE_WORDS]>,
+    inline: Box<[[u64; NOTICE_WORDS]]>,
     peers: Vec<PeerBuffers>,
     work: Vec<u128>,
     sources: Vec<Source>,
@@ -206,7 +206,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             running: None,
             p2p: PointToPoint::new(world),
             notices: Vec::with_capacity(world),
-            inline: Vec::with_capacity(world),
+            inline: vec![[0; NOTICE_WORDS]; world].into(),
             peers: Vec::with_capacity(world),
             work: Vec::new(),
             sources: Vec::with_capacity(world),
@@ -290,8 +290,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             && self.wires.flushed()
             && !call.collective.ragged()
             && !call.collective.point_to_point()
-            && self.wires.fabric.board().is_some()
-            && self.planner.route(&call) == Route::Flat;
+            && self.route(&call) == Route::Flat;
         if !quick {
             // SAFETY: the caller's promise is passed on.
             unsafe { self.submit(call, ticket) };
@@ -307,7 +306,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn try_hurry(&mut self, call: Call, ticket: u32, polls: u32) -> Result<bool> {
-        self.begin(call, ticket)?;
+        self.begin(call, ticket, Route::Flat)?;
         let Some(mut run) = self.run.take() else { return Ok(false) };
         let mut outcome = Ok(false);
         for _ in 0..polls {
@@ -426,7 +425,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if self.run.is_none()
             && let Some((call, ticket)) = self.queue.pop_front()
         {
-            self.begin(call, ticket)?;
+            let route = self.route(&call);
+            self.begin(call, ticket, route)?;
             moved = true;
         }
         moved |= self.poll_run()?;
@@ -458,28 +458,32 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
     }
 
-    fn begin(&mut self, call: Call, ticket: u32) -> Result<()> {
+    fn route(&mut self, call: &Call) -> Route {
+        match self.wires.fabric.board() {
+            Some(_) => self.planner.route(call),
+            None => Route::Links,
+        }
+    }
+
+    fn begin(&mut self, call: Call, ticket: u32, route: Route) -> Result<()> {
         self.stamp += 1;
         let head = self.head(&call, self.seq() + 1, 0);
         self.tally.add(&head);
         let slot = self.seq() % RECENT as u64;
         self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
-        let route = match self.wires.fabric.board() {
-            Some(_) => self.planner.route(&call),
-            None => Route::Links,
-        };
-        if route != Route::Links {
+        let links = route == Route::Links;
+        if !links {
             self.turns += 1;
             self.notices.clear();
         }
-        let turn = if route == Route::Links { 0 } else { self.turns };
+        let turn = if links { 0 } else { self.turns };
         let mut run = Run {
             call,
             ticket,
             head,
             route,
             turn,
-            shown: false,
+            shown: links,
             hidden: false,
             heard: 0,
             done: false,
@@ -538,7 +542,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     fn poll_run(&mut self) -> Result<bool> {
         let planned = self.running.is_some();
-        let waits = |run: &Run| run.turn != 0 && !(run.shown && planned);
+        let waits = |run: &Run| !(run.shown && planned);
         let mut moved = false;
         if self.run.as_ref().is_some_and(waits)
             && let Some(mut run) = self.run.take()
@@ -547,7 +551,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.run = Some(run);
             moved = outcome?;
         }
-        let Some(run) = self.run.as_mut().filter(|run| run.turn == 0 || run.shown) else {
+        let Some(run) = self.run.as_mut().filter(|run| run.shown) else {
             return Ok(moved);
         };
         let Some(running) = &mut self.running else {

@@ -29,7 +29,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         ranks.clear();
         if let Some(run) = &self.run {
             match &self.running {
-                Some(running) if run.turn == 0 || run.shown => {
+                Some(running) if run.shown => {
                     awaited_by_lanes(running, &mut self.wires, ranks);
                 }
                 _ => awaited_on_board(run, &self.seen, &mut self.wires, ranks),
@@ -59,7 +59,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
 impl Run {
     fn standing(&self, running: Option<&Running>) -> String {
-        let Some(running) = running.filter(|_| self.turn == 0 || self.shown) else {
+        let Some(running) = running.filter(|_| self.shown) else {
             return format!("{}: meeting", self.head.describe());
         };
         let mut text = self.head.describe();
