@@ -3,7 +3,7 @@
 //! One process (mostly rank 0's) runs the server in a thread of its own; every rank, that one
 //! included, joins as a client. See `server` for what the server does and `auth` for who may come.
 
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::auth::{Handshake, Hello, NO_RANK, Purpose};
-use super::conn::{Conn, ours};
+use super::conn::{Conn, ours, waits};
 use super::frame::{Frames, Side};
 use super::id::UniqueId;
 use super::key::Key;
@@ -179,11 +179,7 @@ pub(crate) fn decline(id: &UniqueId, rank: u32, world: u32, error: &Error, deadl
         }
         match stream.read(&mut bytes) {
             Ok(0) => return,
-            Err(error)
-                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                return;
-            }
+            Err(error) if !waits(&error) => return,
             _ => {}
         }
     }

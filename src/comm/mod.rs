@@ -418,9 +418,8 @@ impl Communicator {
     /// # Errors
     /// `TIMED_OUT` when calls were still outstanding and did not complete: they end with `ABORTED`,
     /// or with `TIMED_OUT` where their own deadline was the first to pass. When they end by another
-    /// error, that. `MISMATCH` when a rank
-    /// that ended its communicator before made other collective calls than this one, which no call
-    /// could show.
+    /// error, that. `MISMATCH` when a rank that ended its communicator before made other collective
+    /// calls than this one, which no call could show.
     pub fn destroy(self) -> Result<()> {
         if self.core.copied() {
             // A copy goes without a word: the parent goes on.
