@@ -18,9 +18,9 @@ use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
 use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, apply_terms, encode_terms};
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::engine::link::Fabric;
 use crate::engine::wires::FABRIC_LANES;
-use crate::engine::{Engine, Machine};
 use crate::error::{Code, Error, Result};
 use crate::health::Health;
 use crate::health::control::{Control, Controls};
@@ -65,7 +65,7 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
         let poller = Poller::new()?;
         poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
         let facts = facts(Rank(rank), world, &hosts, config, &links, Memory::All);
-        let engine = engine(links, facts, 0, own_cores);
+        let engine = engine(links, facts, 0);
         Ok(Formed {
             backend: Native::new(engine, Health::Threads(health), poller),
             config: config.clone(),
@@ -101,10 +101,9 @@ fn facts(
     }
 }
 
-fn engine(links: Links, facts: Facts, epoch: u32, own_cores: bool) -> Engine<Links, Tuner> {
+fn engine(links: Links, facts: Facts, epoch: u32) -> Engine<Links, Tuner> {
     let (rank, world, deterministic) = (facts.rank, facts.world, facts.deterministic);
-    let machine = Machine { own_cores };
-    Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic).on(machine)
+    Engine::new(links, Tuner::new(facts), rank, world, epoch, deterministic)
 }
 
 /// What a rank has before the others hear of it: most of what it may lack.
@@ -345,11 +344,8 @@ impl Forming<'_> {
         let rank = Rank(self.place.rank);
         let given = if memory { Memory::Given } else { Memory::Apart };
         let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
-        let backend = Native::new(
-            engine(links, facts, epoch, own_cores),
-            Health::Processes(Controls(controls)),
-            poller,
-        );
+        let backend =
+            Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
         Ok(Formed { backend, config: self.config, own_cores, notes: self.notes })
     }
 

@@ -2,13 +2,13 @@
 //!
 //! Every address that steps work on comes from here. Invariant: each lies inside the call's buffers
 //! (their lengths were checked when the call was validated), inside the scratch it was given, or
-//! inside a peer's buffer whose place the board has checked, or inside a rank's stages, where the
-//! tuner saw to it that a block of tiles fits.
+//! inside a peer's buffer whose place the board has checked, or inside a piece of a rank's area,
+//! where the tuner saw to it that a block of tiles fits.
 
 use std::ptr;
 
 use crate::call::Call;
-use crate::engine::link::STAGE_BYTES;
+use crate::engine::area::{Next, Pieces, Way};
 use crate::engine::tile::{Layout, Piece};
 use crate::error::Result;
 use crate::kernel::{self, Convert, Fold, Form, Kernels, Source, Stage};
@@ -28,24 +28,15 @@ pub(crate) struct Operand {
 pub(crate) struct PeerBuffers {
     pub(crate) input: *mut u8,
     pub(crate) output: *mut u8,
-    /// Where what it stages begins.
-    pub(crate) stages: *mut u8,
-}
-
-/// What an engine may know of the machine; it changes no bits and no choices.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Machine {
-    /// Every rank of the host has a core of its own. Then what a rank stages is loaded by other
-    /// cores: to fetch a changed line from the cache of one that is far takes up to nine times as
-    /// long as from memory. Where ranks share cores, stages had better stay in the cache.
-    pub own_cores: bool,
+    /// Its area of the board.
+    pub(crate) area: *mut u8,
 }
 
 /// What calls on the board have used up, the same on all ranks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Before {
-    /// Blocks of tiles.
-    pub(crate) blocks: u64,
+    /// Pieces of the areas.
+    pub(crate) pieces: Next,
     /// Phases.
     pub(crate) phases: u64,
 }
@@ -53,7 +44,7 @@ pub(crate) struct Before {
 impl PeerBuffers {
     /// None known.
     pub(crate) const NONE: Self =
-        Self { input: ptr::null_mut(), output: ptr::null_mut(), stages: ptr::null_mut() };
+        Self { input: ptr::null_mut(), output: ptr::null_mut(), area: ptr::null_mut() };
 }
 
 /// A call's addresses, sizes and kernels.
@@ -71,14 +62,14 @@ pub(crate) struct Bound {
     work_form: Form,
     work_chunks: u64,
     stage_chunks: u64,
-    /// Blocks of tiles that earlier calls have staged.
-    blocks_before: u64,
+    /// One for each block of tiles that is staged.
+    pieces: Pieces,
     /// Phases that earlier calls may have posted.
     pub(crate) phases_before: u64,
     /// Outputs are larger than the caches, so stores to them had better pass those by.
     past_caches: bool,
-    /// So had those to the own stage: see [`Machine`].
-    stages_past_caches: bool,
+    /// So had those to the own stage, of most blocks: see [`crate::engine::link::Board::past`].
+    stages_past: bool,
     rank: u32,
     world: u32,
     scalar: kernel::Scalar,
@@ -111,22 +102,32 @@ fn written(call: &Call, world: u32) -> u64 {
 }
 
 impl Bound {
-    /// Binds `plan` to `call`; `work` must hold [`work_bytes`].
+    /// Binds `plan` to `call`; `work` must hold [`work_bytes`]. Takes from `before` what the call
+    /// uses up of the board: the same on all ranks, since plans on the board have the same number
+    /// of tiles everywhere.
     pub(crate) fn new(
         plan: &Plan,
         call: &Call,
         layout: Layout,
         window: u64,
         work: *mut u8,
-        before: Before,
-        machine: Machine,
+        before: &mut Before,
+        stages_past: bool,
     ) -> Result<Self> {
         let reduces = call.collective.reduces();
         let kernels = if reduces { Some(kernel::select(call.dtype, call.op)?) } else { None };
         let native_bytes = call.dtype.bytes();
         let wide_bytes = if reduces { call.dtype.accumulator().bytes() } else { native_bytes };
+        let tiles = layout.tiles(call);
+        let blocks = tiles.div_ceil(window);
+        let piece = window * u64::from(plan.stage_chunks) * layout.tile * native_bytes as u64;
+        let pieces = before.pieces.take(plan.key.world as usize, piece, blocks);
+        let phases_before = before.phases;
+        if plan.has_phases() {
+            before.phases += blocks * window * u64::from(PHASES_MAX);
+        }
         Ok(Self {
-            tiles: layout.tiles(call),
+            tiles,
             layout,
             window,
             kernels,
@@ -136,9 +137,9 @@ impl Bound {
             work_form: if reduces { Form::Wide } else { Form::Native },
             work_chunks: u64::from(plan.work_chunks),
             stage_chunks: u64::from(plan.stage_chunks),
-            blocks_before: before.blocks,
-            phases_before: before.phases,
-            stages_past_caches: machine.own_cores,
+            pieces,
+            phases_before,
+            stages_past,
             past_caches: plan.has_phases() && written(call, plan.key.world) > PAST_CACHES_BYTES,
             rank: plan.key.rank.0,
             world: plan.key.world,
@@ -202,19 +203,9 @@ impl Bound {
         self.layout.chunk_count(cut, call, chunk)
     }
 
-    /// Whether a fold that stores to the own stage too lists it before the output.
-    pub(crate) const fn stage_first(&self) -> bool {
-        self.stages_past_caches
-    }
-
-    /// What there is before the next call, if this one is of `plan`. The same on all ranks, since
-    /// plans on the board have the same number of tiles everywhere.
-    pub(crate) fn after(&self, plan: &Plan) -> Before {
-        let blocks = self.tiles.div_ceil(self.window);
-        let staged = if plan.stage_chunks > 0 { blocks } else { 0 };
-        let most = blocks * self.window * u64::from(PHASES_MAX);
-        let phases = if plan.has_phases() { most } else { 0 };
-        Before { blocks: self.blocks_before + staged, phases: self.phases_before + phases }
+    /// How the stages of `tile` are stored.
+    pub(crate) const fn way(&self, tile: u64) -> Way {
+        self.pieces.way(tile / self.window, self.stages_past)
     }
 
     #[inline]
@@ -225,14 +216,13 @@ impl Bound {
         (owner, chunk): (u32, u32),
         tile: u64,
     ) -> Operand {
-        let odd = (self.blocks_before + tile / self.window) % 2;
         let index = (tile % self.window) * self.stage_chunks + u64::from(chunk);
-        let element = self.native_bytes as u64;
-        let place = odd * STAGE_BYTES as u64 + index * self.layout.tile * element;
-        #[expect(clippy::cast_possible_truncation, reason = "inside the stages")]
+        let inside = index * self.layout.tile * self.native_bytes as u64;
+        let place = self.pieces.at(tile / self.window) + inside;
+        #[expect(clippy::cast_possible_truncation, reason = "inside the area")]
         let (place, count) =
             (place as usize, self.layout.stage_count(call, owner, chunk, tile) as usize);
-        let at = peers[owner as usize].stages.wrapping_add(place);
+        let at = peers[owner as usize].area.wrapping_add(place);
         Operand { at, form: Form::Native, count }
     }
 
@@ -257,26 +247,32 @@ impl Bound {
         }
     }
 
-    /// Copies `count` elements, changing form and applying the step's stage. `apart`: the two do
-    /// not lap over each other.
+    /// Whether `region` of `tile` is stored past the caches.
+    pub(crate) fn streams(&self, region: Region, tile: u64) -> bool {
+        match region {
+            Region::Output | Region::PeerOutput => self.past_caches,
+            Region::Stage => self.way(tile).past,
+            _ => false,
+        }
+    }
+
+    /// Copies `count` elements, changing form and applying the step's stage; `streaming` past the
+    /// caches, for which the two must be apart.
     pub(crate) fn copy(
         &self,
         step: &Step,
         (source, target): (Operand, Operand),
         count: usize,
-        apart: bool,
+        streaming: bool,
     ) {
         let stage = self.stage_of(step);
-        let out = matches!(step.target, Region::Output | Region::PeerOutput);
-        let stage_streams = self.stages_past_caches && step.target == Region::Stage;
-        let stream = stage_streams || self.past_caches && out;
         let plain = source.form == target.form && stage == Stage::Plain;
-        if !(stream && apart && plain) {
+        if !(streaming && plain) {
             return self.stored(source, target, count, stage);
         }
         let bytes = count * self.bytes(source.form);
         // SAFETY: both operands are `count` elements inside live buffers (module invariant), and
-        // the caller has looked that they are apart.
+        // the caller promises that they are apart.
         unsafe { kernel::copy(target.at, source.at, bytes, true) };
     }
 
@@ -311,27 +307,18 @@ impl Bound {
         unsafe { (kernels.convert)(&work) };
     }
 
-    /// Folds `sources` (in order) into `targets`, applying the step's stage.
+    /// Folds `sources` (in order) into `targets`, applying the step's stage; into the first
+    /// `streaming` of them past the caches.
     pub(crate) fn fold(
         &self,
         step: &Step,
         sources: &[Source],
-        targets: &[*mut u8],
+        (targets, streaming): (&[*mut u8], usize),
         target_form: Form,
         count: usize,
     ) {
         let Some(kernels) = &self.kernels else { return };
         let stage = self.stage_of(step);
-        let out = self.past_caches && matches!(step.target, Region::Output | Region::PeerOutput);
-        let own = self.stages_past_caches && step.target == Region::Stage;
-        let streaming = if step.source == Region::PeerStage && step.has(flag::SPREAD) {
-            // Output and own stage: what is streamed stands in front, see `stage_first`.
-            usize::from(out) + usize::from(self.stages_past_caches)
-        } else if out || own {
-            targets.len()
-        } else {
-            0
-        };
         let work = Fold { sources, targets, target_form, count, stage, streaming };
         // SAFETY: every operand is `count` elements inside live buffers (module invariant).
         unsafe { (kernels.fold)(&work) };
@@ -348,6 +335,6 @@ impl Bound {
         count: usize,
     ) {
         let order = if step.has(flag::INCOMING_FIRST) { [message, own] } else { [own, message] };
-        self.fold(step, &order, targets, target_form, count);
+        self.fold(step, &order, (targets, 0), target_form, count);
     }
 }

@@ -5,7 +5,8 @@
 //! between.
 
 use crate::engine::bind::Operand;
-use crate::engine::lane::{Context, Cursor, Flow, at_element};
+use crate::engine::lane::{Context, Cursor, Flow, at_element, begin_timing, end_timing};
+use crate::engine::link::Fabric;
 use crate::kernel::Form;
 use crate::plan::{Region, Step, flag};
 
@@ -14,9 +15,9 @@ const SLICE_BYTES: usize = 1 << 20;
 
 impl Cursor {
     /// Copies the source, as the step's stage says.
-    pub(super) fn copy<F>(
+    pub(super) fn copy<F: Fabric>(
         &mut self,
-        step: &Step,
+        (step, tile): (&Step, u64),
         source: Operand,
         target: Operand,
         cx: &mut Context<'_, F>,
@@ -26,18 +27,23 @@ impl Cursor {
         // Buffers that lap over each other can only be moved in one go.
         let laps = (source.at as usize).abs_diff(target.at as usize) < target.count * widest;
         let count = if laps { left } else { left.min(SLICE_BYTES / widest) };
+        let (bound, done) = (cx.bound, self.at);
         let part = |operand: Operand| Operand {
-            at: at_element(cx.bound, operand, self.at).at.cast_mut(),
+            at: at_element(bound, operand, done).at.cast_mut(),
             ..operand
         };
-        cx.bound.copy(step, (part(source), part(target)), count, !laps);
+        let stages = step.source == Region::PeerStage || step.target == Region::Stage;
+        let began = if stages { begin_timing(tile, cx) } else { None };
+        let streaming = !laps && cx.bound.streams(step.target, tile);
+        cx.bound.copy(step, (part(source), part(target)), count, streaming);
+        end_timing(began, count * widest, cx);
         self.at += count;
         if self.at >= target.count { Flow::Complete } else { Flow::Moved }
     }
 
     /// Folds what stands in the members' own memory, a slice a time: their inputs, or the own input
     /// and the others' stages.
-    pub(super) fn fold_peers<F>(
+    pub(super) fn fold_peers<F: Fabric>(
         &mut self,
         step: &Step,
         target: Operand,
@@ -55,13 +61,18 @@ impl Cursor {
         cx.targets.clear();
         let staged = step.source == Region::PeerStage;
         let spread = step.has(flag::SPREAD);
+        let mut streaming = 0;
         if staged || !spread {
             cx.targets.push(at_element(cx.bound, target, self.at).at.cast_mut());
+            streaming += usize::from(cx.bound.streams(step.target, tile));
         }
         if staged && spread {
             let own = chunk(Region::Stage, step.source_chunk, 0);
             let at = at_element(cx.bound, own, self.at).at.cast_mut();
-            cx.targets.insert(usize::from(!cx.bound.stage_first()), at);
+            let streams = cx.bound.streams(Region::Stage, tile);
+            // What is streamed stands in front.
+            cx.targets.insert(usize::from(!streams), at);
+            streaming += usize::from(streams);
         }
         for rank in group.iter() {
             let from =
@@ -71,9 +82,14 @@ impl Cursor {
             if spread && !staged {
                 let output = chunk(Region::PeerOutput, step.target_chunk, rank.0);
                 cx.targets.push(at_element(cx.bound, output, self.at).at.cast_mut());
+                streaming += usize::from(cx.bound.streams(step.target, tile));
             }
         }
-        cx.bound.fold(step, cx.sources, cx.targets, target.form, count);
+        let began = if staged { begin_timing(tile, cx) } else { None };
+        cx.bound.fold(step, cx.sources, (cx.targets, streaming), target.form, count);
+        // The others' stages are loaded; to the own one goes as much as one of them.
+        let stages = group.len() - 1 + usize::from(spread || step.target == Region::Stage);
+        end_timing(began, count * stages * cx.bound.bytes(Form::Native), cx);
         self.at += count;
         if self.at >= target.count { Flow::Complete } else { Flow::Moved }
     }

@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! up to 48 bytes   in the notice itself: one cache line carries call and data
-//! up to 32 KiB     in the rank's area of the board, in front of the notice
+//! up to 32 KiB     in a piece of the rank's area (`area`), in front of the notice
 //! ```
 //!
-//! Turns use two places in turn. That a place is free again follows from the notices: see `meet`.
 //! Folds take all contributions in rank order, so the result is in tree order, like that of every
 //! other path.
 
 use std::ptr;
 
 use crate::call::Call;
+use crate::engine::area::Pieces;
 use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS};
 use crate::engine::meet::{buffers, hear};
 use crate::engine::tile::Layout;
@@ -21,14 +21,28 @@ use crate::error::{Code, Error, Result};
 use crate::kernel::{self, Fold, Form, Source, Stage};
 use crate::types::{Collective, Rank};
 
-/// From here on a contribution is shown past the caches, where ranks have cores of their own: see
-/// [`super::Machine`].
+/// From here on a contribution is shown past the caches, where that is faster ([`Board::past`]).
 const STREAM_BYTES: usize = 16 << 10;
 
 /// The bytes that `rank` contributes to `call`, end to end: its input.
 fn contributed(call: &Call, rank: usize, world: usize) -> Result<usize> {
     let bytes = buffers(call, rank, world).0;
     if bytes <= FLAT_BYTES { Ok(bytes) } else { Err(wrong_route()) }
+}
+
+/// Bytes of the areas' piece for `call`: the longest contribution, the same on all ranks.
+pub(super) fn shown_bytes(call: &Call, world: usize) -> u64 {
+    let longest = match call.collective {
+        Collective::AllGatherV => call.recv_blocks.counts.iter().copied().max().unwrap_or(0),
+        // That of the root, where it alone has one.
+        _ => return piece_bytes(buffers(call, call.root.index(), world).0),
+    };
+    piece_bytes(number(longest).saturating_mul(call.dtype.bytes()))
+}
+
+/// What stands in the notice needs no piece.
+const fn piece_bytes(bytes: usize) -> u64 {
+    if bytes <= INLINE_BYTES { 0 } else { bytes as u64 }
 }
 
 /// Whom rank `me` has to hear.
@@ -47,16 +61,18 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let me = self.wires.me;
         let mut words = [0; NOTICE_WORDS];
         let bytes = contributed(&run.call, me, self.wires.world)?;
+        let began = self.begin_flat_timing();
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
         let to = match bytes {
             0 => return Ok(words),
             1..=INLINE_BYTES => words.as_mut_ptr().cast(),
-            _ => board.flat(me, run.turn),
+            _ => board.area(me).wrapping_add(place(&self.flat)),
         };
-        let streaming = self.machine.own_cores && bytes >= STREAM_BYTES;
+        let streaming = bytes >= STREAM_BYTES && self.flat.way(0, board.past()).past;
         // SAFETY: the call's input has these bytes (it was validated), and both places have room
         // for them: `contributed` keeps within FLAT_BYTES.
         unsafe { kernel::copy(to, run.call.send, bytes, streaming) };
+        self.end_flat_timing(began, bytes);
         Ok(words)
     }
 
@@ -77,9 +93,43 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             run.heard += 1;
         }
+        let began = self.begin_flat_timing();
         self.take_flat(run)?;
+        if began.is_some() {
+            self.end_flat_timing(began, self.loaded_bytes(&run.call));
+        }
         run.done = true;
         Ok(true)
+    }
+
+    /// Begins to time the stores or loads of contributions, if this call is one to judge by.
+    fn begin_flat_timing(&mut self) -> Option<(bool, u64)> {
+        if self.flat.bytes() < STREAM_BYTES as u64 {
+            return None;
+        }
+        let way = self.flat.way(0, false);
+        let board = self.wires.fabric.board().filter(|_| way.timed)?;
+        Some((way.past, board.clock()))
+    }
+
+    /// Ends what [`Engine::begin_flat_timing`] began.
+    fn end_flat_timing(&mut self, began: Option<(bool, u64)>, bytes: usize) {
+        if let (Some((past, began)), Some(board)) = (began, self.wires.fabric.board()) {
+            board.took(past, bytes, board.clock().saturating_sub(began));
+        }
+    }
+
+    /// Bytes that this rank takes out of others' pieces.
+    fn loaded_bytes(&self, call: &Call) -> usize {
+        use Collective as C;
+        let (me, world) = (self.wires.me, self.wires.world);
+        let others = (0..world).filter(|&rank| rank != me && needs(call, me, rank)).count();
+        let shown = number(self.flat.bytes());
+        let each = match call.collective {
+            C::ReduceScatter | C::ReduceScatterV | C::AllToAll | C::Scatter => shown / world,
+            _ => shown,
+        };
+        others * each
     }
 
     /// Where the contribution of `rank` stands.
@@ -93,7 +143,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             return Ok(self.inline[rank].as_ptr().cast());
         }
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
-        Ok(board.flat(rank, run.turn).cast_const())
+        Ok(board.area(rank).wrapping_add(place(&self.flat)).cast_const())
     }
 
     /// Makes this rank's output from the contributions.
@@ -175,7 +225,12 @@ fn stretch(layout: &Layout, input: bool, call: &Call, block: usize) -> (usize, u
     (number(piece.offset) * call.dtype.bytes(), number(piece.count))
 }
 
-/// Elements of a flat call, which is small and was validated.
+/// Where in the areas the contributions to the present call stand.
+fn place(piece: &Pieces) -> usize {
+    number(piece.at(0))
+}
+
+/// Elements or bytes of a flat call, which is small and was validated.
 fn number(elements: u64) -> usize {
     usize::try_from(elements).unwrap_or(usize::MAX)
 }

@@ -196,11 +196,11 @@ impl Cursor {
                     other => Ok(other),
                 }
             }
-            Verb::Copy => Ok(self.copy(step, source, target, cx)),
+            Verb::Copy => Ok(self.copy((step, tile), source, target, cx)),
             Verb::Reduce => {
                 let own = |o: Operand| Source { at: o.at, form: o.form };
                 let operands = [own(source), own(target)];
-                cx.bound.fold(step, &operands, &[target.at], target.form, target.count);
+                cx.bound.fold(step, &operands, (&[target.at], 0), target.form, target.count);
                 Ok(Flow::Complete)
             }
             Verb::RecvReduce => self.recv_reduce(step, (source, target), lane, tile, cx),
@@ -230,6 +230,24 @@ fn board<F: Fabric>(wires: &mut Wires<F>) -> Result<&mut F::Board> {
         .fabric
         .board()
         .ok_or_else(|| Error::new(Code::Internal, "a direct plan without memory links"))
+}
+
+/// Begins to time what is done with stages of `tile`, if it is one to judge by.
+pub(super) fn begin_timing<F: Fabric>(tile: u64, cx: &mut Context<'_, F>) -> Option<(bool, u64)> {
+    let way = cx.bound.way(tile);
+    let board = cx.wires.fabric.board().filter(|_| way.timed)?;
+    Some((way.past, board.clock()))
+}
+
+/// Ends what [`begin_timing`] began: `bytes` bytes of stages were stored or loaded.
+pub(super) fn end_timing<F: Fabric>(
+    began: Option<(bool, u64)>,
+    bytes: usize,
+    cx: &mut Context<'_, F>,
+) {
+    if let (Some((past, began)), Some(board)) = (began, cx.wires.fabric.board()) {
+        board.took(past, bytes, board.clock().saturating_sub(began));
+    }
 }
 
 /// The operand's element number `at`.

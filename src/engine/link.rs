@@ -164,8 +164,25 @@ pub const INLINE_BYTES: usize = NOTICE_WORDS * 8;
 /// Bytes of the largest message that a rank shows for one turn.
 pub const FLAT_BYTES: usize = 32 << 10;
 
-/// Bytes of a rank's stages of one block of tiles.
+/// The most bytes of a rank's stages of one block of tiles.
 pub const STAGE_BYTES: usize = 256 << 10;
+
+/// Bytes of the area in which a rank puts what others load.
+pub const AREA_BYTES: usize = 2 << 20;
+
+/// How much of it `world` ranks use: more than a core's own cache holds where they are few, and 6
+/// MiB in all where they are not many.
+#[must_use]
+pub const fn area_room(world: usize) -> usize {
+    let (share, least) = ((6 << 20) / if world == 0 { 1 } else { world }, 4 * STAGE_BYTES);
+    if share > AREA_BYTES {
+        AREA_BYTES
+    } else if share < least {
+        least
+    } else {
+        share / 4096 * 4096
+    }
+}
 
 /// What a rank tells its peers on memory links when a call starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,8 +207,8 @@ pub struct Heard {
 ///
 /// # Safety
 /// What [`Board::resolve`] returns is valid for the place's bytes until the next
-/// [`Board::publish`], as far as this process can know. [`Board::flat`] has [`FLAT_BYTES`] and
-/// [`Board::stages`] twice [`STAGE_BYTES`], aligned to 64, as long as the board lives.
+/// [`Board::publish`], as far as this process can know. [`Board::area`] has [`AREA_BYTES`], aligned
+/// to 64, as long as the board lives.
 pub unsafe trait Board {
     /// Where peers find `bytes` bytes at `at`, if they can.
     fn place(&mut self, at: *const u8, bytes: usize) -> Place;
@@ -209,11 +226,19 @@ pub unsafe trait Board {
     /// The head of `peer`'s call `turn`, whose notice has been seen.
     fn head(&self, peer: usize, turn: u64) -> Head;
 
-    /// Where `rank` puts its small message of call `turn`.
-    fn flat(&self, rank: usize, turn: u64) -> *mut u8;
+    /// Where `rank` puts what others load.
+    fn area(&self, rank: usize) -> *mut u8;
 
-    /// Where `rank` puts its stages: those of even blocks of tiles, then those of odd ones.
-    fn stages(&self, rank: usize) -> *mut u8;
+    /// Whether what others load had better be stored past the caches. A matter of speed alone;
+    /// ranks need not agree.
+    fn past(&self) -> bool;
+
+    /// Nanoseconds since some beginning.
+    fn clock(&self) -> u64;
+
+    /// Notes how long it took to store or load `bytes` bytes of an area that were stored `past` the
+    /// caches, or not.
+    fn took(&mut self, past: bool, bytes: usize, nanoseconds: u64);
 
     /// The address, in this process, of a peer's buffer, which is not [`Place::EMPTY`].
     ///

@@ -130,7 +130,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             return Ok(());
         };
         for (rank, known) in self.peers.iter_mut().enumerate() {
-            known.stages = board.stages(rank);
+            known.area = board.area(rank);
         }
         for step in plan.steps.iter().filter(|_| plan.direct) {
             let loads = step.source == Region::PeerInput;

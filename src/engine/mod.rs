@@ -15,6 +15,7 @@
 //!
 //! Not here: which algorithm (a [`Planner`] says), waiting, deadlines, who is alive.
 
+mod area;
 pub(crate) mod bind;
 mod direct;
 mod flat;
@@ -33,10 +34,10 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use crate::call::{Call, Head, Ragged, Tally, head_flag};
-pub use crate::engine::bind::Machine;
+use crate::engine::area::Pieces;
 use crate::engine::bind::{Before, Bound, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
-use crate::engine::link::{Fabric, NOTICE_WORDS, Place};
+use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Place};
 use crate::engine::p2p::PointToPoint;
 use crate::engine::tile::Layout;
 use crate::engine::wires::Wires;
@@ -150,7 +151,8 @@ pub struct Engine<F, P> {
     seen: Box<[u64]>,
     /// What calls on the board have used up so far.
     before: Before,
-    machine: Machine,
+    /// Where the ranks show what they contribute to the present flat call.
+    flat: Pieces,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
@@ -198,7 +200,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             // Nobody need wait for its own notices.
             seen: (0..world).map(|r| if r == me.index() { u64::MAX } else { 0 }).collect(),
             before: Before::default(),
-            machine: Machine::default(),
+            flat: Pieces::NONE,
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
@@ -215,12 +217,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             spent: Vec::new(),
             broken: None,
         }
-    }
-
-    /// The same on a machine of which something is known.
-    #[must_use]
-    pub fn on(self, machine: Machine) -> Self {
-        Self { machine, ..self }
     }
 
     /// The links, for whoever waits on them.
@@ -477,6 +473,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.notices.clear();
         }
         let turn = if links { 0 } else { self.turns };
+        if route == Route::Flat {
+            let bytes = flat::shown_bytes(&call, self.wires.world);
+            self.flat = self.before.pieces.take(self.wires.world, bytes, 1);
+        }
         let mut run = Run {
             call,
             ticket,
@@ -519,8 +519,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.work.resize(words, 0);
         }
         let work = self.work.as_mut_ptr().cast();
-        let bound = Bound::new(&plan, call, layout, window, work, self.before, self.machine)?;
-        self.before = bound.after(&plan);
+        let past = plan.stage_chunks > 0 && self.wires.fabric.board().is_some_and(|b| b.past());
+        let bound = Bound::new(&plan, call, layout, window, work, &mut self.before, past)?;
         Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
     }
 

@@ -209,7 +209,7 @@ impl Cursor {
                 return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
             }
             let into = at_element(cx.bound, target, self.at).at.cast_mut();
-            cx.bound.fold(step, cx.sources, &[into], target.form, count);
+            cx.bound.fold(step, cx.sources, (&[into], 0), target.form, count);
             for from in others() {
                 cx.wires.fabric.rx(from, lane).release(count * width);
             }

@@ -1,19 +1,18 @@
 //! The board: where ranks that share memory show each other their calls and phases.
 //!
 //! ```text
-//! row of a rank, 384 bytes:
-//!  0        128                           256
-//!  | phase  | turn digest words(6) | head | the same, for odd turns |
-//!
-//! area of a rank, 576 KiB:
-//!  0      32 KiB  64 KiB                           320 KiB
-//!  | even | odd   | stages of even blocks of tiles | of odd blocks |
-//!    turns' small messages
+//! row of a rank, 512 bytes:
+//!  0        128                           256                       384
+//!  | phase  | turn digest words(6) | head | the same, for odd turns | past
 //! ```
+//!
+//! Beside its row a rank has an *area*, where it puts what others load: see `engine::area`.
 //!
 //! A notice is published by storing its words, then its turn: turn, digest and words are one cache
 //! line, so one miss brings all. The head behind it is for errors. Two notices suffice: a rank
 //! publishes turn k + 1 only after it has seen every notice of turn k.
+//!
+//! *Past* says which way of storing what others load this rank finds the faster: see `pace`.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -21,9 +20,10 @@ use std::sync::Arc;
 use bytemuck::{cast, pod_read_unaligned};
 
 use crate::call::Head;
-use crate::engine::link::{FLAT_BYTES, Heard, NOTICE_WORDS, Notice, STAGE_BYTES};
+use crate::engine::link::{Heard, NOTICE_WORDS, Notice};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
+use crate::link::pace::Pace;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Rank;
 
@@ -33,6 +33,7 @@ use crate::types::Rank;
 pub(crate) struct Row {
     phase: Line<1>,
     notices: [Line<12>; 2],
+    past: Line<1>,
 }
 
 /// Words on cache lines of their own.
@@ -45,12 +46,9 @@ const WORDS_AT: usize = 2;
 const HEAD_AT: usize = 8;
 
 /// Bytes of one rank's part.
-pub(crate) const ROW_BYTES: usize = 384;
+pub(crate) const ROW_BYTES: usize = 512;
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Row>() == ROW_BYTES);
-
-/// Bytes of the memory in which one rank puts what others load.
-pub(crate) const AREA_BYTES: usize = 2 * (FLAT_BYTES + STAGE_BYTES);
 
 /// Everyone's rows, as one rank sees them.
 #[derive(Debug)]
@@ -59,6 +57,7 @@ pub(crate) struct Rows {
     rows: Box<[NonNull<Row>]>,
     areas: Box<[NonNull<u8>]>,
     wakers: Box<[Option<Waker>]>,
+    pace: Pace,
     _keep: Vec<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
@@ -72,7 +71,7 @@ impl Rows {
     ///
     /// # Safety
     /// Every row must be [`ROW_BYTES`] bytes, aligned to 128, zero at first, and every area
-    /// [`AREA_BYTES`] bytes, aligned to 64; `keep` keeps them alive.
+    /// [`crate::engine::link::AREA_BYTES`] bytes, aligned to 64; `keep` keeps them alive.
     pub(crate) unsafe fn new(
         me: usize,
         rows: Box<[NonNull<Row>]>,
@@ -80,7 +79,7 @@ impl Rows {
         wakers: Box<[Option<Waker>]>,
         keep: Vec<Arc<dyn std::any::Any + Send + Sync>>,
     ) -> Self {
-        Self { me, rows, areas, wakers, _keep: keep }
+        Self { me, rows, areas, wakers, pace: Pace::new(), _keep: keep }
     }
 
     fn row(&self, rank: usize) -> &Row {
@@ -135,13 +134,27 @@ impl Rows {
         pod_read_unaligned(bytemuck::cast_slice(&words))
     }
 
-    pub(crate) fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
-        let half = if turn % 2 == 1 { FLAT_BYTES } else { 0 };
-        self.areas[rank].as_ptr().wrapping_add(half)
+    pub(crate) fn area(&self, rank: usize) -> *mut u8 {
+        self.areas[rank].as_ptr()
     }
 
-    pub(crate) fn stages(&self, rank: usize) -> *mut u8 {
-        self.areas[rank].as_ptr().wrapping_add(2 * FLAT_BYTES)
+    /// Whether half of the ranks or more find it faster to store past the caches.
+    pub(crate) fn past(&self) -> bool {
+        let past = |&rank: &usize| self.row(rank).past.0[0].load(Ordering::Relaxed) != 0;
+        2 * (0..self.rows.len()).filter(past).count() >= self.rows.len()
+    }
+
+    pub(crate) fn clock(&self) -> u64 {
+        self.pace.clock()
+    }
+
+    pub(crate) fn took(&mut self, past: bool, bytes: usize, nanoseconds: u64) {
+        let now = u64::from(self.pace.took(past, bytes, nanoseconds));
+        let shown = &self.row(self.me).past.0[0];
+        // Others read it on every call: no store where nothing changes.
+        if shown.load(Ordering::Relaxed) != now {
+            shown.store(now, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn post(&mut self, phase: u64) {

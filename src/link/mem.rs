@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use crate::call::Head;
-use crate::engine::link::{Board, Heard, Notice, Place};
+use crate::engine::link::{AREA_BYTES, Board, Heard, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
-use crate::link::board::{AREA_BYTES, ROW_BYTES, Row, Rows};
+use crate::link::board::{ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Waker};
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
 use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
@@ -112,12 +112,20 @@ unsafe impl Board for ProcessBoard {
         self.0.head(peer, turn)
     }
 
-    fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
-        self.0.flat(rank, turn)
+    fn area(&self, rank: usize) -> *mut u8 {
+        self.0.area(rank)
     }
 
-    fn stages(&self, rank: usize) -> *mut u8 {
-        self.0.stages(rank)
+    fn past(&self) -> bool {
+        self.0.past()
+    }
+
+    fn clock(&self) -> u64 {
+        self.0.clock()
+    }
+
+    fn took(&mut self, past: bool, bytes: usize, nanoseconds: u64) {
+        self.0.took(past, bytes, nanoseconds);
     }
 
     fn resolve(&mut self, _peer: usize, place: Place) -> Result<*mut u8> {

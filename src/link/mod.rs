@@ -8,6 +8,7 @@ pub(crate) mod board;
 pub(crate) mod doze;
 mod gift;
 pub(crate) mod mem;
+mod pace;
 pub(crate) mod ring;
 pub(crate) mod shm;
 pub mod sim;
@@ -123,12 +124,20 @@ unsafe impl Board for AnyBoard {
         each!(self, Self { Process, Host }, board => board.head(peer, turn))
     }
 
-    fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
-        each!(self, Self { Process, Host }, board => board.flat(rank, turn))
+    fn area(&self, rank: usize) -> *mut u8 {
+        each!(self, Self { Process, Host }, board => board.area(rank))
     }
 
-    fn stages(&self, rank: usize) -> *mut u8 {
-        each!(self, Self { Process, Host }, board => board.stages(rank))
+    fn past(&self) -> bool {
+        each!(self, Self { Process, Host }, board => board.past())
+    }
+
+    fn clock(&self) -> u64 {
+        each!(self, Self { Process, Host }, board => board.clock())
+    }
+
+    fn took(&mut self, past: bool, bytes: usize, nanoseconds: u64) {
+        each!(self, Self { Process, Host }, board => board.took(past, bytes, nanoseconds));
     }
 
     fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {

@@ -2,7 +2,7 @@
 //! write to it, and passes it on when the communicator forms. Nothing has a name.
 //!
 //! ```text
-//!  0          4096                  8192              584 KiB
+//!  0          4096                  8192              2056 KiB
 //!  | header   | row of the board,   | area of the     | for each local peer (in rank order) and
 //!  | (boot's) | doze flag at 512,   | board           | lane: ring control 256 | ring data
 //!  |          | gifts sent at 640   |                 |
@@ -24,10 +24,10 @@ use std::sync::Arc;
 use bytemuck::pod_read_unaligned;
 
 use crate::call::Head;
-use crate::engine::link::{Board, Heard, Notice, Place};
+use crate::engine::link::{AREA_BYTES, Board, Heard, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::{Code, Error, Result};
-use crate::link::board::{AREA_BYTES, ROW_BYTES, Row, Rows};
+use crate::link::board::{ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Flag, Waker};
 use crate::link::gift::{
     FOREIGN_MAX, GIFT_BYTES, GIFT_MAGIC, GIFTS_MAX, GIVEN, GONE, Gift, Peer, bad, blame, give,
@@ -307,12 +307,20 @@ unsafe impl Board for HostBoard {
         self.rows.head(peer, turn)
     }
 
-    fn flat(&self, rank: usize, turn: u64) -> *mut u8 {
-        self.rows.flat(rank, turn)
+    fn area(&self, rank: usize) -> *mut u8 {
+        self.rows.area(rank)
     }
 
-    fn stages(&self, rank: usize) -> *mut u8 {
-        self.rows.stages(rank)
+    fn past(&self) -> bool {
+        self.rows.past()
+    }
+
+    fn clock(&self) -> u64 {
+        self.rows.clock()
+    }
+
+    fn took(&mut self, past: bool, bytes: usize, nanoseconds: u64) {
+        self.rows.took(past, bytes, nanoseconds);
     }
 
     fn resolve(&mut self, peer: usize, place: Place) -> Result<*mut u8> {

@@ -347,11 +347,19 @@ unsafe impl Board for NoBoard {
         match *self {}
     }
 
-    fn flat(&self, _rank: usize, _turn: u64) -> *mut u8 {
+    fn area(&self, _rank: usize) -> *mut u8 {
         match *self {}
     }
 
-    fn stages(&self, _rank: usize) -> *mut u8 {
+    fn past(&self) -> bool {
+        match *self {}
+    }
+
+    fn clock(&self) -> u64 {
+        match *self {}
+    }
+
+    fn took(&mut self, _past: bool, _bytes: usize, _nanoseconds: u64) {
         match *self {}
     }
 

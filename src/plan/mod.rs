@@ -57,11 +57,12 @@
 //!   outbox. That bounds the outboxes; no plan relies on it for what it writes.
 //! - `RecvReduceSend` writes to the link itself, once nothing waits in front of it.
 //!
-//! *Stage*: there are 2W tiles of it, so two blocks use it in turn, across calls too. Nothing else
-//! keeps a rank from writing over what a peer still loads: a plan must see to it that before a rank
-//! writes the tiles of one block, it knows that all have done with the block before the last; that
-//! before it writes those of its second block, all are known to have begun the call (and so to have
-//! ended the one before); and that when it ends, all have done with all blocks but the last.
+//! *Stage*: a block of tiles is only sure to be apart from the block before, across calls too; any
+//! earlier one may have stood in the same place. Nothing else keeps a rank from writing over what a
+//! peer still loads: a plan must see to it that before a rank writes the tiles of one block, it
+//! knows that all have done with the block before the last; that before it writes those of its
+//! second block, all are known to have begun the call (and so to have ended the one before); and
+//! that when it ends, all have done with all blocks but the last.
 //!
 //! Not here: branches, loops, expressions, sizes, types, and any optimiser.
 
