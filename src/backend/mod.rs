@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::call::{Call, Ragged};
-use crate::engine::Progress;
+use crate::engine::{Hurried, Progress};
 use crate::error::{Error, Result};
 use crate::link::doze::Doze;
 use crate::types::Rank;
@@ -23,12 +23,11 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// nobody else, until its end has been told.
     unsafe fn submit(&mut self, call: Call, ticket: u32);
 
-    /// As [`Backend::submit`]; if the call stands first in line, looks for its end up to `polls`
-    /// times. True: it has ended well, and its end is not told again.
+    /// Takes a small call that stands first in line, and looks for its end up to `polls` times.
     ///
     /// # Safety
-    /// As for [`Backend::submit`].
-    unsafe fn hurry(&mut self, call: Call, ticket: u32, polls: u32) -> bool;
+    /// As for [`Backend::submit`], if it is taken.
+    unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried;
 
     /// Moves whatever can move.
     fn poll(&mut self) -> Progress;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::backend::Backend;
 use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
-use crate::engine::{Engine, Progress};
+use crate::engine::{Engine, Hurried, Progress};
 use crate::error::{Code, Error, Result};
 use crate::health::{GRACE, Health, LINK_GRACE, News, STALL, STALL_LONG};
 use crate::link::doze::Doze;
@@ -204,22 +204,17 @@ impl Backend for Native {
         unsafe { self.engine.submit(call, ticket) };
     }
 
-    unsafe fn hurry(&mut self, call: Call, ticket: u32, polls: u32) -> bool {
+    unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried {
         self.before_call();
-        let Some(work) = self.health.begin() else {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { self.engine.submit(call, ticket) };
-            return false;
-        };
-        let whole = self.engine.broken().is_none();
+        let Some(work) = self.health.begin() else { return Hurried::Left };
         // SAFETY: the caller's promise is passed on.
-        let ended = unsafe { self.engine.hurry(call, ticket, polls) };
+        let hurried = unsafe { self.engine.hurry(call, ticket, polls) };
         work.done();
-        // Only what this call has found is news to the others.
-        if let Some(error) = self.engine.broken().filter(|_| whole) {
+        // A broken engine takes no call: what is broken now is news to the others.
+        if let (Hurried::Taken, Some(error)) = (hurried, self.engine.broken()) {
             self.health.tell(error);
         }
-        ended
+        hurried
     }
 
     #[inline]

@@ -73,8 +73,6 @@ impl Communicator {
             _ if kind.rooted() => seat.peer(args.root, "root")?,
             _ => Rank(0),
         };
-        let mut spare = self.spare_blocks();
-        let spare = &mut *spare;
         let sent = (args.send_counts, args.send_displacements);
         let received = (args.recv_counts, args.recv_displacements);
         match kind {
@@ -84,11 +82,24 @@ impl Communicator {
             C::AllGather | C::ReduceScatter | C::Gather | C::Scatter | C::AllToAll => {
                 seat.blocks(kind, buffers, args.count, args.operation, root)
             }
-            C::AllGatherV => seat.all_gather_v(spare, buffers, received.0, received.1),
-            C::ReduceScatterV => seat.reduce_scatter_v(spare, buffers, received.0, args.operation),
-            C::GatherV => seat.gather_v(spare, buffers, args.count, received.0, received.1, root),
-            C::ScatterV => seat.scatter_v(spare, buffers, args.count, sent.0, sent.1, root),
-            C::AllToAllV => seat.all_to_all_v(spare, buffers, sent, received),
+            C::AllGatherV => {
+                seat.all_gather_v(&mut self.spare_blocks(), buffers, received.0, received.1)
+            }
+            C::ReduceScatterV => {
+                seat.reduce_scatter_v(&mut self.spare_blocks(), buffers, received.0, args.operation)
+            }
+            C::GatherV => seat.gather_v(
+                &mut self.spare_blocks(),
+                buffers,
+                args.count,
+                received.0,
+                received.1,
+                root,
+            ),
+            C::ScatterV => {
+                seat.scatter_v(&mut self.spare_blocks(), buffers, args.count, sent.0, sent.1, root)
+            }
+            C::AllToAllV => seat.all_to_all_v(&mut self.spare_blocks(), buffers, sent, received),
             C::Barrier => Ok(seat.barrier()),
             C::Send | C::Recv => seat.message(kind, buffers, args.count, root),
         }

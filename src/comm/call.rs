@@ -267,6 +267,7 @@ impl Seat {
         Ok(call)
     }
 
+    #[inline]
     fn start(
         &self,
         kind: Collective,
@@ -295,13 +296,11 @@ impl Seat {
         Error::new(Code::CountOverflow, text)
     }
 
+    #[inline]
     fn bytes(&self, call: &Call, elements: u64) -> Result<usize> {
         let bytes = elements.checked_mul(call.dtype.bytes() as u64);
         let fits = bytes.and_then(|b| isize::try_from(b).ok());
-        fits.map(isize::unsigned_abs).ok_or_else(|| {
-            let text = format!("{elements} elements of {} bytes", call.dtype.bytes());
-            Error::new(Code::CountOverflow, text)
-        })
+        fits.map(isize::unsigned_abs).ok_or_else(|| overflow(call.dtype, elements))
     }
 
     fn input(&self, call: &Call, elements: u64) -> Result<Extent> {
@@ -312,26 +311,16 @@ impl Seat {
         self.extent(call, call.recv as usize, elements, "receive")
     }
 
+    #[inline]
     fn extent(&self, call: &Call, at: usize, elements: u64, which: &str) -> Result<Extent> {
         let bytes = self.bytes(call, elements)?;
         if bytes == 0 {
             return Ok(Extent { at, bytes });
         }
-        if at == 0 {
-            let text = format!("the {which} buffer of {}", call.collective);
-            return Err(Error::new(Code::NullPointer, text));
-        }
-        if !at.is_multiple_of(call.dtype.align()) {
-            let text = format!(
-                "the {which} buffer {at:#x} for {} of {} bytes",
-                call.dtype,
-                call.dtype.align()
-            );
-            return Err(Error::new(Code::Misaligned, text));
-        }
-        if at.checked_add(bytes).is_none() {
-            let text = format!("{bytes} bytes at {at:#x}");
-            return Err(Error::new(Code::CountOverflow, text));
+        // Types are aligned to powers of two.
+        let aligned = at & (call.dtype.align() - 1) == 0;
+        if at == 0 || !aligned || at.checked_add(bytes).is_none() {
+            return Err(bad_buffer(call, at, bytes, which));
         }
         Ok(Extent { at, bytes })
     }
@@ -368,6 +357,26 @@ impl Seat {
         }
         Ok(blocks)
     }
+}
+
+#[cold]
+fn overflow(dtype: Dtype, elements: u64) -> Error {
+    let text = format!("{elements} elements of {} bytes", dtype.bytes());
+    Error::new(Code::CountOverflow, text)
+}
+
+/// What is wrong with a buffer of `bytes` bytes.
+#[cold]
+fn bad_buffer(call: &Call, at: usize, bytes: usize, which: &str) -> Error {
+    let (kind, dtype, align) = (call.collective, call.dtype, call.dtype.align());
+    if at == 0 {
+        return Error::new(Code::NullPointer, format!("the {which} buffer of {kind}"));
+    }
+    if !at.is_multiple_of(align) {
+        let text = format!("the {which} buffer {at:#x} for {dtype} of {align} bytes");
+        return Error::new(Code::Misaligned, text);
+    }
+    Error::new(Code::CountOverflow, format!("{bytes} bytes at {at:#x}"))
 }
 
 /// Whether two blocks share an element. Blocks in order, the usual case, need no memory to tell.

@@ -14,6 +14,7 @@ use crate::boot::missing::ranks_text;
 use crate::call::{Call, Ragged};
 use crate::comm::fuse::{Pack, pack};
 use crate::comm::table::{BLOCKING, Table, lock};
+use crate::engine::Hurried;
 use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering};
@@ -106,10 +107,14 @@ impl Core {
                 self.heed_abort(&mut **backend);
                 // SAFETY: as in `submit`. Nobody else waits to be moved on or told; the call's own
                 // end, if it is not over at once, is told after the table knows of it.
-                if unsafe { backend.hurry(call, BLOCKING, self.patience.polls()) } {
+                let hurried = unsafe { backend.hurry(&call, BLOCKING, self.patience.polls()) };
+                if hurried == Hurried::Ended {
                     return Ok(());
                 }
                 self.table.begin(BLOCKING, 1, timeout);
+                if hurried == Hurried::Left {
+                    self.submit(&mut **backend, call, BLOCKING);
+                }
             } else {
                 self.table.begin(BLOCKING, 1, timeout);
                 self.submit(&mut **backend, call, BLOCKING);

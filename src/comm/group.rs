@@ -7,6 +7,7 @@ use crate::comm::start::unique_id_on;
 use crate::comm::table::lock;
 use crate::comm::{Communicator, Request};
 use crate::error::{Code, Error, Result};
+use crate::sync::Ordering;
 use crate::types::Rank;
 
 impl Communicator {
@@ -21,10 +22,12 @@ impl Communicator {
             return Err(Error::new(Code::InvalidState, "a group is open: groups do not nest"));
         }
         *group = Some(Vec::new());
+        self.collects.store(1, Ordering::Relaxed);
         Ok(())
     }
 
     fn group_take(&self) -> Result<Vec<Call>> {
+        self.collects.store(0, Ordering::Relaxed);
         lock(&self.group)
             .take()
             .ok_or_else(|| Error::new(Code::InvalidState, "no group was started"))

@@ -60,6 +60,8 @@ pub struct Communicator {
     /// 1 while a thread is inside a call.
     inside: AtomicU32,
     group: Mutex<Option<Vec<Call>>>,
+    /// Whether there is a group: spares calls outside of one its lock.
+    collects: AtomicU32,
     last_error: Mutex<Option<Error>>,
     progress: Mutex<Option<JoinHandle<()>>>,
     stop: Arc<AtomicU32>,
@@ -86,6 +88,7 @@ impl Communicator {
             notes: Vec::new(),
             inside: AtomicU32::new(0),
             group: Mutex::new(None),
+            collects: AtomicU32::new(0),
             last_error: Mutex::new(None),
             progress: Mutex::new(None),
             stop: Arc::new(AtomicU32::new(0)),
@@ -202,7 +205,9 @@ impl Communicator {
     /// Whatever ended the call.
     pub unsafe fn run(&self, call: Call) -> Result<()> {
         let _inside = self.enter()?;
-        if let Some(calls) = &mut *lock(&self.group) {
+        if self.collects()
+            && let Some(calls) = &mut *lock(&self.group)
+        {
             calls.push(call);
             return Ok(());
         }
@@ -219,9 +224,14 @@ impl Communicator {
         self.core.run(call, self.config.timeout)
     }
 
+    /// Whether a group is open. Only asked, and changed, by the thread that is inside.
+    fn collects(&self) -> bool {
+        self.collects.load(Ordering::Relaxed) != 0
+    }
+
     /// Borrowed buffers may be gone when a group ends.
     fn no_slices_in_group(&self) -> Result<()> {
-        if lock(&self.group).is_none() {
+        if !self.collects() {
             return Ok(());
         }
         let text = "calls on slices cannot be collected: end the group first";
@@ -247,7 +257,7 @@ impl Communicator {
 
     /// Calls that start a request of their own are refused inside a group.
     fn no_group(&self) -> Result<()> {
-        if lock(&self.group).is_none() {
+        if !self.collects() {
             return Ok(());
         }
         let text = "inside a group every call is part of the group's request";
@@ -264,7 +274,9 @@ impl Communicator {
     pub unsafe fn run_pair(&self, send: Call, recv: Call) -> Result<()> {
         let _inside = self.enter()?;
         apart(&send, &recv)?;
-        if let Some(group) = &mut *lock(&self.group) {
+        if self.collects()
+            && let Some(group) = &mut *lock(&self.group)
+        {
             group.extend([send, recv]);
             return Ok(());
         }

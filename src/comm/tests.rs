@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::call::{Call, Ragged};
 use crate::config::Config;
-use crate::engine::Progress;
+use crate::engine::{Hurried, Progress};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Doze;
 use crate::types::{Collective, Dtype, Rank, ReduceOp};
@@ -226,10 +226,8 @@ impl Backend for Odd {
     unsafe fn submit(&mut self, _: Call, ticket: u32) {
         self.held.push(ticket);
     }
-    unsafe fn hurry(&mut self, call: Call, ticket: u32, _: u32) -> bool {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { self.submit(call, ticket) };
-        false
+    unsafe fn hurry(&mut self, _: &Call, _: u32, _: u32) -> Hurried {
+        Hurried::Left
     }
 
     fn poll(&mut self) -> Progress {

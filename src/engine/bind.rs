@@ -13,7 +13,7 @@ use crate::engine::tile::{Layout, Piece};
 use crate::error::Result;
 use crate::kernel::{self, Convert, Fold, Form, Kernels, Source, Stage};
 use crate::plan::{PHASES_MAX, Plan, Region, Step, flag};
-use crate::types::Collective;
+use crate::types::{Collective, Dtype, ReduceOp};
 
 /// A stretch of elements in memory.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,24 @@ pub(crate) struct PeerBuffers {
     pub(crate) output: *mut u8,
     /// Its area of the board.
     pub(crate) area: *mut u8,
+}
+
+/// The kernels of the last call that reduced, which most calls need again.
+#[derive(Debug, Default)]
+pub(crate) struct LastKernels(Option<(Dtype, ReduceOp, Kernels)>);
+
+impl LastKernels {
+    /// The kernels for `dtype` and `op`.
+    pub(crate) fn of(&mut self, dtype: Dtype, op: ReduceOp) -> Result<Kernels> {
+        match self.0 {
+            Some((d, o, kernels)) if (d, o) == (dtype, op) => Ok(kernels),
+            _ => {
+                let kernels = kernel::select(dtype, op)?;
+                self.0 = Some((dtype, op, kernels));
+                Ok(kernels)
+            }
+        }
+    }
 }
 
 /// What calls on the board have used up, the same on all ranks.
@@ -110,12 +128,11 @@ impl Bound {
         call: &Call,
         layout: Layout,
         window: u64,
-        work: *mut u8,
+        (work, kernels): (*mut u8, Option<Kernels>),
         before: &mut Before,
         stages_past: bool,
-    ) -> Result<Self> {
+    ) -> Self {
         let reduces = call.collective.reduces();
-        let kernels = if reduces { Some(kernel::select(call.dtype, call.op)?) } else { None };
         let native_bytes = call.dtype.bytes();
         let wide_bytes = if reduces { call.dtype.accumulator().bytes() } else { native_bytes };
         let tiles = layout.tiles(call);
@@ -126,7 +143,7 @@ impl Bound {
         if plan.has_phases() {
             before.phases += blocks * window * u64::from(PHASES_MAX);
         }
-        Ok(Self {
+        Self {
             tiles,
             layout,
             window,
@@ -144,7 +161,7 @@ impl Bound {
             rank: plan.key.rank.0,
             world: plan.key.world,
             scalar: call.scalar,
-        })
+        }
     }
 
     /// Bytes of one element in `form`.

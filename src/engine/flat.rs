@@ -16,19 +16,13 @@ use crate::engine::area::Pieces;
 use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS};
 use crate::engine::meet::{buffers, hear};
 use crate::engine::tile::Layout;
-use crate::engine::{Engine, Planner, Run};
+use crate::engine::{Engine, Planner, Stand};
 use crate::error::{Code, Error, Result};
 use crate::kernel::{self, Fold, Form, Source, Stage};
 use crate::types::{Collective, Rank};
 
 /// From here on a contribution is shown past the caches, where that is faster ([`Board::past`]).
 const STREAM_BYTES: usize = 16 << 10;
-
-/// The bytes that `rank` contributes to `call`, end to end: its input.
-fn contributed(call: &Call, rank: usize, world: usize) -> Result<usize> {
-    let bytes = buffers(call, rank, world).0;
-    if bytes <= FLAT_BYTES { Ok(bytes) } else { Err(wrong_route()) }
-}
 
 /// Bytes of the areas' piece for `call`: the longest contribution, the same on all ranks.
 pub(super) fn shown_bytes(call: &Call, world: usize) -> u64 {
@@ -57,48 +51,53 @@ pub(super) const fn needs(call: &Call, me: usize, rank: usize) -> bool {
 
 impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Puts this rank's contribution where the others will find it; the words of its notice.
-    pub(super) fn put_flat(&mut self, run: &Run) -> Result<[u64; NOTICE_WORDS]> {
+    pub(super) fn put_flat(&mut self, call: &Call) -> Result<[u64; NOTICE_WORDS]> {
         let me = self.wires.me;
         let mut words = [0; NOTICE_WORDS];
-        let bytes = contributed(&run.call, me, self.wires.world)?;
+        let bytes = buffers(call, me, self.wires.world).0;
+        let inline = self.flat.bytes() == 0;
+        if bytes > if inline { INLINE_BYTES } else { FLAT_BYTES } {
+            return Err(wrong_route());
+        }
         let began = self.begin_flat_timing();
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
-        let to = match bytes {
-            0 => return Ok(words),
-            1..=INLINE_BYTES => words.as_mut_ptr().cast(),
-            _ => board.area(me).wrapping_add(place(&self.flat)),
-        };
+        let piece = || board.area(me).wrapping_add(place(&self.flat));
+        let to = if inline { words.as_mut_ptr().cast() } else { piece() };
         let streaming = bytes >= STREAM_BYTES && self.flat.way(0, board.past()).past;
         // SAFETY: the call's input has these bytes (it was validated), and both places have room
-        // for them: `contributed` keeps within FLAT_BYTES.
-        unsafe { kernel::copy(to, run.call.send, bytes, streaming) };
+        // for them, as has just been seen.
+        unsafe { kernel::copy(to, call.send, bytes, streaming) };
         self.end_flat_timing(began, bytes);
         Ok(words)
     }
 
     /// Hears those whose contributions this rank needs; with all there, takes them.
-    pub(super) fn poll_flat(&mut self, run: &mut Run) -> Result<bool> {
+    pub(super) fn poll_flat(&mut self, call: &Call, stand: &mut Stand) -> Result<bool> {
         let (me, world) = (self.wires.me, self.wires.world);
         let mut moved = false;
-        while run.heard < world {
-            let rank = run.heard;
-            if rank != me && needs(&run.call, me, rank) {
-                let Some(heard) = hear(&mut self.wires, rank, (run.turn, &run.head))? else {
+        while stand.heard < world {
+            let rank = stand.heard;
+            if rank != me && needs(call, me, rank) {
+                if !hear(&mut self.wires, rank, (stand.turn, &stand.head))? {
                     return Ok(moved);
-                };
-                self.seen[rank] = run.turn;
-                // What is inline is used from this copy.
-                self.inline[rank] = heard.words;
+                }
+                self.seen[rank] = stand.turn;
+                // What is inline is used from a copy made once.
+                if self.flat.bytes() == 0
+                    && let Some(board) = self.wires.fabric.board()
+                {
+                    self.inline[rank] = board.words(rank, stand.turn);
+                }
                 moved = true;
             }
-            run.heard += 1;
+            stand.heard += 1;
         }
         let began = self.begin_flat_timing();
-        self.take_flat(run)?;
+        self.take_flat(call)?;
         if began.is_some() {
-            self.end_flat_timing(began, self.loaded_bytes(&run.call));
+            self.end_flat_timing(began, self.loaded_bytes(call));
         }
-        run.done = true;
+        stand.done = true;
         Ok(true)
     }
 
@@ -133,13 +132,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Where the contribution of `rank` stands.
-    fn contribution(&mut self, run: &Run, rank: usize) -> Result<*const u8> {
-        let world = self.wires.world;
+    fn contribution(&mut self, call: &Call, rank: usize) -> Result<*const u8> {
         if rank == self.wires.me {
-            return Ok(run.call.send);
+            return Ok(call.send);
         }
-        let bytes = contributed(&run.call, rank, world)?;
-        if bytes <= INLINE_BYTES {
+        if self.flat.bytes() == 0 {
             return Ok(self.inline[rank].as_ptr().cast());
         }
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
@@ -147,9 +144,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Makes this rank's output from the contributions.
-    fn take_flat(&mut self, run: &Run) -> Result<()> {
+    fn take_flat(&mut self, call: &Call) -> Result<()> {
         use Collective as C;
-        let (call, me) = (&run.call, self.wires.me);
+        let me = self.wires.me;
         // What of a contribution is for this rank: all of it, or the block of its number.
         let (skip, count) = match call.collective {
             C::AllReduce | C::Reduce | C::Broadcast => (0, number(call.count)),
@@ -157,12 +154,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         };
         let at_root = me == call.root.index();
         match call.collective {
-            C::AllReduce | C::ReduceScatter | C::ReduceScatterV => self.fold_flat(run, skip, count),
-            C::Reduce if at_root => self.fold_flat(run, skip, count),
-            C::AllGather | C::AllGatherV | C::AllToAll => self.gather_flat(run, skip),
-            C::Gather if at_root => self.gather_flat(run, skip),
+            C::AllReduce | C::ReduceScatter | C::ReduceScatterV => {
+                self.fold_flat(call, skip, count)
+            }
+            C::Reduce if at_root => self.fold_flat(call, skip, count),
+            C::AllGather | C::AllGatherV | C::AllToAll => self.gather_flat(call, skip),
+            C::Gather if at_root => self.gather_flat(call, skip),
             C::Broadcast | C::Scatter => {
-                let from = self.contribution(run, call.root.index())?.wrapping_add(skip);
+                let from = self.contribution(call, call.root.index())?.wrapping_add(skip);
                 // SAFETY: the root's contribution has the own block (its call has the same count,
                 // as its notice has shown), and the output was validated.
                 unsafe { keep(from, call.recv, count * call.dtype.bytes()) };
@@ -174,12 +173,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// What every rank contributes, from `skip` bytes on, into its place in the output.
-    fn gather_flat(&mut self, run: &Run, skip: usize) -> Result<()> {
-        let call = &run.call;
+    fn gather_flat(&mut self, call: &Call, skip: usize) -> Result<()> {
         let layout = layout(call, self.wires.me);
         for rank in 0..self.wires.world {
             let (place, count) = stretch(&layout, false, call, rank);
-            let from = self.contribution(run, rank)?.wrapping_add(skip);
+            let from = self.contribution(call, rank)?.wrapping_add(skip);
             let to = call.recv.wrapping_add(place);
             // SAFETY: the contribution has the block: all ranks make the same call, as its notice
             // has shown. The output was validated.
@@ -189,12 +187,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Folds `count` elements of every contribution, `skip` bytes into it.
-    fn fold_flat(&mut self, run: &Run, skip: usize, count: usize) -> Result<()> {
-        let call = &run.call;
-        let kernels = kernel::select(call.dtype, call.op)?;
+    fn fold_flat(&mut self, call: &Call, skip: usize, count: usize) -> Result<()> {
+        let kernels = self.kernels.of(call.dtype, call.op)?;
         self.sources.clear();
         for rank in 0..self.wires.world {
-            let at = self.contribution(run, rank)?.wrapping_add(skip);
+            let at = self.contribution(call, rank)?.wrapping_add(skip);
             self.sources.push(Source { at, form: Form::Native });
         }
         let ranks = u32::try_from(self.wires.world).unwrap_or(u32::MAX);

@@ -193,15 +193,6 @@ pub struct Notice {
     pub words: [u64; NOTICE_WORDS],
 }
 
-/// What a peer has told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heard {
-    /// [`Head::digest`] of its call.
-    pub digest: u64,
-    /// As in [`Notice::words`].
-    pub words: [u64; NOTICE_WORDS],
-}
-
 /// The memory where ranks with memory links meet: of each rank a notice, a phase counter, and an
 /// area in which it puts what others load.
 ///
@@ -217,13 +208,16 @@ pub unsafe trait Board {
     /// board, from 1.
     fn publish(&mut self, turn: u64, notice: &Notice);
 
-    /// `peer`'s notice of call `turn`, once it is there.
+    /// The digest in `peer`'s notice of call `turn`, once that is there.
     ///
     /// # Errors
     /// The notice is not one.
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>>;
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<u64>>;
 
-    /// The head of `peer`'s call `turn`, whose notice has been seen.
+    /// The words of `peer`'s notice of call `turn`, which has been seen.
+    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS];
+
+    /// The head in it.
     fn head(&self, peer: usize, turn: u64) -> Head;
 
     /// Where `rank` puts what others load.

@@ -12,24 +12,24 @@ use std::ptr;
 
 use crate::call::{Call, Head};
 use crate::engine::bind::PeerBuffers;
-use crate::engine::link::{Board, Fabric, Heard, NOTICE_WORDS, Notice, Place};
+use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Notice, Place};
 use crate::engine::wires::{Wires, mismatch};
-use crate::engine::{Engine, Planner, Reach, Route, Run};
+use crate::engine::{Engine, Planner, Reach, Route, Stand};
 use crate::error::{Code, Error, Result};
 use crate::plan::{Plan, Region, Verb, flag};
 use crate::types::{Collective, Rank};
 
-/// Reads the notice that `peer` shows for `turn`, whose call here has `head`.
+/// Whether `peer` shows its notice of `turn`, whose call here has `head`; compares the two.
 pub(super) fn hear<F: Fabric>(
     wires: &mut Wires<F>,
     peer: usize,
     (turn, head): (u64, &Head),
-) -> Result<Option<Heard>> {
+) -> Result<bool> {
     let me = wires.me;
-    let Some(board) = wires.fabric.board() else { return Ok(None) };
-    let Some(heard) = board.notice(peer, turn)? else { return Ok(None) };
-    if heard.digest == head.digest() {
-        return Ok(Some(heard));
+    let Some(board) = wires.fabric.board() else { return Ok(false) };
+    let Some(digest) = board.notice(peer, turn)? else { return Ok(false) };
+    if digest == head.digest() {
+        return Ok(true);
     }
     let theirs = board.head(peer, turn);
     if theirs == *head {
@@ -49,7 +49,7 @@ pub(super) fn greet<F: Fabric>(
     if seen[peer] >= call.0 {
         return Ok(true);
     }
-    let heard = hear(wires, peer, call)?.is_some();
+    let heard = hear(wires, peer, call)?;
     if heard {
         seen[peer] = call.0;
     }
@@ -59,61 +59,62 @@ pub(super) fn greet<F: Fabric>(
 impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Shows this rank's notice of the call; false while somebody has not shown that of the turn
     /// before.
-    pub(super) fn show(&mut self, run: &mut Run) -> Result<bool> {
-        let before = run.turn - 1;
+    pub(super) fn show(&mut self, call: &Call, stand: &mut Stand) -> Result<bool> {
+        let before = stand.turn - 1;
         let head = self.shown;
         for peer in 0..self.wires.world {
             if !greet(&mut self.wires, &mut self.seen, peer, (before, &head))? {
                 return Ok(false);
             }
         }
-        let words = match run.route {
-            Route::Meet => self.places(run),
-            Route::Flat => self.put_flat(run)?,
+        let words = match stand.route {
+            Route::Meet => self.places(call, stand),
+            Route::Flat => self.put_flat(call)?,
             Route::Staged | Route::Links => [0; NOTICE_WORDS],
         };
         if let Some(board) = self.wires.fabric.board() {
-            board.publish(run.turn, &Notice { head: run.head, words });
+            board.publish(stand.turn, &Notice { head: stand.head, words });
         }
-        (self.shown, run.shown) = (run.head, true);
+        (self.shown, stand.shown) = (stand.head, true);
         Ok(true)
     }
 
     /// Where this rank's buffers are, for a notice.
-    fn places(&mut self, run: &mut Run) -> [u64; NOTICE_WORDS] {
-        let (input, output) = buffers(&run.call, self.wires.me, self.wires.world);
+    fn places(&mut self, call: &Call, stand: &mut Stand) -> [u64; NOTICE_WORDS] {
+        let (input, output) = buffers(call, self.wires.me, self.wires.world);
         let Some(board) = self.wires.fabric.board() else { return [0; NOTICE_WORDS] };
         let mut place = |at, bytes| match bytes {
             0 => Place::EMPTY,
             _ => board.place(at, bytes),
         };
-        let places = [place(run.call.send, input), place(run.call.recv, output)];
-        run.hidden = places.contains(&Place::NOWHERE);
+        let places = [place(call.send, input), place(call.recv, output)];
+        stand.hidden = places.contains(&Place::NOWHERE);
         let [input, output] = places.map(Place::words);
         [input[0], input[1], input[2], output[0], output[1], output[2]]
     }
 
     /// Reads the other ranks' notices; with all there, chooses the plan.
-    pub(super) fn meet(&mut self, run: &mut Run) -> Result<bool> {
+    pub(super) fn meet(&mut self, call: &Call, stand: &mut Stand) -> Result<bool> {
         let (me, world) = (self.wires.me, self.wires.world);
         // Judged by the notices alone, the same on every rank: what one hides, none can load.
-        let mut shared = !run.hidden;
+        let mut shared = !stand.hidden;
         while shared && self.notices.len() < world {
             let rank = self.notices.len();
-            let Some(heard) = hear(&mut self.wires, rank, (run.turn, &run.head))? else {
+            if !hear(&mut self.wires, rank, (stand.turn, &stand.head))? {
                 return Ok(false);
-            };
-            if rank != me {
-                self.seen[rank] = run.turn;
             }
-            let [a, b, c, d, e, f] = heard.words;
+            if rank != me {
+                self.seen[rank] = stand.turn;
+            }
+            let Some(board) = self.wires.fabric.board() else { return Ok(false) };
+            let [a, b, c, d, e, f] = board.words(rank, stand.turn);
             let notice = [Place::of_words([a, b, c]), Place::of_words([d, e, f])];
             shared = !notice.contains(&Place::NOWHERE);
             self.notices.push(notice);
         }
         let reach = if shared { Reach::Buffers } else { Reach::Stages };
-        let running = self.bind(&run.call, &mut run.head, reach)?;
-        self.resolve(&running.plan, &run.call)?;
+        let running = self.bind(call, &mut stand.head, reach)?;
+        self.resolve(&running.plan, call)?;
         self.running = Some(running);
         Ok(true)
     }

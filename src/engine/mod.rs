@@ -35,7 +35,7 @@ use bytemuck::Zeroable;
 
 use crate::call::{Call, Head, Ragged, Tally, head_flag};
 use crate::engine::area::Pieces;
-use crate::engine::bind::{Before, Bound, PeerBuffers, work_bytes};
+use crate::engine::bind::{Before, Bound, LastKernels, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
 use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Place};
 use crate::engine::p2p::PointToPoint;
@@ -95,6 +95,17 @@ pub trait Planner {
     fn choose(&mut self, call: &Call, reach: Reach) -> Result<Choice>;
 }
 
+/// What became of a call that was to be hurried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hurried {
+    /// It has ended well, and its end is not told again.
+    Ended,
+    /// It is under way, as if submitted.
+    Taken,
+    /// It was not for this; submit it.
+    Left,
+}
+
 /// Whether a poll got anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -121,6 +132,12 @@ const RECENT: usize = 8;
 struct Run {
     call: Call,
     ticket: u32,
+    stand: Stand,
+}
+
+/// How a call is made, and how far it has come.
+#[derive(Clone, Copy, Debug)]
+struct Stand {
     head: Head,
     route: Route,
     /// Position on the board, or 0 over links.
@@ -153,6 +170,7 @@ pub struct Engine<F, P> {
     before: Before,
     /// Where the ranks show what they contribute to the present flat call.
     flat: Pieces,
+    kernels: LastKernels,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
@@ -201,6 +219,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             seen: (0..world).map(|r| if r == me.index() { u64::MAX } else { 0 }).collect(),
             before: Before::default(),
             flat: Pieces::NONE,
+            kernels: LastKernels::default(),
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
@@ -244,7 +263,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// The collective under way.
     #[must_use]
     pub fn present(&self) -> Option<Head> {
-        self.run.as_ref().map(|run| run.head)
+        self.run.as_ref().map(|run| run.stand.head)
     }
 
     /// The error that broke the engine.
@@ -275,48 +294,38 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
     }
 
-    /// As [`Engine::submit`]. A small call with nothing before it is looked at up to `polls` times
-    /// at once; true: it has ended well, and that is not told again.
+    /// Takes a small call if nothing stands before it, and looks at it up to `polls` times at once.
     ///
     /// # Safety
-    /// As for [`Engine::submit`].
-    pub unsafe fn hurry(&mut self, call: Call, ticket: u32, polls: u32) -> bool {
+    /// As for [`Engine::submit`], if it is taken.
+    pub unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried {
         let free = self.broken.is_none() && self.run.is_none() && self.queue.is_empty();
         let quick = free
             && self.wires.flushed()
             && !call.collective.ragged()
             && !call.collective.point_to_point()
-            && self.route(&call) == Route::Flat;
+            && self.route(call) == Route::Flat;
         if !quick {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { self.submit(call, ticket) };
-            return false;
+            return Hurried::Left;
         }
-        match self.try_hurry(call, ticket, polls) {
-            Ok(ended) => ended,
-            Err(error) => {
-                self.break_with(error);
-                false
-            }
-        }
-    }
-
-    fn try_hurry(&mut self, call: Call, ticket: u32, polls: u32) -> Result<bool> {
-        self.begin(call, ticket, Route::Flat)?;
-        let Some(mut run) = self.run.take() else { return Ok(false) };
+        let mut stand = self.stand(call, Route::Flat);
         let mut outcome = Ok(false);
         for _ in 0..polls {
-            outcome = self.poll_board(&mut run);
-            if run.done || outcome.is_err() {
+            outcome = self.poll_board(call, &mut stand);
+            if stand.done {
+                return Hurried::Ended;
+            }
+            if outcome.is_err() {
                 break;
             }
             std::hint::spin_loop();
         }
-        if run.done {
-            return Ok(true);
+        // Its lists of counts are empty: nothing is allocated.
+        self.run = Some(Run { call: call.clone(), ticket, stand });
+        if let Err(error) = outcome {
+            self.break_with(error);
         }
-        self.run = Some(run);
-        outcome.map(|_| false)
+        Hurried::Taken
     }
 
     /// The next request that has ended, with its result.
@@ -441,7 +450,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Ends the present collective once every lane is through and everything posted has left.
     fn finish_run(&mut self) {
         let through = |r: &Running| r.cursors[..r.plan.lanes()].iter().all(|cursor| cursor.done);
-        let done = self.run.as_ref().is_some_and(|run| run.done)
+        let done = self.run.as_ref().is_some_and(|run| run.stand.done)
             || self.running.as_ref().is_some_and(through);
         if done
             && self.wires.flushed()
@@ -462,8 +471,17 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn begin(&mut self, call: Call, ticket: u32, route: Route) -> Result<()> {
+        let mut stand = self.stand(&call, route);
+        let chosen = matches!(route, Route::Links | Route::Staged);
+        let bound = if chosen { self.prepare(&call, &mut stand) } else { Ok(()) };
+        self.run = Some(Run { call, ticket, stand });
+        bound
+    }
+
+    /// Counts a call, and where it is made on the board takes its place there.
+    fn stand(&mut self, call: &Call, route: Route) -> Stand {
         self.stamp += 1;
-        let head = self.head(&call, self.seq() + 1, 0);
+        let head = self.head(call, self.seq() + 1, 0);
         self.tally.add(&head);
         let slot = self.seq() % RECENT as u64;
         self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
@@ -472,33 +490,19 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.turns += 1;
             self.notices.clear();
         }
-        let turn = if links { 0 } else { self.turns };
         if route == Route::Flat {
-            let bytes = flat::shown_bytes(&call, self.wires.world);
+            let bytes = flat::shown_bytes(call, self.wires.world);
             self.flat = self.before.pieces.take(self.wires.world, bytes, 1);
         }
-        let mut run = Run {
-            call,
-            ticket,
-            head,
-            route,
-            turn,
-            shown: links,
-            hidden: false,
-            heard: 0,
-            done: false,
-        };
-        let chosen = matches!(route, Route::Links | Route::Staged);
-        let bound = if chosen { self.prepare(&mut run) } else { Ok(()) };
-        self.run = Some(run);
-        bound
+        let turn = if links { 0 } else { self.turns };
+        Stand { head, route, turn, shown: links, hidden: false, heard: 0, done: false }
     }
 
     /// Chooses the plan of a call whose ranks need not meet first.
-    fn prepare(&mut self, run: &mut Run) -> Result<()> {
-        let reach = if run.turn == 0 { Reach::Messages } else { Reach::Stages };
-        let running = self.bind(&run.call, &mut run.head, reach)?;
-        self.resolve(&running.plan, &run.call)?;
+    fn prepare(&mut self, call: &Call, stand: &mut Stand) -> Result<()> {
+        let reach = if stand.turn == 0 { Reach::Messages } else { Reach::Stages };
+        let running = self.bind(call, &mut stand.head, reach)?;
+        self.resolve(&running.plan, call)?;
         self.running = Some(running);
         Ok(())
     }
@@ -520,38 +524,41 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         let work = self.work.as_mut_ptr().cast();
         let past = plan.stage_chunks > 0 && self.wires.fabric.board().is_some_and(|b| b.past());
-        let bound = Bound::new(&plan, call, layout, window, work, &mut self.before, past)?;
+        let reduces = call.collective.reduces();
+        let kernels = if reduces { Some(self.kernels.of(call.dtype, call.op)?) } else { None };
+        let bound =
+            Bound::new(&plan, call, layout, window, (work, kernels), &mut self.before, past);
         Ok(Running { plan, bound, cursors: [Cursor::default(); LANES_MAX] })
     }
 
     /// Takes a call on the board to where its plan can run; whether anything moved.
-    fn poll_board(&mut self, run: &mut Run) -> Result<bool> {
+    fn poll_board(&mut self, call: &Call, stand: &mut Stand) -> Result<bool> {
         let mut moved = false;
-        if !run.shown {
-            if !self.show(run)? {
+        if !stand.shown {
+            if !self.show(call, stand)? {
                 return Ok(false);
             }
             moved = true;
         }
-        match run.route {
-            Route::Flat if !run.done => Ok(self.poll_flat(run)? || moved),
-            Route::Meet if self.running.is_none() => Ok(self.meet(run)? || moved),
+        match stand.route {
+            Route::Flat if !stand.done => Ok(self.poll_flat(call, stand)? || moved),
+            Route::Meet if self.running.is_none() => Ok(self.meet(call, stand)? || moved),
             _ => Ok(moved),
         }
     }
 
     fn poll_run(&mut self) -> Result<bool> {
         let planned = self.running.is_some();
-        let waits = |run: &Run| !(run.shown && planned);
+        let waits = |run: &Run| !(run.stand.shown && planned);
         let mut moved = false;
         if self.run.as_ref().is_some_and(waits)
             && let Some(mut run) = self.run.take()
         {
-            let outcome = self.poll_board(&mut run);
+            let outcome = self.poll_board(&run.call, &mut run.stand);
             self.run = Some(run);
             moved = outcome?;
         }
-        let Some(run) = self.run.as_mut().filter(|run| run.shown) else {
+        let Some(run) = self.run.as_mut().filter(|run| run.stand.shown) else {
             return Ok(moved);
         };
         let Some(running) = &mut self.running else {
@@ -563,9 +570,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             call: &run.call,
             bound: &running.bound,
             peers: &self.peers,
-            head: &run.head,
+            head: &run.stand.head,
             stamp: self.stamp,
-            turn: run.turn,
+            turn: run.stand.turn,
             shown: &self.shown,
             seen: &mut self.seen,
             sources: &mut self.sources,

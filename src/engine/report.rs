@@ -29,7 +29,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         ranks.clear();
         if let Some(run) = &self.run {
             match &self.running {
-                Some(running) if run.shown => {
+                Some(running) if run.stand.shown => {
                     awaited_by_lanes(running, &mut self.wires, ranks);
                 }
                 _ => awaited_on_board(run, &self.seen, &mut self.wires, ranks),
@@ -59,10 +59,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
 impl Run {
     fn standing(&self, running: Option<&Running>) -> String {
-        let Some(running) = running.filter(|_| self.shown) else {
-            return format!("{}: meeting", self.head.describe());
+        let Some(running) = running.filter(|_| self.stand.shown) else {
+            return format!("{}: meeting", self.stand.head.describe());
         };
-        let mut text = self.head.describe();
+        let mut text = self.stand.head.describe();
         for (lane, cursor) in running.cursors[..running.plan.lanes()].iter().enumerate() {
             if cursor.done {
                 text += &format!("; lane {lane} done");
@@ -90,8 +90,8 @@ fn awaited_on_board<F: Fabric>(
     ranks: &mut Vec<Rank>,
 ) {
     let me = wires.me;
-    let turn = if run.shown { run.turn } else { run.turn - 1 };
-    let flat = run.shown && run.route == Route::Flat;
+    let turn = if run.stand.shown { run.stand.turn } else { run.stand.turn - 1 };
+    let flat = run.stand.shown && run.stand.route == Route::Flat;
     let needed = |peer: &usize| *peer != me && (!flat || needs(&run.call, me, *peer));
     for peer in (0..wires.world).filter(needed).filter(|&peer| seen[peer] < turn) {
         let board = wires.fabric.board();

@@ -8,6 +8,8 @@
 //!
 //! Not here: more than eight sources, and aligning for streaming stores (`drive`).
 
+use std::mem::MaybeUninit;
+
 use super::element::{Element, Op};
 use super::{Form, Scalar, Source};
 
@@ -168,30 +170,35 @@ unsafe fn pair<E: Element, O: Op<E>, const STREAM: bool, const U: usize>(
 #[inline(always)]
 unsafe fn partial<E: Element, O: Op<E>>(pass: &Pass<'_>, index: usize) {
     #[repr(align(64))]
-    struct Padded([u8; ACCUMULATOR_BYTES]);
+    struct Padded(#[expect(dead_code, reason = "used by address")] [u8; ACCUMULATOR_BYTES]);
     let left = pass.count - index;
-    let mut inputs = [const { Padded([0; ACCUMULATOR_BYTES]) }; FAN];
-    let mut output = Padded([0; ACCUMULATOR_BYTES]);
+    // What a register holds is set before it is loaded, and no more: zeros for all of it would take
+    // longer than all the rest of a small call.
+    let mut inputs = [const { MaybeUninit::<Padded>::uninit() }; FAN];
+    let mut output = MaybeUninit::<Padded>::uninit();
     let mut sources = [pass.sources[0]; FAN];
     let count = pass.sources.len().min(FAN);
     // SAFETY: `left` is below LANES, so `left` elements of either form fit ACCUMULATOR_BYTES, and
-    // they are the last of each source and target.
+    // they are the last of each source and target. LANES elements of each input are set before one
+    // register of it is loaded, and the register stored sets LANES elements of the output.
     unsafe {
         for slot in 0..count {
             let source = pass.sources[slot];
             let bytes = bytes_of::<E>(source.form);
             let from = source.at.add((pass.source_skip + index) * bytes);
-            from.copy_to_nonoverlapping(inputs[slot].0.as_mut_ptr(), left * bytes);
-            sources[slot] = Source { at: inputs[slot].0.as_ptr(), form: source.form };
+            let input = inputs[slot].as_mut_ptr().cast::<u8>();
+            input.write_bytes(0, E::LANES * bytes);
+            from.copy_to_nonoverlapping(input, left * bytes);
+            sources[slot] = Source { at: input, form: source.form };
         }
         let acc = tree::<E, O, 1>(&sources[..count], 0);
-        let inner =
-            Pass { targets: &[output.0.as_mut_ptr()], target_skip: 0, streaming: 0, ..*pass };
+        let output = output.as_mut_ptr().cast::<u8>();
+        let inner = Pass { targets: &[output], target_skip: 0, streaming: 0, ..*pass };
         emit::<E, 1>(&inner, 0, acc);
         let bytes = bytes_of::<E>(pass.target_form);
         for &target in pass.targets {
             let to = target.add((pass.target_skip + index) * bytes);
-            output.0.as_ptr().copy_to_nonoverlapping(to, left * bytes);
+            output.copy_to_nonoverlapping(to, left * bytes);
         }
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytemuck::{cast, pod_read_unaligned};
 
 use crate::call::Head;
-use crate::engine::link::{Heard, NOTICE_WORDS, Notice};
+use crate::engine::link::{NOTICE_WORDS, Notice};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
 use crate::link::pace::Pace;
@@ -107,7 +107,7 @@ impl Rows {
     }
 
     #[inline]
-    pub(crate) fn notice(&self, peer: usize, turn: u64) -> Result<Option<Heard>> {
+    pub(crate) fn notice(&self, peer: usize, turn: u64) -> Result<Option<u64>> {
         let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
         // ORDERING: acquire pairs with the release in `publish`.
         let seen = line.0[0].load(Ordering::Acquire);
@@ -118,11 +118,13 @@ impl Rows {
             let text = format!("rank {peer} is at turn {seen} of the board, this rank at {turn}");
             return Err(Error::new(Code::Protocol, text).with_peer(Rank::at(peer)));
         }
-        let mut words = [0u64; NOTICE_WORDS];
-        for (value, word) in words.iter_mut().zip(&line.0[WORDS_AT..]) {
-            *value = word.load(Ordering::Relaxed);
-        }
-        Ok(Some(Heard { digest: line.0[1].load(Ordering::Relaxed), words }))
+        Ok(Some(line.0[1].load(Ordering::Relaxed)))
+    }
+
+    #[inline]
+    pub(crate) fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
+        let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
+        std::array::from_fn(|at| line.0[WORDS_AT + at].load(Ordering::Relaxed))
     }
 
     pub(crate) fn head(&self, peer: usize, turn: u64) -> Head {

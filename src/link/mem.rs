@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::call::Head;
-use crate::engine::link::{AREA_BYTES, Board, Heard, Notice, Place};
+use crate::engine::link::{AREA_BYTES, Board, NOTICE_WORDS, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
 use crate::link::board::{ROW_BYTES, Row, Rows};
@@ -104,8 +104,13 @@ unsafe impl Board for ProcessBoard {
     }
 
     #[inline]
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>> {
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<u64>> {
         self.0.notice(peer, turn)
+    }
+
+    #[inline]
+    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
+        self.0.words(peer, turn)
     }
 
     fn head(&self, peer: usize, turn: u64) -> Head {

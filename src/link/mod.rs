@@ -17,7 +17,7 @@ pub(crate) mod tcp;
 use std::sync::Arc;
 
 use crate::call::Head;
-use crate::engine::link::{Board, Fabric, Heard, Notice, Place, Rx, Tx, Window};
+use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Notice, Place, Rx, Tx, Window};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
 use crate::link::doze::Doze;
@@ -116,8 +116,13 @@ unsafe impl Board for AnyBoard {
     }
 
     #[inline]
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>> {
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<u64>> {
         each!(self, Self { Process, Host }, board => board.notice(peer, turn))
+    }
+
+    #[inline]
+    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
+        each!(self, Self { Process, Host }, board => board.words(peer, turn))
     }
 
     fn head(&self, peer: usize, turn: u64) -> Head {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytemuck::pod_read_unaligned;
 
 use crate::call::Head;
-use crate::engine::link::{AREA_BYTES, Board, Heard, Notice, Place};
+use crate::engine::link::{AREA_BYTES, Board, NOTICE_WORDS, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::{Code, Error, Result};
 use crate::link::board::{ROW_BYTES, Row, Rows};
@@ -299,8 +299,13 @@ unsafe impl Board for HostBoard {
     }
 
     #[inline]
-    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<Heard>> {
+    fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<u64>> {
         self.rows.notice(peer, turn)
+    }
+
+    #[inline]
+    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
+        self.rows.words(peer, turn)
     }
 
     fn head(&self, peer: usize, turn: u64) -> Head {

@@ -20,7 +20,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 use crate::call::Head;
-use crate::engine::link::{Board, Fabric, Heard, Notice, Place, Rx, Tx, Window};
+use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Notice, Place, Rx, Tx, Window};
 use crate::engine::wires::FABRIC_LANES;
 use crate::engine::{Engine, Planner, Progress};
 use crate::error::{Code, Error, Result};
@@ -339,7 +339,11 @@ unsafe impl Board for NoBoard {
         match *self {}
     }
 
-    fn notice(&mut self, _peer: usize, _turn: u64) -> Result<Option<Heard>> {
+    fn notice(&mut self, _peer: usize, _turn: u64) -> Result<Option<u64>> {
+        match *self {}
+    }
+
+    fn words(&self, _peer: usize, _turn: u64) -> [u64; NOTICE_WORDS] {
         match *self {}
     }
 
