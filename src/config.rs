@@ -80,7 +80,7 @@ pub const KNOBS: &[Knob] = &[
     },
     Knob {
         variable: "UNISONO_TILE_BYTES",
-        default: "65536",
+        default: "262144",
         range: "64 to 1048576",
         agreed: true,
         text: "the pipeline's unit, in bytes on the wire",
@@ -150,7 +150,7 @@ impl Default for Config {
             tcp: true,
             interface: None,
             algorithm: None,
-            tile_bytes: 64 << 10,
+            tile_bytes: 256 << 10,
             window: 2,
             spin: None,
             log: Level::Warn,
@@ -271,6 +271,23 @@ impl<'a> Interface<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the documentation says is the default is what it is.
+    #[test]
+    fn the_defaults_in_words_change_nothing() {
+        for knob in KNOBS {
+            // Words, and what depends on the machine.
+            let said = ["UNISONO_INTERFACE", "UNISONO_ALGORITHM", "UNISONO_SPIN_US"];
+            if said.contains(&knob.variable) {
+                continue;
+            }
+            let value = knob.default.split(' ').next().map(str::to_owned);
+            let lookup = |name: &str| value.clone().filter(|_| name == knob.variable);
+            let set = Config::from_lookup(lookup).expect(knob.variable);
+            let usual = format!("{:?}", Config::default());
+            assert_eq!(format!("{set:?}"), usual, "{} = {}", knob.variable, knob.default);
+        }
+    }
 
     #[test]
     fn every_knob_is_read_and_a_bad_value_is_named() {

@@ -310,7 +310,11 @@ impl Forming<'_> {
         let here = self.cards.iter().filter(|c| c.hint == self.cards[me].hint);
         let masks: Vec<&[u64]> = here.map(|c| &c.processors[..]).collect();
         let own_cores = affinity::suffices(&self.cards[me].processors, &masks);
-        let mut links = Links::new(world, doze, STAGING_BYTES.min(mem::RING_BYTES));
+        let hosts = Arc::new(self.hosts()?);
+        // All ranks must agree on it, so what counts is who could share memory, not who does.
+        let apart = hosts.count() == world;
+        let capacity = if apart { STAGING_BYTES } else { STAGING_BYTES.min(mem::RING_BYTES) };
+        let mut links = Links::new(world, doze, capacity);
         shm::join(&mut links, &found, index);
         if memory && world > 1 {
             let all: Vec<&Neighbour> = found.iter().flatten().collect();
@@ -340,7 +344,6 @@ impl Forming<'_> {
             }
             controls.push(control);
         }
-        let hosts = Arc::new(self.hosts()?);
         let rank = Rank(self.place.rank);
         let given = if memory { Memory::Given } else { Memory::Apart };
         let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);

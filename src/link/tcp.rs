@@ -19,7 +19,7 @@ use crate::sys::socket::{send, send_two};
 use crate::types::Rank;
 
 /// Bytes a sending end takes on while the peer does not read. See [`Tx::stage`].
-pub(crate) const STAGING_BYTES: usize = 256 << 10;
+pub(crate) const STAGING_BYTES: usize = 1 << 20;
 /// Pieces up to here are staged, larger ones go straight to the socket.
 const GATHER_BYTES: usize = 4 << 10;
 /// Staged bytes are pushed out at the latest when so many have gathered.
