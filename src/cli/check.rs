@@ -9,6 +9,7 @@
 mod event;
 mod fault;
 mod rank;
+mod sequence;
 mod special;
 mod suite;
 mod watch;

@@ -38,7 +38,7 @@ fn menu(bench: &mut Bench<'_>, calls: usize) -> Result<Vec<(Case, Shape)>> {
     Ok(menu)
 }
 
-fn compare(bench: &mut Bench<'_>, menu: &[(Case, Shape)]) -> Verdict {
+pub(super) fn compare(bench: &mut Bench<'_>, menu: &[(Case, Shape)]) -> Verdict {
     for (number, (case, shape)) in menu.iter().enumerate() {
         let wrong = case.wrong(bench.patterns);
         if wrong > 0 {
@@ -53,7 +53,7 @@ fn failed(what: impl Into<String>) -> Result<Verdict> {
 }
 
 /// Buffers that requests still use must not go, whatever went wrong before.
-fn keep_on_error<T>(
+pub(super) fn keep_on_error<T>(
     outcome: Result<T>,
     menu: Vec<(Case, Shape)>,
 ) -> Result<(T, Vec<(Case, Shape)>)> {
@@ -66,7 +66,7 @@ fn keep_on_error<T>(
     }
 }
 
-fn start_all(bench: &Bench<'_>, menu: &mut [(Case, Shape)]) -> Result<Vec<Request>> {
+pub(super) fn start_all(bench: &Bench<'_>, menu: &mut [(Case, Shape)]) -> Result<Vec<Request>> {
     let mut requests = Vec::new();
     for (case, _) in menu {
         requests.extend(case.start(bench.comm)?);

@@ -9,7 +9,7 @@ use unisono::{Collective, Dtype, ReduceOp, Result};
 
 use super::event::Verdict;
 use super::rank::Bench;
-use super::{Depth, fault, special};
+use super::{Depth, fault, sequence, special};
 use crate::cli::data::memory::Source;
 use crate::cli::data::pattern::Flavor;
 use crate::cli::data::shape::{Kind, Shape};
@@ -355,6 +355,7 @@ fn together(_: Place) -> Vec<Case> {
         ("many messages to one peer keep their order", special::ordered_messages),
         ("messages beside collectives", special::messages_beside_collectives),
         ("a wait that is too short, then the end", special::short_wait),
+        ("any calls in any order, with ranks that come late", sequence::any),
     ])
 }
 
