@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use plotters::coord::ranged1d::{KeyPointHint, Ranged};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use super::runner::Seen;
-use super::table::{FLOOR, OURS, number, size};
+use super::table::{FLOOR, OURS, size};
 
 const WIDTH: u32 = 760;
 const HEIGHT: u32 = 460;
@@ -28,30 +28,48 @@ pub(super) enum Axis {
     Elements,
 }
 
-/// The lower axis: sizes are marked where they were measured.
-struct Sizes(Vec<f64>);
+/// A logarithmic axis with marks at given values.
+struct Log {
+    marks: Vec<f64>,
+    range: Range<f64>,
+}
 
-impl Ranged for Sizes {
-    type FormatOption = plotters::coord::ranged1d::NoDefaultFormatting;
+impl Log {
+    /// Marks where it was measured, and some room around.
+    fn sizes(sizes: Vec<f64>) -> Self {
+        let [first, .., last] = sizes[..] else { unreachable!("two sizes at least") };
+        Self { marks: sizes, range: first / 1.5..last * 1.5 }
+    }
+
+    /// Round marks: 1, 2 and 5 times powers of ten, over a wide range the powers alone.
+    fn times(least: f64, most: f64) -> Self {
+        let range = least / 1.5..most * 1.5;
+        let steps: &[f64] = if most / least > 300.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let marks = (-6..12).flat_map(|power| steps.iter().map(move |s| s * 10f64.powi(power)));
+        Self { marks: marks.filter(|mark| range.contains(mark)).collect(), range }
+    }
+}
+
+impl Ranged for Log {
+    type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
     fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        let Range { start, end } = self.range();
-        let part = (value.ln() - start.ln()) / (end.ln() - start.ln());
+        let Range { start, end } = self.range;
+        let part = (value / start).ln() / (end / start).ln();
         from + pixels(part * f64::from(to - from))
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        self.0.clone()
+        self.marks.clone()
     }
 
     fn range(&self) -> Range<f64> {
-        let [first, .., last] = self.0[..] else { return 1.0..2.0 };
-        first / 1.5..last * 1.5
+        self.range.clone()
     }
 }
 
-impl plotters::coord::ranged1d::ValueFormatter<f64> for Sizes {}
+impl ValueFormatter<f64> for Log {}
 
 #[expect(clippy::cast_possible_truncation, reason = "a place in a picture")]
 fn pixels(value: f64) -> i32 {
@@ -61,6 +79,12 @@ fn pixels(value: f64) -> i32 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number")]
 fn whole(value: f64) -> u64 {
     value.round() as u64
+}
+
+/// A mark as it is written: no digits that say nothing.
+fn round(mark: &f64) -> String {
+    let text = format!("{mark:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^53")]
@@ -94,7 +118,7 @@ pub(super) fn draw(title: &str, axis: Axis, seen: &[Seen]) -> Result<Option<Stri
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (WIDTH, HEIGHT)).into_drawing_area();
-        picture(&area, title, axis, (Sizes(sizes), least / 1.5..most * 1.5), &lines)
+        picture(&area, title, axis, (Log::sizes(sizes), Log::times(least, most)), &lines)
             .and_then(|()| area.present().map_err(|error| error.to_string()))?;
     }
     Ok(Some(text))
@@ -106,17 +130,17 @@ fn picture(
     area: &Area<'_>,
     title: &str,
     axis: Axis,
-    (sizes, times): (Sizes, Range<f64>),
+    (sizes, times): (Log, Log),
     lines: &[(&str, Vec<(f64, f64)>)],
 ) -> Result<(), String> {
     let failed = |error: DrawingAreaErrorKind<_>| error.to_string();
     area.fill(&WHITE).map_err(failed)?;
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
-        .margin(12)
+        .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d(sizes, times.log_scale())
+        .build_cartesian_2d(sizes, times)
         .map_err(failed)?;
     let bytes = |at: &f64| if axis == Axis::Bytes { size(whole(*at)) } else { at.to_string() };
     chart
@@ -124,7 +148,7 @@ fn picture(
         .x_desc(if axis == Axis::Bytes { "size" } else { "elements" })
         .y_desc("time of a call (us)")
         .x_label_formatter(&bytes)
-        .y_label_formatter(&|time| if *time < 1.0 { time.to_string() } else { number(*time) })
+        .y_label_formatter(&round)
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.15))
         .draw()
@@ -171,6 +195,15 @@ mod tests {
             assert!(text.contains(word), "{word}");
         }
         assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+
+    #[test]
+    fn marks_are_round() {
+        let marks = |least, most| -> Vec<String> {
+            Log::times(least, most).marks.iter().map(round).collect()
+        };
+        assert_eq!(marks(0.3, 4.0), ["0.2", "0.5", "1", "2", "5"]);
+        assert_eq!(marks(0.3, 40_000.0), ["1", "10", "100", "1000", "10000"]);
     }
 
     #[test]

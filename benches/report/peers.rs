@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cases::{Link, Sweep};
 use super::runner::{self, Job};
+use super::table::{FLOOR, OURS};
 
 /// A command with `{op} {n} {lo} {hi} {step}` in it.
 type Template = Vec<String>;
@@ -147,7 +148,8 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Peers as a file names them: `name = command`, for TCP `name/tcp = command`, for the start of
-/// ranks `name/start = command`. Empty lines and those that begin with `#` say nothing.
+/// ranks `name/start = command`, and `name/version = text`. Empty lines and those that begin with
+/// `#` say nothing.
 ///
 /// # Errors
 /// The line that is not understood.
@@ -157,23 +159,27 @@ pub(super) fn parse(text: &str) -> Result<Vec<Peer>, String> {
         let (key, command) = line.split_once('=').ok_or_else(|| format!("no `=`: {line}"))?;
         let template = words(command)?;
         if template.is_empty() {
-            return Err(format!("no command: {line}"));
+            return Err(format!("nothing after `=`: {line}"));
         }
         let key = key.trim();
         let (name, variant) = key.rsplit_once('/').unwrap_or((key, ""));
+        if ["", OURS, FLOOR].contains(&name) {
+            return Err(format!("not a name for another: {line}"));
+        }
         let at = peers.iter().position(|peer| peer.name == name).unwrap_or_else(|| {
             let how = How::Lines { shm: None, tcp: None, start: None };
             peers.push(Peer { name: name.to_owned(), version: String::new(), how });
             peers.len() - 1
         });
-        if let How::Lines { shm, tcp, start } = &mut peers[at].how {
-            let slot = match variant {
-                "" => shm,
-                "tcp" => tcp,
-                "start" => start,
-                _ => return Err(format!("/tcp and /start there are, no /{variant}: {line}")),
-            };
-            *slot = Some(template);
+        let Peer { version, how: How::Lines { shm, tcp, start }, .. } = &mut peers[at] else {
+            continue;
+        };
+        match variant {
+            "" => *shm = Some(template),
+            "tcp" => *tcp = Some(template),
+            "start" => *start = Some(template),
+            "version" => command.trim().clone_into(version),
+            _ => return Err(format!("/tcp, /start or /version, not /{variant}: {line}")),
         }
     }
     Ok(peers)
@@ -259,6 +265,7 @@ mod tests {
 one = env A='b c' one.sh {op} -n {n} {lo}:{hi}:{step}
 one/tcp = one.sh --sockets
 two/start = two.sh {n}
+two/version = 2.1 (that one)
 ";
 
     fn sweep(link: Link) -> Sweep {
@@ -270,6 +277,7 @@ two/start = two.sh {n}
         let peers = parse(FILE).expect("understood");
         let names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
         assert_eq!(names, ["one", "two"]);
+        assert_eq!(peers[1].version, "2.1 (that one)");
         let range = Range { lo: 8, hi: 64, step: 8 };
         let job = peers[0].sweep(&sweep(Link::Shm), range).expect("a command");
         assert_eq!(job.words, ["env", "A=b c", "one.sh", "all_gather", "-n", "4", "8:64:8"]);
@@ -282,7 +290,7 @@ two/start = two.sh {n}
 
     #[test]
     fn lines_that_say_nothing_clear_are_refused() {
-        for text in ["one", "one =", "one/udp = x", "one = 'x"] {
+        for text in ["one", "one =", "one/udp = x", "one = 'x", "= x", "floor = x"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

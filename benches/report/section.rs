@@ -62,14 +62,13 @@ fn words(words: &[&str]) -> Vec<String> {
 
 impl Contestants {
     /// `unisono perf`.
-    fn perf(&self, name: &str, op: &str, ranks: usize, range: Range, options: &Options) -> Job {
+    fn perf(&self, name: &str, op: &str, ranks: usize, range: Range) -> Job {
         let Range { lo, hi, step } = range;
         let [n, lo, hi, step] = [ranks as u64, lo, hi, step].map(|number| number.to_string());
         let mut all = words(&[&self.unisono, "perf", op, "-n", &n, "-b", &lo, "-e", &hi]);
         all.extend(words(&["-f", &step, "--json"]));
         // MPI broadcasts in place.
         all.extend((op == "broadcast").then(|| "--in-place".to_owned()));
-        all.extend(options.quick.then(|| "--rounds=3".to_owned()));
         Job::new(name, all)
     }
 
@@ -82,8 +81,8 @@ impl Contestants {
         Some(Job::new(name, all))
     }
 
-    fn sweep(&self, sweep: &Sweep, range: Range, options: &Options) -> Vec<Job> {
-        let mut ours = self.perf(OURS, sweep.op, sweep.ranks, range, options);
+    fn sweep(&self, sweep: &Sweep, range: Range) -> Vec<Job> {
+        let mut ours = self.perf(OURS, sweep.op, sweep.ranks, range);
         ours.words.extend(words(&["--link", sweep.link.name()]));
         ours.words.extend(sweep.registered.then(|| "--registered".to_owned()));
         let mut jobs = vec![ours];
@@ -117,7 +116,7 @@ pub(super) fn measure(
         Kind::Sweep(sweep) => {
             let hi = sweep.most.unwrap_or(options.most).min(options.most);
             let range = Range { lo: LEAST, hi, step: STEP };
-            let seen = schedule.times(&who.sweep(&sweep, range, options), "bytes");
+            let seen = schedule.times(&who.sweep(&sweep, range), "bytes");
             section.body = table::sweep(&seen);
             section.faults = faults(&seen);
             section.chart = Some((Axis::Bytes, seen));
@@ -144,7 +143,7 @@ fn types(section: &mut Section, who: &Contestants, options: &Options, schedule: 
     let job = |&(name, bytes): &(&str, u64)| {
         // As many elements of each.
         let [lo, hi] = [LEAST, options.most].map(|size| size / base * bytes);
-        let mut job = who.perf(name, "all_reduce", 2, Range { lo, hi, step: STEP }, options);
+        let mut job = who.perf(name, "all_reduce", 2, Range { lo, hi, step: STEP });
         job.words.extend(words(&["-d", name]));
         job
     };
@@ -306,7 +305,7 @@ mod tests {
         let sweep =
             Sweep { op: "broadcast", ranks: 4, link: Link::Tcp, registered: true, most: None };
         let range = Range { lo: 8, hi: 64, step: 8 };
-        let jobs = who.sweep(&sweep, range, &Options::default());
+        let jobs = who.sweep(&sweep, range);
         let command = jobs[0].words.join(" ");
         let wanted = "unisono perf broadcast -n 4 -b 8 -e 64 -f 8 --json --in-place --link tcp \
                       --registered";

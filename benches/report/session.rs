@@ -58,7 +58,7 @@ pub(super) fn run(
 ) -> Result<(), String> {
     let mut facts = machine::facts(&root(), &who.unisono);
     let version = |peer: &peers::Peer| {
-        if peer.version.is_empty() { "given by PEERS" } else { &peer.version }.to_owned()
+        if peer.version.is_empty() { "named by PEERS" } else { &peer.version }.to_owned()
     };
     facts.extend(who.peers.iter().map(|peer| (peer.name.clone(), version(peer))));
     let mut head = Head {
@@ -94,6 +94,8 @@ fn command(options: &Options) -> String {
     words.extend(options.quick.then(|| "--quick".to_owned()));
     words.extend((options.rounds != usual.rounds).then(|| format!("--rounds {}", options.rounds)));
     words.extend((options.most != usual.most).then(|| format!("--to {}", options.most)));
+    let limit = options.limit.as_secs();
+    words.extend((options.limit != usual.limit).then(|| format!("--limit {limit}")));
     words.extend(options.cases.iter().cloned());
     if words.is_empty() {
         "make bench".to_owned()

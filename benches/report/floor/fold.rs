@@ -19,7 +19,7 @@ pub(super) unsafe fn fold(
     count: usize,
     streaming: bool,
 ) {
-    let aligned = targets.iter().all(|at| at.cast::<Block>().is_aligned() && at.addr() % 64 == 0);
+    let aligned = targets.iter().all(|at| at.addr().is_multiple_of(64));
     // SAFETY: the caller's promise is passed on, for a number of sources that is their number.
     unsafe {
         match sources.len() {
