@@ -87,8 +87,8 @@ pub(super) fn text(head: &Head, sections: &[Section]) -> String {
     for section in sections {
         text += &format!("\n## {}\n\n{}", section.title, section.body);
         if section.chart.is_some() {
-            let (title, name) = (&section.title, &section.name);
-            text += &format!("\n![{title}]({CHARTS}/{name}.svg)\n");
+            let name = &section.name;
+            text += &format!("\n![{name}]({CHARTS}/{name}.svg)\n");
         }
         for fault in &section.faults {
             text += &format!("\nNot all went well: {}\n", short(fault));
@@ -163,7 +163,7 @@ mod tests {
         let alone = folder.join("docs/charts/one.svg").exists();
         std::fs::remove_dir_all(&folder).expect("removed");
         assert!(drawn && !alone);
-        assert!(text.contains("![Case two](docs/charts/two.svg)") && !text.contains("one.svg"));
+        assert!(text.contains("![two](docs/charts/two.svg)") && !text.contains("one.svg"));
         assert!(text.contains("| processor | One / Two |") && text.contains("2000-01-01"));
         assert!(!text.contains("Not finished"));
         for line in text.lines() {

@@ -70,7 +70,7 @@ pub(super) fn run(job: &Job, limit: Duration) -> Outcome {
     let text = |pipe: Receiver<String>| pipe.recv_timeout(GRACE).unwrap_or_default();
     let (printed, said) = (text(printed), text(said));
     outcome.lines = objects(&printed);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim();
+    let last = last_lines(&said);
     outcome.fault = match status {
         None => Some(format!("ended after {} s", limit.as_secs())),
         Some(status) if !status.success() => Some(format!("{status}: {last}")),
@@ -144,6 +144,12 @@ fn signal(child: &Child, signal: i32) {
     }
 }
 
+/// The end of what a command said: the reason, and what its launcher adds.
+fn last_lines(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(3)..].join(" / ")
+}
+
 /// The JSON objects in `text`, one a line; launchers may put labels before them.
 pub(super) fn objects(text: &str) -> Vec<Value> {
     let object = |line: &str| serde_json::from_str(&line[line.find('{')?..]).ok();
@@ -210,7 +216,11 @@ impl Schedule<'_> {
         for round in 1..=self.rounds {
             for (index, job) in jobs.iter().enumerate() {
                 (self.tell)(round, &job.name);
-                each(index, run(job, self.limit));
+                let outcome = run(job, self.limit);
+                if let Some(fault) = &outcome.fault {
+                    (self.tell)(round, &format!("{}: {fault}", job.name));
+                }
+                each(index, outcome);
             }
         }
     }
@@ -262,7 +272,10 @@ mod tests {
         let tell = |round: usize, name: &str| order.borrow_mut().push(format!("{name}{round}"));
         let schedule = Schedule { rounds: 2, limit: Duration::from_secs(60), tell: &tell };
         let seen = schedule.times(&[good, bad], "bytes");
-        assert_eq!(order.take(), ["good1", "bad1", "good2", "bad2"]);
+        let failed = "bad: exit status: 1: ";
+        let turns =
+            ["good1", "bad1", &format!("{failed}1"), "good2", "bad2", &format!("{failed}2")];
+        assert_eq!(order.take(), turns);
         assert_eq!(seen[0].medians(), BTreeMap::from([(8, 2.5)]));
         assert_eq!(seen[0].rows[&8].len(), 2);
         assert!(seen[1].medians().is_empty());
