@@ -167,7 +167,7 @@ fn overlap(comm: &Communicator, count: usize) -> Result<(), String> {
     let mut recv = vec![0.0f32; count];
     comm.all_reduce(&send, &mut recv, ReduceOp::Sum).map_err(said)?;
     let call = slowest(comm, || comm.all_reduce(&send, &mut recv, ReduceOp::Sum))?;
-    let probe: u64 = 1 << 20;
+    let probe: u64 = 1 << 16;
     let unit = slowest(comm, || {
         compute(probe);
         Ok(())

@@ -33,8 +33,9 @@ pub(super) fn wait(line: &AtomicU64, turn: u64) {
     // BOUND: the others are threads that do the same; the command's time limit ends it.
     while line.load(Ordering::Acquire) < turn {
         polls += 1;
-        // Never where each rank has its core: it would take as long as a thousand exchanges.
-        if polls.is_multiple_of(1 << 14) {
+        // After the time of a hundred exchanges: one more is not seen, and a rank that has no core
+        // gets one.
+        if polls.is_multiple_of(1 << 10) {
             std::thread::yield_now();
         }
         std::hint::spin_loop();
