@@ -5,11 +5,13 @@
 #   make demo                   train a small language model on 2 ranks, then compare 1, 2 and 4
 #   make test                   everything; closing line "N passed, N failed, N skipped"
 #   make check                  formatting, lints and the header alone
+#   make bench                  times everything beside other libraries; writes BENCHMARKS.md
 #   make install PREFIX=/usr/local LIBDIR=$PREFIX/lib DESTDIR=
 #   make uninstall              the same variables: takes away what install put there
 #   make clean
 #
 # DEBUG=1 keeps line tables in the libraries. FILES="a.txt b.txt" gives the demo other text.
+# BENCH="--quick shm-all_reduce" benches less; BENCH=--help says what there is.
 
 PREFIX ?= /usr/local
 # Debian's is $(PREFIX)/lib/x86_64-linux-gnu, Fedora's $(PREFIX)/lib64.
@@ -19,6 +21,7 @@ CC ?= cc
 CFLAGS ?= -O3 -march=native
 INSTALL ?= install
 FILES ?=
+BENCH ?=
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Before 1.0 a minor version may break programs, so it is part of the name they look for.
@@ -34,7 +37,7 @@ LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C99 := -std=c99 -Wall -Wextra -Wpedantic
 LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
 
-.PHONY: all lib program demo test check install uninstall clean libs-private version FORCE
+.PHONY: all lib program demo test check bench install uninstall clean libs-private version FORCE
 .DELETE_ON_ERROR:
 
 all: lib program
@@ -67,6 +70,9 @@ check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --quiet --locked --test capi_header
+
+bench:
+	$(CARGO) bench --quiet --locked --bench report -- $(BENCH)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include
