@@ -9,7 +9,7 @@ use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
 use crate::engine::{Engine, Hurried, Progress};
 use crate::error::{Code, Error, Result};
-use crate::health::{GRACE, Health, LINK_GRACE, News, STALL, STALL_LONG};
+use crate::health::{GRACE, Health, LINK_GRACE, Left, News, STALL, STALL_LONG};
 use crate::link::doze::Doze;
 use crate::link::{AnyBoard, Links};
 use crate::sys::memory::Segment;
@@ -119,7 +119,8 @@ impl Native {
             self.engine.fail(fault);
             return;
         }
-        let still = |since: Instant| since.max(self.moved).elapsed();
+        let moved = self.moved;
+        let still = |since: Instant| since.max(moved).elapsed();
         if let Some((rank, why, since)) = &self.news.dead
             && still(*since) >= GRACE
         {
@@ -132,7 +133,7 @@ impl Native {
             // Who has left well says nothing more, and all it sent has been read. Who left broken
             // had a reason, which is still to be heard.
             let left_well = |peer: &Rank| {
-                self.news.left.iter().any(|(rank, tally)| rank == peer && tally.is_some())
+                self.news.left.iter().any(|left| left.rank == *peer && left.tally.is_some())
             };
             if self.news.dead.is_none()
                 && let Some(rank) = lost.peer.filter(left_well)
@@ -149,11 +150,12 @@ impl Native {
             self.fail(error);
             return;
         }
-        if !self.news.left.is_empty() && self.moved.elapsed() >= FAREWELL {
+        let gone = |left: &Left| still(left.since) >= FAREWELL;
+        if self.news.left.iter().any(gone) {
             self.engine.awaited(&mut self.ranks);
             let awaited = &self.ranks;
-            let mut left = self.news.left.iter();
-            if let Some(&(rank, _)) = left.find(|(rank, _)| awaited.contains(rank)) {
+            let mut left = self.news.left.iter().filter(|left| gone(left));
+            if let Some(&Left { rank, .. }) = left.find(|left| awaited.contains(&left.rank)) {
                 self.fail(missed(rank));
             }
         }
@@ -343,9 +345,9 @@ impl Backend for Native {
             return Ok(());
         }
         let own = self.engine.tally();
-        for (rank, theirs) in &self.news.left {
-            if let Some(text) = theirs.and_then(|theirs| own.differs(*rank, &theirs)) {
-                return Err(Error::new(Code::Mismatch, text).with_peer(*rank));
+        for &Left { rank, tally, .. } in &self.news.left {
+            if let Some(text) = tally.and_then(|theirs| own.differs(rank, &theirs)) {
+                return Err(Error::new(Code::Mismatch, text).with_peer(rank));
             }
         }
         Ok(())
@@ -373,5 +375,21 @@ mod tests {
         let error = comms[0].recv(&mut [0f32; 4], Rank(1)).expect_err("nobody is there");
         assert_eq!((error.code, error.peer), (Code::PeerLost, Some(Rank(1))));
         assert!(posted.elapsed() >= FAREWELL);
+    }
+
+    /// And when it leaves while this rank has long been waiting.
+    #[test]
+    fn a_receive_that_waited_long_still_waits_for_what_a_rank_that_leaves_has_sent() {
+        let mut comms = Communicator::init_all(2, &Config::default()).expect("two ranks");
+        let (leaver, stays) = (comms.pop(), comms.pop().expect("rank 0"));
+        let left = std::thread::spawn(move || {
+            std::thread::sleep(FAREWELL + FAREWELL / 2);
+            let now = Instant::now();
+            drop(leaver);
+            now
+        });
+        let error = stays.recv(&mut [0f32; 4], Rank(1)).expect_err("nobody is there");
+        assert_eq!((error.code, error.peer), (Code::PeerLost, Some(Rank(1))));
+        assert!(left.join().expect("it left").elapsed() >= FAREWELL);
     }
 }

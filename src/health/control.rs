@@ -141,7 +141,7 @@ impl Control {
                 GOODBYE => {
                     self.closed = true;
                     let tally = (text.len() == TALLY_BYTES).then(|| pod_read_unaligned(text));
-                    news.left.push((self.rank, tally));
+                    news.leaves(self.rank, tally);
                 }
                 FAULT if news.fault.is_none() => {
                     let code = Code::from_number(frame.code).unwrap_or(Code::Broken);

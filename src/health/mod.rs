@@ -51,19 +51,33 @@ pub(crate) struct News {
     pub(crate) fault: Option<Error>,
     /// The first rank found dead, with why we think so, and when.
     pub(crate) dead: Option<(Rank, String, Instant)>,
-    /// Ranks that have ended their communicator, with what they called; `None` from one whose
-    /// communicator was broken.
-    pub(crate) left: Vec<(Rank, Option<Tally>)>,
+    /// Ranks that have ended their communicator.
+    pub(crate) left: Vec<Left>,
     /// Calls in which peers wait for this rank: the latest of each.
     pub(crate) asked: Vec<(Rank, Head)>,
     /// The last call in which each rank was heard to wait, for whomever.
     pub(crate) waits: Vec<(Rank, u64)>,
 }
 
+/// A rank that has ended its communicator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) rank: Rank,
+    /// What it called; `None` if its communicator was broken.
+    pub(crate) tally: Option<Tally>,
+    /// When that was heard.
+    pub(crate) since: Instant,
+}
+
 impl News {
+    /// `rank` has ended its communicator.
+    fn leaves(&mut self, rank: Rank, tally: Option<Tally>) {
+        self.left.push(Left { rank, tally, since: Instant::now() });
+    }
+
     /// Whether `rank` has ended its communicator.
     pub(crate) fn has_left(&self, rank: Rank) -> bool {
-        self.left.iter().any(|(other, _)| *other == rank)
+        self.left.iter().any(|left| left.rank == rank)
     }
 
     /// `rank` waits for this one in the call of `head`.

@@ -124,7 +124,7 @@ impl Thread {
             if let Some(tally) = left.get()
                 && !news.has_left(Rank::at(rank))
             {
-                news.left.push((Rank::at(rank), *tally));
+                news.leaves(Rank::at(rank), *tally);
             }
         }
     }
