@@ -6,6 +6,10 @@
 //! up to 32 KiB     in a piece of the rank's area (`area`), in front of the notice
 //! ```
 //!
+//! From 8 KiB on it is faster to load the others' buffers where they lie, if all can be mapped, which
+//! takes a meeting to know. So with such a contribution a notice tells where the buffers are; if all
+//! could have been mapped, the next call of that size meets.
+//!
 //! Folds take all contributions in rank order, so the result is in tree order, like that of every
 //! other path.
 
@@ -13,8 +17,8 @@ use std::ptr;
 
 use crate::call::Call;
 use crate::engine::area::Pieces;
-use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS};
-use crate::engine::meet::{buffers, hear};
+use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS, Place};
+use crate::engine::meet::{buffers, hear, places_of};
 use crate::engine::tile::Layout;
 use crate::engine::{Engine, Planner, Stand};
 use crate::error::{Code, Error, Result};
@@ -39,6 +43,16 @@ const fn piece_bytes(bytes: usize) -> u64 {
     if bytes <= INLINE_BYTES { 0 } else { bytes as u64 }
 }
 
+/// From here on loading buffers where they lie is faster than showing contributions.
+const PLACES_BYTES: u64 = 8 << 10;
+
+/// Whether notices of a flat `call` tell where the buffers are, and everyone hears everyone's.
+pub(super) fn tells_places(call: &Call, world: usize) -> bool {
+    use Collective as C;
+    matches!(call.collective, C::AllReduce | C::AllGather | C::ReduceScatter | C::AllToAll)
+        && shown_bytes(call, world) >= PLACES_BYTES
+}
+
 /// Whom rank `me` has to hear.
 pub(super) const fn needs(call: &Call, me: usize, rank: usize) -> bool {
     let root = call.root.0 as usize;
@@ -51,10 +65,15 @@ pub(super) const fn needs(call: &Call, me: usize, rank: usize) -> bool {
 
 impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Puts this rank's contribution where the others will find it; the words of its notice.
-    pub(super) fn put_flat(&mut self, call: &Call) -> Result<[u64; NOTICE_WORDS]> {
-        let me = self.wires.me;
-        let mut words = [0; NOTICE_WORDS];
-        let bytes = buffers(call, me, self.wires.world).0;
+    pub(super) fn put_flat(
+        &mut self,
+        call: &Call,
+        stand: &mut Stand,
+    ) -> Result<[u64; NOTICE_WORDS]> {
+        let (me, world) = (self.wires.me, self.wires.world);
+        let tells = tells_places(call, world);
+        let mut words = if tells { self.places(call, stand) } else { [0; NOTICE_WORDS] };
+        let bytes = buffers(call, me, world).0;
         let inline = self.flat.bytes() == 0;
         if bytes > if inline { INLINE_BYTES } else { FLAT_BYTES } {
             return Err(wrong_route());
@@ -92,6 +111,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             stand.heard += 1;
         }
+        if tells_places(call, world) {
+            self.hear_places(stand);
+        }
         let began = self.begin_flat_timing();
         self.take_flat(call)?;
         if began.is_some() {
@@ -99,6 +121,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         stand.done = true;
         Ok(true)
+    }
+
+    /// Remembers whether all buffers could have been mapped.
+    fn hear_places(&mut self, stand: &Stand) {
+        let (me, world) = (self.wires.me, self.wires.world);
+        let Some(board) = self.wires.fabric.board() else { return };
+        let mapped = |rank| !places_of(board.words(rank, stand.turn)).contains(&Place::NOWHERE);
+        self.shared = !stand.hidden && (0..world).filter(|&rank| rank != me).all(mapped);
     }
 
     /// Begins to time the stores or loads of contributions, if this call is one to judge by.

@@ -69,7 +69,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         let words = match stand.route {
             Route::Meet => self.places(call, stand),
-            Route::Flat => self.put_flat(call)?,
+            Route::Flat => self.put_flat(call, stand)?,
             Route::Staged | Route::Links => [0; NOTICE_WORDS],
         };
         if let Some(board) = self.wires.fabric.board() {
@@ -80,7 +80,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Where this rank's buffers are, for a notice.
-    fn places(&mut self, call: &Call, stand: &mut Stand) -> [u64; NOTICE_WORDS] {
+    pub(super) fn places(&mut self, call: &Call, stand: &mut Stand) -> [u64; NOTICE_WORDS] {
         let (input, output) = buffers(call, self.wires.me, self.wires.world);
         let Some(board) = self.wires.fabric.board() else { return [0; NOTICE_WORDS] };
         let mut place = |at, bytes| match bytes {
@@ -107,11 +107,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                 self.seen[rank] = stand.turn;
             }
             let Some(board) = self.wires.fabric.board() else { return Ok(false) };
-            let [a, b, c, d, e, f] = board.words(rank, stand.turn);
-            let notice = [Place::of_words([a, b, c]), Place::of_words([d, e, f])];
+            let notice = places_of(board.words(rank, stand.turn));
             shared = !notice.contains(&Place::NOWHERE);
             self.notices.push(notice);
         }
+        self.shared = shared;
         let reach = if shared { Reach::Buffers } else { Reach::Stages };
         let running = self.bind(call, &mut stand.head, reach)?;
         self.resolve(&running.plan, call)?;
@@ -156,6 +156,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         Ok(())
     }
+}
+
+/// Input and output, as a notice tells them.
+pub(super) fn places_of([a, b, c, d, e, f]: [u64; NOTICE_WORDS]) -> [Place; 2] {
+    [Place::of_words([a, b, c]), Place::of_words([d, e, f])]
 }
 
 /// Where this process finds a peer's buffer, which must have the bytes this rank expects.

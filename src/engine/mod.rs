@@ -171,6 +171,8 @@ pub struct Engine<F, P> {
     /// Where the ranks show what they contribute to the present flat call.
     flat: Pieces,
     kernels: LastKernels,
+    /// Every rank's buffers could be mapped in the last call that told: the same on all ranks.
+    shared: bool,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
@@ -220,6 +222,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             before: Before::default(),
             flat: Pieces::NONE,
             kernels: LastKernels::default(),
+            shared: false,
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
@@ -464,9 +467,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn route(&mut self, call: &Call) -> Route {
-        match self.wires.fabric.board() {
-            Some(_) => self.planner.route(call),
-            None => Route::Links,
+        if self.wires.fabric.board().is_none() {
+            return Route::Links;
+        }
+        match self.planner.route(call) {
+            Route::Flat if self.shared && flat::tells_places(call, self.wires.world) => Route::Meet,
+            route => route,
         }
     }
 

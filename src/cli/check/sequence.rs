@@ -65,7 +65,13 @@ pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {
         for _ in 0..CALLS {
             let shape = dice.shape(&kinds, world);
             let flavor = if shape.kind.reduces() { Flavor::Exact } else { Flavor::Bits };
-            let source = if dice.roll(4) == 0 { Source::Registered } else { Source::Plain };
+            // All have memory that others can map, none has, or some have.
+            let mapped = match dice.roll(8) {
+                0..3 => true,
+                3 => (dice.roll(1 << 16) >> (me % 16)) & 1 == 1,
+                _ => false,
+            };
+            let source = if mapped { Source::Registered } else { Source::Plain };
             let mut case = Case::new(&shape, bench.comm, flavor, source)?;
             let phase = bench.phase();
             case.fill(bench.patterns, phase);
