@@ -661,6 +661,35 @@ fn perf_says_which_algorithm_its_figures_are_of() {
 }
 
 #[test]
+fn a_sweep_times_every_algorithm_beside_the_choice() {
+    let sweep = ["perf", "all_reduce", "--sweep-algos", "-n", "2", "--rounds", "2", "--iters", "2"];
+    let (status, out, err) = run(&[&sweep[..], &["-b", "8", "-e", "1M", "--json"]].concat());
+    assert_eq!(status, Some(0), "{err}");
+    let rows: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for (bytes, chosen) in [(8, "flat"), (262_144, "staged")] {
+        let rows: Vec<_> = rows.iter().filter(|row| row["bytes"] == bytes).collect();
+        let names = |chosen: bool| {
+            let of = rows.iter().filter(move |row| row["chosen"] == chosen);
+            of.map(|row| row["algo"].as_str().expect("a name")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(true), [chosen], "{out}");
+        let others = names(false);
+        assert!(["doubling", "pairwise", "ring", "staged"].iter().all(|a| others.contains(a)));
+        assert!(!others.contains(&"direct"), "its buffers are not shared: {out}");
+        assert_eq!(rows.iter().filter(|row| row["fastest"] == true).count(), 1, "{out}");
+        assert!(rows.iter().all(|row| row["wrong"] == 0), "{out}");
+    }
+    let (status, out, err) = run(&[&sweep[..], &["-b", "8", "-e", "8", "--link", "mem"]].concat());
+    assert_eq!(status, Some(0), "{err}");
+    assert_eq!(out.matches('*').count(), 2, "one in the legend, one in the table: {out}");
+    assert!(out.contains("# the choice is at most "), "{out}");
+    let (status, _, err) = run(&["perf", "sendrecv", "--sweep-algos"]);
+    assert_eq!(status, Some(2));
+    assert!(err.contains("no choice of algorithms"), "{err}");
+}
+
+#[test]
 fn perf_says_how_much_memory_it_could_not_have() {
     // Less address space than asked for, however much this machine would promise.
     let script = "ulimit -v 16777216 && exec \"$0\" perf all_reduce -n 2 -b 100G -e 100G --link $1";

@@ -61,6 +61,26 @@ fn all_reduce_everywhere() {
 }
 
 #[test]
+fn a_preference_holds_until_it_is_taken_back() {
+    world(3, &Config::default(), |c| {
+        let sum = || {
+            c.take_chosen();
+            let mut data = [1u32; 5];
+            c.all_reduce_in_place(&mut data, ReduceOp::Sum).expect("all_reduce");
+            assert_eq!(data, [3; 5]);
+            c.take_chosen()
+        };
+        assert_eq!(sum(), None, "so small a call needs no plan");
+        for algorithm in [Algorithm::Ring, Algorithm::Doubling] {
+            c.prefer(Some(algorithm)).expect("nothing is outstanding");
+            assert_eq!(sum(), Some(algorithm));
+        }
+        c.prefer(None).expect("nothing is outstanding");
+        assert_eq!(sum(), None);
+    });
+}
+
+#[test]
 fn processes_links() {
     for links in ["shm", "tcp"] {
         for n in [1i64, 2, 3, 5] {

@@ -37,8 +37,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "backend",
         &[
-            "call", "engine", "error", "health", "kernel", "link", "log", "obs", "sync", "sys",
-            "tune", "types",
+            "call", "engine", "error", "health", "kernel", "link", "log", "obs", "plan", "sync",
+            "sys", "tune", "types",
         ],
     ),
     (

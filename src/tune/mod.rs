@@ -66,18 +66,36 @@ pub struct Facts {
     pub memory: Memory,
 }
 
+/// What was chosen for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// How it is carried out.
+    pub algorithm: Algorithm,
+}
+
 /// Chooses, and keeps the plans it has chosen.
 #[derive(Debug)]
 pub struct Tuner {
     facts: Facts,
     cache: Cache,
+    chosen: Option<Chosen>,
 }
 
 impl Tuner {
     /// A tuner with an empty cache.
     #[must_use]
     pub fn new(facts: Facts) -> Self {
-        Self { facts, cache: Cache::default() }
+        Self { facts, cache: Cache::default(), chosen: None }
+    }
+
+    /// Asks for `algorithm` from now on; every rank must, from the same call on.
+    pub fn prefer(&mut self, algorithm: Option<Algorithm>) {
+        self.facts.algorithm = algorithm;
+    }
+
+    /// What was last chosen, if that was since this was last asked.
+    pub fn take_chosen(&mut self) -> Option<Chosen> {
+        self.chosen.take()
     }
 
     /// What it knows.
@@ -217,6 +235,7 @@ impl Planner for Tuner {
         } else {
             (tile_elements(&self.facts, u64::from(plan.range_max), wire, folds), self.facts.window)
         };
+        self.chosen = Some(Chosen { algorithm: plan.key.algorithm });
         let number = u64::from(plan.key.algorithm as u8);
         #[expect(clippy::cast_possible_truncation, reason = "a hash")]
         let hash = (number << 56 ^ window << 48 ^ tile).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u32;
