@@ -406,9 +406,34 @@ fn info_tables_hold_every_type_collective_knob_and_size() {
         assert!(knobs.contains(knob.variable) && knobs.contains(knob.text), "{knobs}");
     }
     let (_, tuning, _) = run(&["info", "--tuning", "-n", "8"]);
-    for word in ["8 ranks", "8 B", "128 MiB", "direct", "tcp"] {
+    for word in ["8 ranks", "link shm", "8 B", "128 MiB", "all_to_all", "flat", "staged"] {
         assert!(tuning.contains(word), "{word}: {tuning}");
     }
+    let (_, tuning, _) = run(&["info", "--tuning", "--registered", "--collective", "reduce"]);
+    assert!(tuning.contains("direct") && !tuning.contains("all_to_all"), "{tuning}");
+}
+
+#[test]
+fn a_table_shows_in_what_is_chosen() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let info = ["info", "--tuning", "-n", "3", "--link", "tcp", "--collective", "all_reduce"];
+    let mut command = unisono(&info);
+    command.env("UNISONO_TUNING", golden.join("example.tuning"));
+    let output = finish(command);
+    let out = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0));
+    let file = golden.join("info_tuning.txt");
+    if std::env::var_os("UNISONO_UPDATE_GOLDEN").is_some() {
+        fs::write(&file, &out).expect("write");
+    }
+    assert_eq!(out, fs::read_to_string(&file).expect("golden"), "{}", file.display());
+
+    let mut command = unisono(&info);
+    command.env("UNISONO_TUNING", file);
+    let output = finish(command);
+    let err = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err.contains("line 1: a table begins with the line"), "{err}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use unisono::Rank;
 use unisono::algo::Hosts;
-use unisono::config::Config;
+use unisono::config::{Config, Tuning};
 use unisono::tune::{Facts, Memory, Tuner};
 
 /// What every link of this version takes on by itself.
@@ -12,8 +12,11 @@ const LINK_BYTES: u64 = 256 << 10;
 
 /// The tuner of rank 0 of `world` ranks, all on one host, that can map `memory` of each other.
 pub(crate) fn tuner(config: &Config, world: u32, memory: Memory) -> Result<Tuner, String> {
-    let hosts =
-        Hosts::new(&vec![0; world as usize]).ok_or_else(|| format!("a world of {world}"))?;
+    // Ranks that share no memory do not know that they share a host.
+    let host = |rank| if memory == Memory::Apart { rank } else { 0 };
+    let marks: Vec<u32> = (0..world).map(host).collect();
+    let hosts = Hosts::new(&marks).ok_or_else(|| format!("a world of {world}"))?;
+    let table = config.tuning.as_ref().map(Tuning::table).transpose();
     Ok(Tuner::new(Facts {
         rank: Rank(0),
         world,
@@ -24,5 +27,6 @@ pub(crate) fn tuner(config: &Config, world: u32, memory: Memory) -> Result<Tuner
         window: u64::from(config.window),
         capacity: LINK_BYTES,
         memory,
+        table: table.map_err(|error| error.detail.into_string())?,
     }))
 }
