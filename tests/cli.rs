@@ -437,6 +437,25 @@ fn a_table_shows_in_what_is_chosen() {
 }
 
 #[test]
+fn what_tune_writes_is_read_by_those_who_are_told() {
+    let folder = Folder::new("tune");
+    let path = folder.0.join("table");
+    let at = path.to_str().expect("text");
+    for link in ["shm", "tcp"] {
+        let tune = ["tune", "-n", "2", "--link", link, "--seconds", "1", "-o", at];
+        let (status, out, err) = run(&tune);
+        assert_eq!((status, out.as_str()), (Some(0), ""), "{err}");
+        let text = fs::read_to_string(&path).expect("a table");
+        assert!(text.contains(&format!("# {link}, 2 ranks: up to ")), "{text}");
+        unisono::tune::table::Table::parse(&text).expect("a table");
+        let perf = ["perf", "all_reduce", "--link", link, "-e", "64K", "--iters", "1"];
+        let mut command = unisono(&perf);
+        command.env("UNISONO_TUNING", &path);
+        assert_eq!(finish(command).status.code(), Some(0));
+    }
+}
+
+#[test]
 fn info_as_json_is_one_object() {
     let (status, out, _) = run(&["info", "--json", "--types", "--plans", "--tuning", "--knobs"]);
     assert_eq!((status, out.lines().count()), (Some(0), 1));
