@@ -170,6 +170,7 @@ impl Case {
             window: 2,
             capacity: CAPACITY as u64,
             memory: Memory::Apart,
+            table: None,
         };
         Engine::new(fabric, Tuner::new(facts), Rank::at(rank), self.world, 0, false)
     }

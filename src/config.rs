@@ -4,12 +4,15 @@
 //! Settings all ranks must share (marked *agreed*) are taken from rank 0 when a communicator forms.
 
 use std::ffi::OsString;
+use std::io::{self, Read};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result, quoted};
 pub use crate::obs::log::Level;
 use crate::plan::Algorithm;
+use crate::tune::table::{TEXT_MAX, Table};
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +82,13 @@ pub const KNOBS: &[Knob] = &[
         text: "algorithm to prefer: passed over for calls it does not fit",
     },
     Knob {
+        variable: "UNISONO_TUNING",
+        default: "a cost model",
+        range: "path of a table that `unisono tune` wrote",
+        agreed: true,
+        text: "measured points to choose algorithms by; rank 0 reads them for all",
+    },
+    Knob {
         variable: "UNISONO_TILE_BYTES",
         default: "262144",
         range: "64 to 1048576",
@@ -127,6 +137,8 @@ pub struct Config {
     pub interface: Option<String>,
     /// Use this algorithm wherever it exists.
     pub algorithm: Option<Algorithm>,
+    /// Measured points to choose algorithms by.
+    pub tuning: Option<Tuning>,
     /// The pipeline's unit, in bytes on the wire.
     pub tile_bytes: u32,
     /// Tiles in flight.
@@ -150,6 +162,7 @@ impl Default for Config {
             tcp: true,
             interface: None,
             algorithm: None,
+            tuning: None,
             tile_bytes: 256 << 10,
             window: 2,
             spin: None,
@@ -213,6 +226,8 @@ impl Config {
             "UNISONO_LINKS" => self.set_links(value)?,
             "UNISONO_INTERFACE" => self.set_interface(value)?,
             "UNISONO_ALGORITHM" => self.algorithm = Some(Algorithm::from_name(value)?),
+            "UNISONO_TUNING" if value.is_empty() => return None,
+            "UNISONO_TUNING" => self.tuning = Some(Tuning::File(value.to_owned())),
             "UNISONO_TILE_BYTES" => self.tile_bytes = u32::try_from(number(64, 1 << 20)?).ok()?,
             "UNISONO_WINDOW" => self.window = u32::try_from(number(1, 16)?).ok()?,
             "UNISONO_SPIN_US" => self.spin = Some(Duration::from_micros(number(0, 1_000_000)?)),
@@ -246,6 +261,46 @@ impl Config {
     }
 }
 
+/// Where measured points come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tuning {
+    /// A file, which rank 0 reads when a communicator forms.
+    File(String),
+    /// This table; in a communicator, rank 0's.
+    Table(Arc<Table>),
+}
+
+impl Tuning {
+    /// The table, read from its file if it is in one.
+    ///
+    /// # Errors
+    /// `INVALID_ENVIRONMENT` names the file, and the line that is wrong.
+    pub fn table(&self) -> Result<Arc<Table>> {
+        let path = match self {
+            Self::Table(table) => return Ok(table.clone()),
+            Self::File(path) => path,
+        };
+        let bad = |why: String| {
+            let text = format!("UNISONO_TUNING={}: {why}", quoted(path));
+            Error::new(Code::InvalidEnvironment, text)
+        };
+        let text = read(path).map_err(|error| bad(error.to_string()))?;
+        let read = Table::parse(&text).map_err(|(line, why)| bad(format!("line {line}: {why}")));
+        Ok(Arc::new(read?))
+    }
+}
+
+/// A file's text, and no more of it than is refused for its length.
+fn read(path: &str) -> io::Result<String> {
+    // A pipe would block.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(TEXT_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// One item of the list of interfaces.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Interface<'a> {
@@ -277,7 +332,8 @@ mod tests {
     fn the_defaults_in_words_change_nothing() {
         for knob in KNOBS {
             // Words, and what depends on the machine.
-            let said = ["UNISONO_INTERFACE", "UNISONO_ALGORITHM", "UNISONO_SPIN_US"];
+            let said =
+                ["UNISONO_INTERFACE", "UNISONO_ALGORITHM", "UNISONO_TUNING", "UNISONO_SPIN_US"];
             if said.contains(&knob.variable) {
                 continue;
             }
@@ -298,8 +354,10 @@ mod tests {
                     assert_eq!(error.code, Code::InvalidEnvironment);
                     assert!(error.detail.contains(knob.variable), "{error}");
                 }
-                // Any word may name an interface; it is looked for when addresses are chosen.
-                Ok(_) => assert_eq!(knob.variable, "UNISONO_INTERFACE"),
+                // Any word may name an interface or a file; both are looked for when ranks meet.
+                Ok(_) => {
+                    assert!(["UNISONO_INTERFACE", "UNISONO_TUNING"].contains(&knob.variable));
+                }
             }
         }
         for knob in KNOBS {
@@ -324,5 +382,31 @@ mod tests {
         let config = Config::from_lookup(set).expect("valid");
         assert_eq!((config.timeout, config.shm, config.tcp), (None, false, true));
         assert_eq!(config.algorithm, Some(Algorithm::Ring));
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_named_with_its_line() {
+        let name = format!("unisono-config-{}.tuning", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let path = path.to_str().expect("text");
+        let file = Tuning::File(path.to_owned());
+        let said = |file: &Tuning| {
+            let error = file.table().expect_err("no table");
+            assert_eq!(error.code, Code::InvalidEnvironment);
+            error.detail.into_string()
+        };
+        assert!(said(&file).contains(&format!("UNISONO_TUNING=\"{path}\": No such file")));
+        let folder = std::env::temp_dir().to_str().expect("text").to_owned();
+        assert!(said(&Tuning::File(folder)).contains("not a file"));
+        for (text, wanted) in [
+            (&b"unisono-tuning 1\n\nall_reduce\n"[..], "line 3: no ranks=N"),
+            (b"\xff\xfe", "line 1: a table begins"),
+        ] {
+            std::fs::write(path, text).expect("a file");
+            assert!(said(&file).contains(&format!("\": {wanted}")), "{}", said(&file));
+        }
+        std::fs::write(path, "unisono-tuning 1\n").expect("a file");
+        assert_eq!(*file.table().expect("a table"), Table::default());
+        std::fs::remove_file(path).expect("it was there");
     }
 }

@@ -406,8 +406,52 @@ fn info_tables_hold_every_type_collective_knob_and_size() {
         assert!(knobs.contains(knob.variable) && knobs.contains(knob.text), "{knobs}");
     }
     let (_, tuning, _) = run(&["info", "--tuning", "-n", "8"]);
-    for word in ["8 ranks", "8 B", "128 MiB", "direct", "tcp"] {
+    for word in ["8 ranks", "link shm", "8 B", "128 MiB", "all_to_all", "flat", "staged"] {
         assert!(tuning.contains(word), "{word}: {tuning}");
+    }
+    let (_, tuning, _) = run(&["info", "--tuning", "--registered", "--collective", "reduce"]);
+    assert!(tuning.contains("direct") && !tuning.contains("all_to_all"), "{tuning}");
+}
+
+#[test]
+fn a_table_shows_in_what_is_chosen() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let info = ["info", "--tuning", "-n", "3", "--link", "tcp", "--collective", "all_reduce"];
+    let mut command = unisono(&info);
+    command.env("UNISONO_TUNING", golden.join("example.tuning"));
+    let output = finish(command);
+    let out = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0));
+    let file = golden.join("info_tuning.txt");
+    if std::env::var_os("UNISONO_UPDATE_GOLDEN").is_some() {
+        fs::write(&file, &out).expect("write");
+    }
+    assert_eq!(out, fs::read_to_string(&file).expect("golden"), "{}", file.display());
+
+    let mut command = unisono(&info);
+    command.env("UNISONO_TUNING", file);
+    let output = finish(command);
+    let err = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err.contains("line 1: a table begins with the line"), "{err}");
+}
+
+#[test]
+fn what_tune_writes_is_read_by_those_who_are_told() {
+    let folder = Folder::new("tune");
+    let path = folder.0.join("table");
+    let at = path.to_str().expect("text");
+    for link in ["shm", "tcp"] {
+        let tune = ["tune", "-n", "2", "--link", link, "--seconds", "1", "-o", at];
+        let (status, out, err) = run(&tune);
+        assert_eq!((status, out.as_str()), (Some(0), ""), "{err}");
+        let text = fs::read_to_string(&path).expect("a table");
+        assert!(text.contains(&format!("# {link}, 2 ranks: up to ")), "{text}");
+        unisono::tune::table::Table::parse(&text).expect("a table");
+        let perf = ["perf", "all_reduce", "--link", link, "-e", "64K", "--iters", "1"];
+        let mut command = unisono(&perf);
+        command.env("UNISONO_TUNING", &path);
+        assert_eq!(finish(command).status.code(), Some(0));
     }
 }
 
@@ -658,6 +702,35 @@ fn perf_says_which_algorithm_its_figures_are_of() {
     let out = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0));
     assert!(out.contains("algorithm UNISONO_ALGORITHM where it fits"), "{out}");
+}
+
+#[test]
+fn a_sweep_times_every_algorithm_beside_the_choice() {
+    let sweep = ["perf", "all_reduce", "--sweep-algos", "-n", "2", "--rounds", "2", "--iters", "2"];
+    let (status, out, err) = run(&[&sweep[..], &["-b", "8", "-e", "1M", "--json"]].concat());
+    assert_eq!(status, Some(0), "{err}");
+    let rows: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for (bytes, chosen) in [(8, "flat"), (262_144, "staged")] {
+        let rows: Vec<_> = rows.iter().filter(|row| row["bytes"] == bytes).collect();
+        let names = |chosen: bool| {
+            let of = rows.iter().filter(move |row| row["chosen"] == chosen);
+            of.map(|row| row["algo"].as_str().expect("a name")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(true), [chosen], "{out}");
+        let others = names(false);
+        assert!(["doubling", "pairwise", "ring", "staged"].iter().all(|a| others.contains(a)));
+        assert!(!others.contains(&"direct"), "its buffers are not shared: {out}");
+        assert_eq!(rows.iter().filter(|row| row["fastest"] == true).count(), 1, "{out}");
+        assert!(rows.iter().all(|row| row["wrong"] == 0), "{out}");
+    }
+    let (status, out, err) = run(&[&sweep[..], &["-b", "8", "-e", "8", "--link", "mem"]].concat());
+    assert_eq!(status, Some(0), "{err}");
+    assert_eq!(out.matches('*').count(), 2, "one in the legend, one in the table: {out}");
+    assert!(out.contains("# the choice is at most "), "{out}");
+    let (status, _, err) = run(&["perf", "sendrecv", "--sweep-algos"]);
+    assert_eq!(status, Some(2));
+    assert!(err.contains("no choice of algorithms"), "{err}");
 }
 
 #[test]

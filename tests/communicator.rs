@@ -1,9 +1,13 @@
 //! The Rust API: typed calls, scopes and groups, on threads and on every link.
 
+use std::sync::Arc;
 use std::thread;
+
+use unisono::Code;
 use unisono::comm::Communicator;
-use unisono::config::Config;
+use unisono::config::{Config, Tuning};
 use unisono::plan::Algorithm;
+use unisono::tune::table::Table;
 use unisono::types::{Rank, ReduceOp};
 
 fn world(n: i64, config: &Config, body: impl Fn(Communicator) + Sync) {
@@ -58,6 +62,90 @@ fn all_reduce_everywhere() {
             });
         }
     }
+}
+
+#[test]
+fn a_preference_holds_until_it_is_taken_back() {
+    world(3, &Config::default(), |c| {
+        let sum = || {
+            c.take_chosen();
+            let mut data = [1u32; 5];
+            c.all_reduce_in_place(&mut data, ReduceOp::Sum).expect("all_reduce");
+            assert_eq!(data, [3; 5]);
+            c.take_chosen()
+        };
+        assert_eq!(sum(), None, "so small a call needs no plan");
+        for algorithm in [Algorithm::Ring, Algorithm::Doubling] {
+            c.prefer(Some(algorithm)).expect("nothing is outstanding");
+            assert_eq!(sum(), Some(algorithm));
+        }
+        c.prefer(None).expect("nothing is outstanding");
+        assert_eq!(sum(), None);
+    });
+}
+
+/// Ranks with sockets between them, each with a table of its own, or none.
+fn tabled(tables: &[Option<Tuning>], body: impl Fn(unisono::Result<Communicator>) + Sync) {
+    let id = unisono::unique_id().expect("id");
+    thread::scope(|s| {
+        for (rank, tuning) in (0..).zip(tables) {
+            let config = Config { shm: false, tuning: tuning.clone(), ..Config::default() };
+            let world = i64::try_from(tables.len()).expect("a few");
+            let (id, body) = (&id, &body);
+            s.spawn(move || body(Communicator::init_rank(id, rank, world, &config)));
+        }
+    });
+}
+
+#[test]
+fn all_ranks_choose_by_the_table_of_rank_0() {
+    let table = |algorithm: &str| {
+        let row = |ranks| {
+            format!("all_reduce ranks={ranks} hosts={ranks} reach=messages bytes=any {algorithm}")
+        };
+        let text = format!("unisono-tuning 1\n{}\n{}\n", row(3), row(2));
+        Some(Tuning::Table(Arc::new(Table::parse(&text).expect("a table"))))
+    };
+    let taken = |c: &Communicator| {
+        c.take_chosen();
+        let mut data = [1u32; 5];
+        c.all_reduce_in_place(&mut data, ReduceOp::Sum).expect("all_reduce");
+        assert_eq!(data, [c.world_size(); 5]);
+        c.take_chosen()
+    };
+    let absent = Some(Tuning::File("/nowhere/table".to_owned()));
+    tabled(&[table("tree"), absent, table("binomial")], |made| {
+        let c = made.expect("a communicator");
+        assert_eq!(taken(&c), Some(Algorithm::Tree));
+        assert!(c.notes().iter().any(|note| note.contains("2 measured points")), "{:?}", c.notes());
+        // It was made without rank 0, and has its table all the same.
+        let part = c.split(i32::from(c.rank() == Rank(0)), 0).expect("a split").expect("a part");
+        if part.world_size() == 2 {
+            assert_eq!(taken(&part), Some(Algorithm::Tree));
+        }
+    });
+    tabled(&[None, table("tree"), table("tree")], |made| {
+        let taken = taken(&made.expect("a communicator"));
+        assert!(taken.is_some() && taken != Some(Algorithm::Tree), "{taken:?}");
+    });
+}
+
+#[test]
+fn a_table_that_rank_0_cannot_read_is_an_error_everywhere() {
+    let name = format!("unisono-communicator-{}.tuning", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, "unisono-tuning 1\nall_reduce by magic\n").expect("a file");
+    let file = Some(Tuning::File(path.to_str().expect("text").to_owned()));
+    tabled(&[file.clone(), None], |made| {
+        let error = made.expect_err("rank 0's table is bad");
+        assert_eq!(error.code, Code::InvalidEnvironment);
+        let named = error.detail.contains("UNISONO_TUNING=") && error.detail.contains("line 2: ");
+        assert!(named, "{error}");
+    });
+    let config = Config { tuning: file, ..Config::default() };
+    let error = Communicator::init_all(2, &config).expect_err("so it is for threads");
+    assert!(error.detail.contains("line 2: "), "{error}");
+    std::fs::remove_file(path).expect("it was there");
 }
 
 #[test]
@@ -150,7 +238,7 @@ fn slices_are_refused_inside_groups() {
         c.group_start().expect("start");
         let mut out = [0u8; 2];
         let error = c.all_reduce(&[1, 2], &mut out, ReduceOp::Sum).expect_err("refused");
-        assert_eq!(error.code, unisono::Code::InvalidState);
+        assert_eq!(error.code, Code::InvalidState);
         c.group_end().expect("end");
         c.all_reduce(&[1, 2], &mut out, ReduceOp::Sum).expect("works again");
     });
@@ -173,6 +261,6 @@ fn packed_calls_must_agree_one_by_one() {
             // SAFETY: the buffers outlive the group.
             unsafe { c.run(call).expect("collected") };
         }
-        assert_eq!(c.group_end().expect_err("mismatch").code, unisono::Code::Mismatch);
+        assert_eq!(c.group_end().expect_err("mismatch").code, Code::Mismatch);
     });
 }

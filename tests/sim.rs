@@ -293,6 +293,7 @@ fn engine(case: &Case, world: &World, rank: usize, capacity: u64) -> Engine<SimF
         window: case.window,
         capacity,
         memory: Memory::Apart,
+        table: None,
     };
     let size = facts.world;
     let tuner = Tuner::new(facts);

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("algo", &["plan", "types"]),
     ("kernel", &["error", "types"]),
     ("call", &["kernel", "types"]),
-    ("config", &["error", "obs", "plan"]),
+    ("config", &["error", "obs", "plan", "tune"]),
     ("engine", &["call", "error", "kernel", "plan", "types"]),
     ("tune", &["algo", "call", "engine", "error", "plan", "types"]),
     ("link", &["call", "engine", "error", "sync", "sys", "types"]),
@@ -37,8 +37,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "backend",
         &[
-            "call", "engine", "error", "health", "kernel", "link", "log", "obs", "sync", "sys",
-            "tune", "types",
+            "call", "engine", "error", "health", "kernel", "link", "log", "obs", "plan", "sync",
+            "sys", "tune", "types",
         ],
     ),
     (

@@ -12,6 +12,7 @@ use crate::call::{Call, Ragged};
 use crate::engine::{Hurried, Progress};
 use crate::error::{Error, Result};
 use crate::link::doze::Doze;
+use crate::plan::Algorithm;
 use crate::types::Rank;
 
 /// Carries out calls for one rank of one communicator.
@@ -70,6 +71,12 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
 
     /// Gives memory back.
     fn free(&mut self, memory: *mut u8) -> Result<()>;
+
+    /// Prefers `algorithm` from the next call on. Nothing is pending.
+    fn prefer(&mut self, algorithm: Option<Algorithm>);
+
+    /// The algorithm of the last call that began since this was last asked; `None`: it needed none.
+    fn take_chosen(&mut self) -> Option<Algorithm>;
 
     /// Compares the calls made with those of the peers that have said goodbye. Nothing is pending.
     ///

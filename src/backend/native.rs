@@ -12,6 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::health::{GRACE, Health, LINK_GRACE, Left, News, STALL, STALL_LONG};
 use crate::link::doze::Doze;
 use crate::link::{AnyBoard, Links};
+use crate::plan::Algorithm;
 use crate::sys::memory::Segment;
 use crate::sys::poll::{EVENTS_MAX, Event, Poller};
 use crate::tune::Tuner;
@@ -337,6 +338,14 @@ impl Backend for Native {
             let text = format!("{memory:p} is not memory of this communicator");
             Error::new(Code::InvalidArgument, text)
         })
+    }
+
+    fn prefer(&mut self, algorithm: Option<Algorithm>) {
+        self.engine.planner().prefer(algorithm);
+    }
+
+    fn take_chosen(&mut self) -> Option<Algorithm> {
+        self.engine.planner().take_chosen().map(|chosen| chosen.algorithm)
     }
 
     fn compare_ends(&mut self) -> Result<()> {

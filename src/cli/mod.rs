@@ -17,6 +17,7 @@ mod ranks;
 mod run;
 mod sys;
 mod table;
+mod tune;
 mod tuner;
 
 use std::io::Write;
@@ -32,6 +33,7 @@ enum Command {
     Perf(perf::Options),
     Check(check::Options),
     Info(info::Options),
+    Tune(tune::Options),
     Plan(plan::Options),
     Demo(demo::Options),
 }
@@ -60,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Perf(options) => perf::main(&options),
         Command::Check(options) => check::main(&options),
         Command::Info(options) => info::main(&options),
+        Command::Tune(options) => tune::main(&options),
         Command::Plan(options) => plan::main(&options),
         Command::Demo(options) => demo::main(&options),
     };

@@ -4,11 +4,13 @@
 //! and minimum are over the rounds after those that warm up. Sizes, bus-bandwidth factors, columns
 //! and verification follow nccl-tests, but for sizes that give a rank less than an element: there
 //! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
-//! size asked for, by which rows are matched, and `moved` what the figures are of.
+//! size asked for, by which rows are matched, and `moved` what the figures are of. `--sweep-algos`
+//! is [`sweep`]'s.
 
 mod able;
-mod measure;
+pub(super) mod measure;
 mod report;
+mod sweep;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,6 +82,9 @@ pub(crate) struct Options {
     /// Use this algorithm, and refuse what it does not do; `all` leaves out what it does not do
     #[arg(long, value_parser = parse_algorithm)]
     algo: Option<Algorithm>,
+    /// Time every algorithm that can do it, in turn in one run, beside the one chosen
+    #[arg(long, conflicts_with_all = ["algo", "min_bw"])]
+    sweep_algos: bool,
     /// Result bits depend on inputs and rank numbers alone; checked with data that shows the order
     #[arg(long)]
     deterministic: bool,
@@ -231,7 +236,7 @@ impl Options {
     }
 
     fn placements(&self) -> &'static [bool] {
-        match (self.in_place, self.out_of_place || self.json) {
+        match (self.in_place, self.out_of_place || self.json || self.sweep_algos) {
             (true, _) => &[true],
             (false, true) => &[false],
             (false, false) => &[false, true],
@@ -266,6 +271,13 @@ impl Options {
         if reducing && !ops.iter().any(makes_sense) {
             let text = "has no meaning; `unisono info --types` lists what has";
             return Err(format!("{} on {} {text}", self.reduction, self.dtype));
+        }
+        if self.sweep_algos {
+            let none = |&kind: &Kind| sweep::candidates(self, kind, world).is_empty();
+            return match self.op.0.iter().all(none) {
+                true => Err("there is no choice of algorithms to sweep".to_owned()),
+                false => Ok(()),
+            };
         }
         able::kinds(self, world).map(drop)
     }
@@ -324,7 +336,8 @@ fn rank(comm: &Communicator, options: &Options) -> u8 {
         return 2;
     }
     bind(comm, options);
-    match measure::all(comm, options) {
+    let measured = if options.sweep_algos { sweep::all } else { measure::all };
+    match measured(comm, options) {
         Ok(totals) => verdict(comm, options, &totals),
         Err(error) => {
             output::complain(format_args!("rank {}: {error}", comm.rank()));
@@ -348,7 +361,7 @@ fn bind(comm: &Communicator, options: &Options) {
 fn verdict(comm: &Communicator, options: &Options, totals: &Totals) -> u8 {
     let average = totals.average();
     let slow = options.min_bw.is_some_and(|least| average < least);
-    if comm.rank().0 == 0 && !options.json {
+    if comm.rank().0 == 0 && !options.json && !options.sweep_algos {
         report::footer(totals, options.check > 0);
     }
     if slow && comm.rank().0 == 0 {

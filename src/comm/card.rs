@@ -3,15 +3,17 @@
 //! ```text
 //! card:   hint (32) | name bytes (1) | name | addresses (1) | each: family (1) port (2) ip (4, 16)
 //!         | words (1) | processors (8 each)
-//! terms:  tile bytes (4) | window (4) | algorithm (1) | links (1)
+//! terms:  tile bytes (4) | window (4) | algorithm (1) | links (1) | rows of the tuning table
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::boot::frame::Fields;
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::error::{Code, Error, Result};
 use crate::plan::Algorithm;
+use crate::tune::table::Table;
 use crate::types::Rank;
 
 /// Addresses a card may hold.
@@ -90,12 +92,15 @@ impl Card {
     }
 }
 
-/// The settings that rank 0 decides.
+/// The settings that rank 0 decides. A table that is still in its file does not count.
 pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
     let mut bytes = config.tile_bytes.to_le_bytes().to_vec();
     bytes.extend_from_slice(&config.window.to_le_bytes());
     bytes.push(config.algorithm.map_or(NO_ALGORITHM, |a| a as u8));
     bytes.push(u8::from(config.shm) | u8::from(config.tcp) << 1);
+    if let Some(Tuning::Table(table)) = &config.tuning {
+        bytes.extend(table.encode());
+    }
     bytes
 }
 
@@ -103,11 +108,9 @@ pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
 pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
     let bad = || Error::new(Code::Protocol, "rank 0's terms are damaged").with_peer(Rank(0));
     let mut rest = Fields(bytes);
-    let mut read = || {
-        let found = (rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?);
-        rest.end().map(|()| found)
-    };
+    let mut read = || Ok::<_, Error>((rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?));
     let (tile, window, algorithm, links) = read().map_err(|_| bad())?;
+    let table = Table::decode(rest.0).ok_or_else(bad)?;
     if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || links >= 4 {
         return Err(bad());
     }
@@ -115,6 +118,7 @@ pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
         NO_ALGORITHM => None,
         number => Some(*Algorithm::ALL.get(usize::from(number)).ok_or_else(bad)?),
     };
+    config.tuning = (!table.rows().is_empty()).then(|| Tuning::Table(Arc::new(table)));
     (config.tile_bytes, config.window) = (tile, window);
     (config.shm, config.tcp) = (links & 1 != 0, links & 2 != 0);
     Ok(())
@@ -134,13 +138,20 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Card::decode(&bytes[..cut], 0).is_err(), "cut at {cut}");
         }
-        let config =
-            Config { tile_bytes: 4096, algorithm: Some(Algorithm::Tree), ..Config::default() };
+        let rows = "barrier ranks=2 hosts=1 reach=messages bytes=any binomial";
+        let table = Table::parse(&format!("unisono-tuning 1\n{rows}")).expect("a table");
+        let tuning = Some(Tuning::Table(Arc::new(table)));
+        let algorithm = Some(Algorithm::Tree);
+        let config = Config { tile_bytes: 4096, algorithm, tuning, ..Config::default() };
         let terms = encode_terms(&config);
         let mut other = Config::default();
         apply_terms(&mut other, &terms).expect("whole");
         assert_eq!(other, config);
         assert!(apply_terms(&mut other, &terms[1..]).is_err());
+        assert!(apply_terms(&mut other, &terms[..terms.len() - 1]).is_err());
+        let none = encode_terms(&Config { tuning: None, ..config });
+        apply_terms(&mut other, &none).expect("whole");
+        assert_eq!(other.tuning, None);
         assert!(apply_terms(&mut other, &[0; 10]).is_err());
     }
 }

@@ -17,7 +17,7 @@ use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, se
 use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
 use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, apply_terms, encode_terms};
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::engine::Engine;
 use crate::engine::link::Fabric;
 use crate::engine::wires::FABRIC_LANES;
@@ -27,8 +27,8 @@ use crate::health::control::{Control, Controls};
 use crate::health::threads::Thread;
 use crate::link::doze::Doze;
 use crate::link::shm::{self, Neighbour};
-use crate::link::tcp::{STAGING_BYTES, TcpRx, TcpTx};
-use crate::link::{AnyRx, AnyTx, Links, mem};
+use crate::link::tcp::{TcpRx, TcpTx};
+use crate::link::{AnyRx, AnyTx, Links, capacity, mem};
 use crate::sys::affinity;
 use crate::sys::bell::Bell;
 use crate::sys::limits;
@@ -56,6 +56,7 @@ pub(crate) struct Formed {
 /// Backends for `world` threads of this process.
 pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     check_place(0, world)?;
+    let config = &with_table(config)?;
     let count = world as usize;
     let hosts = Arc::new(one_host(count)?);
     let own_cores = count <= affinity::count();
@@ -70,10 +71,24 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
             backend: Native::new(engine, Health::Threads(health), poller),
             config: config.clone(),
             own_cores,
-            notes: vec![format!("{world} ranks are threads of one process")],
+            notes: [format!("{world} ranks are threads of one process")]
+                .into_iter()
+                .chain(table_note(config))
+                .collect(),
         })
     };
     (0..).zip(links.into_iter().zip(healths)).map(form).collect()
+}
+
+/// The same with the table in its file read.
+fn with_table(config: &Config) -> Result<Config> {
+    let table = config.tuning.as_ref().map(Tuning::table).transpose()?;
+    Ok(Config { tuning: table.map(Tuning::Table), ..config.clone() })
+}
+
+fn table_note(config: &Config) -> Option<String> {
+    let Some(Tuning::Table(table)) = &config.tuning else { return None };
+    Some(format!("algorithms by a table of {} measured points", table.rows().len()))
 }
 
 fn one_host(world: usize) -> Result<Hosts> {
@@ -98,6 +113,10 @@ fn facts(
         window: u64::from(config.window),
         capacity: links.capacity() as u64,
         memory,
+        table: match &config.tuning {
+            Some(Tuning::Table(table)) => Some(table.clone()),
+            Some(Tuning::File(_)) | None => None,
+        },
     }
 }
 
@@ -114,12 +133,15 @@ pub(crate) struct Prepared {
     listeners: Vec<TcpListener>,
     door: LocalListener,
     bell: Bell,
+    /// What this rank decides for all if it is the first.
+    terms: Vec<u8>,
     /// Makes room for the connection to the rendezvous: a later failure is told over that.
     spare: TcpListener,
 }
 
-/// Gets what can be had without the others.
-pub(crate) fn prepare(config: &Config) -> Result<Prepared> {
+/// Gets what can be had without the others. Only the `first` of them reads the table in its file.
+pub(crate) fn prepare(config: &Config, first: bool) -> Result<Prepared> {
+    let terms = encode_terms(&if first { with_table(config)? } else { config.clone() });
     // A world of a few hundred ranks needs more descriptors than the usual soft limit.
     let _ = limits::raise_files();
     let choice = choose(config.interface.as_deref())?;
@@ -128,7 +150,7 @@ pub(crate) fn prepare(config: &Config) -> Result<Prepared> {
         listeners.first().ok_or_else(|| Error::new(Code::NoAddress, "no address to listen at"))?;
     let spare = first.try_clone().map_err(|error| Error::os(&error, "a descriptor to spare"))?;
     let (door, bell) = (LocalListener::new()?, Bell::open()?);
-    Ok(Prepared { reason: choice.reason, listeners, door, bell, spare })
+    Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare })
 }
 
 /// The backend of `rank` in the job of `id`. Blocks until every rank has come, at most the
@@ -142,7 +164,7 @@ pub(crate) fn processes(
 ) -> Result<Formed> {
     let (rank, world) = place(rank, world)?;
     let deadline = super::start::deadline(config);
-    match prepare(config) {
+    match prepare(config, rank == 0) {
         Ok(prepared) => gather(id, (rank, world), config, epoch, prepared),
         Err(error) => {
             decline(id, rank, world, &error, deadline);
@@ -160,7 +182,7 @@ pub(crate) fn gather(
     prepared: Prepared,
 ) -> Result<Formed> {
     let deadline = super::start::deadline(config);
-    let Prepared { reason, listeners, door, bell, spare } = prepared;
+    let Prepared { reason, listeners, door, bell, terms, spare } = prepared;
     let card = Card {
         hint: host_hint(),
         name: door.name().to_owned(),
@@ -168,14 +190,15 @@ pub(crate) fn gather(
         processors: affinity::mask(),
     };
     drop(spare);
-    let mut joined = join(id, rank, world, &card.encode(), &encode_terms(config), deadline)?;
+    let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;
     let outcome = (|| {
         let mut config = config.clone();
         apply_terms(&mut config, &joined.terms)?;
         let cards = joined.cards.iter().enumerate();
         let cards = cards.map(|(r, c)| Card::decode(c, r)).collect::<Result<Vec<_>>>()?;
         let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
-        let mut forming = Forming { place, cards, config, notes: vec![reason] };
+        let notes = [reason].into_iter().chain(table_note(&config)).collect();
+        let mut forming = Forming { place, cards, config, notes };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
         let sockets = forming.sockets(&listeners, &neighbours, &mut joined)?;
         let formed = forming.finish(neighbours, me, sockets, memory, epoch)?;
@@ -313,8 +336,7 @@ impl Forming<'_> {
         let hosts = Arc::new(self.hosts()?);
         // All ranks must agree on it, so what counts is who could share memory, not who does.
         let apart = hosts.count() == world;
-        let capacity = if apart { STAGING_BYTES } else { STAGING_BYTES.min(mem::RING_BYTES) };
-        let mut links = Links::new(world, doze, capacity);
+        let mut links = Links::new(world, doze, capacity(apart));
         shm::join(&mut links, &found, index);
         if memory && world > 1 {
             let all: Vec<&Neighbour> = found.iter().flatten().collect();

@@ -71,7 +71,7 @@ struct Member {
 pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Option<Communicator>> {
     let (me, world) = (parent.rank().0, parent.world_size() as usize);
     // What a rank may lack it finds out before the others wait for it, and tells them.
-    let prepared = (color >= 0).then(|| prepare(parent.config())).transpose();
+    let prepared = (color >= 0).then(|| prepare(parent.config(), false)).transpose();
     let lacks = prepared.as_ref().map_or_else(|error| error.code as i32, |_| 0);
     let mut words = vec![0i32; 3 * world];
     parent.all_gather(&[color, key, lacks], &mut words)?;

@@ -46,6 +46,7 @@ use crate::call::{Call, Ragged};
 use crate::config::Config;
 use crate::error::{self, Code, Error, Result};
 use crate::obs::log::{Level, line};
+use crate::plan::Algorithm;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::process::block_signals;
 use crate::types::Rank;
@@ -145,6 +146,28 @@ impl Communicator {
 
     pub(crate) fn seat(&self) -> &Seat {
         &self.seat
+    }
+
+    /// Prefers `algorithm` from the next call on, as the setting does; `None`: chooses by size. For
+    /// those who measure: every rank must do the same between the same two calls.
+    ///
+    /// # Errors
+    /// `BUSY`, and `INVALID_STATE` while calls are outstanding.
+    pub fn prefer(&self, algorithm: Option<Algorithm>) -> Result<()> {
+        let _inside = self.enter()?;
+        self.no_group()?;
+        if self.core.table.pending() > 0 {
+            let text = "calls are outstanding, and they began under another preference";
+            return Err(Error::new(Code::InvalidState, text));
+        }
+        self.core.with_backend(|backend| backend.prefer(algorithm));
+        Ok(())
+    }
+
+    /// The algorithm of the last collective that began here since this was last asked; `None`:
+    /// there was none, or it was so small that it needed no plan.
+    pub fn take_chosen(&self) -> Option<Algorithm> {
+        self.core.with_backend(|backend| backend.take_chosen())
     }
 
     /// The error that broke the communicator, or `None` while it is usable.

@@ -274,6 +274,10 @@ impl Backend for Odd {
     fn free(&mut self, _: *mut u8) -> Result<()> {
         Ok(())
     }
+    fn prefer(&mut self, _: Option<crate::plan::Algorithm>) {}
+    fn take_chosen(&mut self) -> Option<crate::plan::Algorithm> {
+        None
+    }
     fn compare_ends(&mut self) -> Result<()> {
         Ok(())
     }

@@ -3,6 +3,22 @@
 //! Pure: the choice depends on the call's agreed values (collective, count, type, operation), the
 //! world, the hosts, and settings taken from rank 0. So ranks cannot differ; should they all the
 //! same, the hash in every message's head says so.
+//!
+//! The first that can do the call is taken:
+//!
+//! 1. the algorithm asked for;
+//! 2. what rank 0's table of measured points says ([`table`]);
+//! 3. between hosts of several ranks hierarchical, and between buffers that all can map direct:
+//!    what these save no estimate knows;
+//! 4. the one with the lowest estimate ([`cost`]).
+//!
+//! Whether a call is so small that it needs no plan is asked before all that ([`Tuner::route`]); a
+//! row of the table that names an algorithm says that it does. The last few choices are kept, so
+//! that a program that repeats its calls pays for neither.
+
+mod choice;
+mod cost;
+pub mod table;
 
 use std::sync::Arc;
 
@@ -13,18 +29,15 @@ use crate::engine::{Choice, Planner, Reach, Route};
 use crate::error::{Code, Error, Result};
 use crate::plan::cache::Cache;
 use crate::plan::{Algorithm, Key, Plan};
+pub use crate::tune::choice::{Chosen, Reason};
+use crate::tune::choice::{Question, Recent};
+use crate::tune::table::{Pick, Row, Table};
 use crate::types::{Collective, Rank, ReduceOp};
 
-/// Up to here whole buffers travel (latency counts); above, parts (bytes count).
-const SMALL_BYTES: u64 = 16 << 10;
 /// Up to here a rank reads all contributions to a small call, of all ranks together.
 const FLAT_BYTES_ALL: u64 = 128 << 10;
 /// Stages of one block of tiles: so many tiles, where they are long enough.
 const STAGED_WINDOW: u64 = 4;
-/// Up to here blocks of all_gather and all_to_all are stored and forwarded on large worlds.
-const BRUCK_BYTES: u64 = 1 << 10;
-/// From here on the ring's n - 1 hops cost less than owners reading n links at once.
-const RING_WORLD: u32 = 16;
 /// Input tiles of one fold together stay below this share of a typical second-level cache.
 const FOLD_BYTES: u64 = 512 << 10;
 /// Bytes of a message's head and rounding on a link, with some to spare.
@@ -64,6 +77,8 @@ pub struct Facts {
     pub capacity: u64,
     /// What memory ranks can map of each other.
     pub memory: Memory,
+    /// Measured points.
+    pub table: Option<Arc<Table>>,
 }
 
 /// Chooses, and keeps the plans it has chosen.
@@ -71,13 +86,37 @@ pub struct Facts {
 pub struct Tuner {
     facts: Facts,
     cache: Cache,
+    /// The table's rows for this world.
+    rows: Box<[Row]>,
+    recent: Recent,
+    chosen: Option<Chosen>,
 }
 
 impl Tuner {
     /// A tuner with an empty cache.
     #[must_use]
     pub fn new(facts: Facts) -> Self {
-        Self { facts, cache: Cache::default() }
+        let (ranks, hosts) = (facts.world, facts.hosts.count());
+        let here = |row: &&Row| row.place.ranks == ranks && row.place.hosts as usize == hosts;
+        let rows = facts.table.iter().flat_map(|table| table.rows()).filter(here).copied();
+        Self {
+            rows: rows.collect(),
+            facts,
+            cache: Cache::default(),
+            recent: Recent::default(),
+            chosen: None,
+        }
+    }
+
+    /// Asks for `algorithm` from now on; every rank must, from the same call on.
+    pub fn prefer(&mut self, algorithm: Option<Algorithm>) {
+        self.facts.algorithm = algorithm;
+        self.recent = Recent::default();
+    }
+
+    /// What was last chosen, if that was since this was last asked.
+    pub fn take_chosen(&mut self) -> Option<Chosen> {
+        self.chosen.take()
     }
 
     /// What it knows.
@@ -92,15 +131,73 @@ impl Tuner {
     /// # Errors
     /// No algorithm does it: a bug, since pairwise and binomial between them do everything.
     pub fn plan(&mut self, call: &Call, reach: Reach) -> Result<Arc<Plan>> {
-        let asked = self.facts.algorithm;
-        let candidates = asked.into_iter().chain(preference(call, &self.facts, reach));
-        for algorithm in candidates {
-            if let Some(plan) = self.plan_by(algorithm, call, reach) {
+        let question = Question::new(call, agreed_bytes(call), reach);
+        if let Some(chosen) = self.recent.find(&question)
+            && let Some(plan) = self.planned(call, chosen.algorithm)
+        {
+            self.chosen = Some(chosen);
+            return Ok(plan);
+        }
+        for chosen in self.preference(call, reach) {
+            if let Some(plan) = self.plan_by(chosen.algorithm, call, reach) {
+                self.recent.keep(question, chosen);
+                self.chosen = Some(chosen);
                 return Ok(plan);
             }
         }
         let text = format!("no algorithm for {} on {}", call.collective, call.dtype);
         Err(Error::new(Code::Internal, text))
+    }
+
+    /// Algorithms from the best to the last resort.
+    fn preference(&self, call: &Call, reach: Reach) -> impl Iterator<Item = Chosen> + use<> {
+        use Algorithm as A;
+        let facts = &self.facts;
+        let of = |algorithm: Option<A>, reason| algorithm.map(|a| Chosen { algorithm: a, reason });
+        let row = self.row(call, reach);
+        let measured = row.and_then(|row| match row.pick {
+            Pick::By(algorithm) => of(Some(algorithm), Reason::Table(row)),
+            Pick::Model | Pick::Flat => None,
+        });
+        let hosts = facts.hosts.count();
+        let levels = (hosts > 1 && hosts < facts.world as usize).then_some(A::Hierarchical);
+        let mapped = (reach >= Reach::Buffers).then_some(A::Direct);
+        let bytes = agreed_bytes(call);
+        let estimate = |a: A| cost::estimate(facts, call.collective, a, bytes);
+        let mut estimates = ESTIMATED.map(|a| (estimate(a).unwrap_or(u64::MAX), a));
+        // Stable: of equals the first.
+        estimates.sort_by_key(|&(time, _)| time);
+        let known = estimates.into_iter().filter(|&(time, _)| time < u64::MAX);
+        let first = [
+            of(facts.algorithm, Reason::Asked),
+            measured,
+            of(mapped, Reason::Mapped),
+            of(levels, Reason::Levels),
+        ];
+        first.into_iter().flatten().chain(
+            known.map(|(time, algorithm)| Chosen { algorithm, reason: Reason::Estimate(time) }),
+        )
+    }
+
+    /// What the table says of such calls.
+    #[must_use]
+    pub fn row(&self, call: &Call, reach: Reach) -> Option<Row> {
+        let mut rows = self.rows.iter();
+        let here = |row: &&Row| row.place.collective == call.collective && row.place.reach == reach;
+        // Most communicators have no rows.
+        let bytes = if self.rows.is_empty() { 0 } else { agreed_bytes(call) };
+        rows.find(|row| here(row) && bytes <= row.bytes).copied()
+    }
+
+    /// Whether the table says that a small call had better have a plan.
+    fn planned_though_small(&self, call: &Call) -> bool {
+        let reach = match self.facts.memory {
+            Memory::Apart => Reach::Messages,
+            // What is mapped of a call is known only after a meeting, which costs as much.
+            Memory::Given => Reach::Stages,
+            Memory::All => Reach::Buffers,
+        };
+        self.row(call, reach).is_some_and(|row| matches!(row.pick, Pick::By(_)))
     }
 
     /// The algorithms that can carry out `call` here: any of them is what [`Tuner::plan`] takes
@@ -193,7 +290,7 @@ impl Planner for Tuner {
         let free = |a: A| algorithm.is_none_or(|asked| asked == a) && self.allowed(a, call);
         if memory == Memory::Apart || world == 1 {
             Route::Links
-        } else if algorithm.is_none() && self.flat(call) {
+        } else if algorithm.is_none() && self.flat(call) && !self.planned_though_small(call) {
             Route::Flat
         } else if free(A::Direct) && (memory == Memory::All || self.worth_meeting(call)) {
             Route::Meet
@@ -269,81 +366,18 @@ fn staged_tile(facts: &Facts, chunks: u32, element: u64) -> Option<(u64, u64)> {
     tile(STAGED_WINDOW).or_else(|| tile(1))
 }
 
-/// Algorithms from the best to the last resort.
-fn preference(call: &Call, facts: &Facts, reach: Reach) -> impl Iterator<Item = Algorithm> + use<> {
-    use Algorithm as A;
-    use Collective as C;
-    let bytes = agreed_bytes(call);
-    let small = bytes <= SMALL_BYTES;
-    let wide_world = facts.world > RING_WORLD;
-    let hosts = facts.hosts.count();
-    let levels = hosts > 1 && hosts < facts.world as usize;
-    let best: &'static [A] = match call.collective {
-        C::AllReduce if small => &[A::Doubling, A::Pairwise],
-        C::AllReduce if wide_world => &[A::Ring, A::Halving, A::Pairwise],
-        C::Reduce | C::Broadcast if small => &[A::Binomial, A::Pairwise],
-        C::Broadcast if facts.world == 2 => &[A::Binomial],
-        C::AllGather | C::AllToAll if bytes <= BRUCK_BYTES && facts.world > 4 => {
-            &[A::Bruck, A::Pairwise]
-        }
-        C::AllGather if wide_world => &[A::Ring, A::Pairwise],
-        C::ReduceScatter if wide_world => &[A::Ring, A::Halving, A::Pairwise],
-        C::Barrier => &[A::Doubling, A::Binomial],
-        _ => &[A::Pairwise],
-    };
-    ((reach >= Reach::Buffers).then_some(A::Direct).into_iter())
-        .chain((reach >= Reach::Stages).then_some(A::Staged))
-        .chain(levels.then_some(A::Hierarchical))
-        .chain(best.iter().copied())
-        .chain([A::Pairwise, A::Binomial, A::Ring])
-}
+/// Algorithms that have estimates; of equal ones the first is taken.
+const ESTIMATED: [Algorithm; 8] = [
+    Algorithm::Staged,
+    Algorithm::Doubling,
+    Algorithm::Binomial,
+    Algorithm::Pairwise,
+    Algorithm::Ring,
+    Algorithm::Halving,
+    Algorithm::Bruck,
+    Algorithm::Tree,
+];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Dtype;
-
-    fn tuner(world: u32, deterministic: bool, algorithm: Option<Algorithm>) -> Tuner {
-        let hosts = Hosts::new(&vec![0; world as usize]).expect("a world");
-        Tuner::new(Facts {
-            rank: Rank(0),
-            world,
-            hosts: Arc::new(hosts),
-            deterministic,
-            algorithm,
-            tile_bytes: 64 << 10,
-            window: 2,
-            capacity: 256 << 10,
-            memory: Memory::Given,
-        })
-    }
-
-    #[test]
-    fn an_algorithm_that_is_able_is_taken_when_asked_for_and_no_other() {
-        for &collective in Collective::ALL.iter().filter(|c| !c.point_to_point()) {
-            for (world, deterministic) in
-                [(1, false), (2, true), (6, false), (6, true), (1024, false)]
-            {
-                for reach in [Reach::Messages, Reach::Stages, Reach::Buffers] {
-                    let call = Call { count: 1, ..Call::new(collective, Dtype::F32) };
-                    let able = tuner(world, deterministic, None).able(&call, reach);
-                    assert!(!able.is_empty(), "{collective} by {world}");
-                    for &asked in Algorithm::ALL {
-                        let plan = tuner(world, deterministic, Some(asked)).plan(&call, reach);
-                        let taken = plan.expect("a plan").key.algorithm == asked;
-                        assert_eq!(taken, able.contains(&asked), "{asked:?} {collective} {world}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn ranks_that_ask_for_direct_meet_whatever_the_size() {
-        let call = Call { count: 1, ..Call::new(Collective::AllReduce, Dtype::F32) };
-        assert_eq!(tuner(4, false, None).route(&call), Route::Flat);
-        assert_eq!(tuner(4, false, Some(Algorithm::Direct)).route(&call), Route::Meet);
-        assert_eq!(tuner(4, false, Some(Algorithm::Staged)).route(&call), Route::Staged);
-        assert_eq!(tuner(4, false, Some(Algorithm::Ring)).route(&call), Route::Links);
-    }
-}
+#[path = "tests.rs"]
+mod tests;

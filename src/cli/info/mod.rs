@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::ArgAction::SetTrue;
 use serde_json::{Map, Value};
 
+use super::ranks::Link;
 use super::{print, usage};
 
 /// Say what was found on this machine, what was chosen and why
@@ -25,7 +26,7 @@ pub(crate) struct Options {
     /// Collectives and the algorithms that do them
     #[arg(long, action = SetTrue)]
     plans: bool,
-    /// The algorithm, tile and window chosen by size
+    /// What is chosen by size: route, algorithm, tile and window, and why
     #[arg(long, action = SetTrue)]
     tuning: bool,
     /// Environment variables, their values and defaults
@@ -35,9 +36,15 @@ pub(crate) struct Options {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 4, requires = "tuning")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(unisono::types::WORLD_MAX)))]
     ranks: u32,
-    /// Collective for --tuning
-    #[arg(long, value_name = "NAME", default_value = "all_reduce", requires = "tuning")]
-    collective: String,
+    /// Collective for --tuning [default: all that choose by size]
+    #[arg(long, value_name = "NAME", requires = "tuning")]
+    collective: Option<String>,
+    /// How the ranks of --tuning reach each other
+    #[arg(long, value_enum, default_value = "shm", requires = "tuning")]
+    link: Link,
+    /// Buffers for --tuning that all ranks can map, not plain memory
+    #[arg(long, requires = "tuning")]
+    registered: bool,
     /// One JSON object
     #[arg(long, action = SetTrue)]
     json: bool,
@@ -61,7 +68,7 @@ pub(crate) fn main(options: &Options) -> ExitCode {
         parts.push(tables::plans());
     }
     if options.tuning {
-        match tuning::part(options.ranks, &options.collective) {
+        match tuning::part(options) {
             Ok(part) => parts.push(part),
             Err(what) => return usage(format_args!("info: {what}")),
         }

@@ -1,4 +1,5 @@
-//! What `--algo` can be asked for: the tuner says which calls an algorithm can carry out.
+//! What `--algo` can be asked for, and what `--sweep-algos` asks for: the tuner says which calls an
+//! algorithm can carry out.
 //!
 //! A setting of the environment is a preference, so the tuner passes it over where it does not fit.
 //! Figures under the name of an algorithm must be that algorithm's, so here it is refused.
@@ -37,6 +38,20 @@ pub(super) fn kinds(options: &Options, world: u32) -> Result<Vec<Kind>, String> 
         Some(text) if able.is_empty() => Err(text),
         _ => Ok(able),
     }
+}
+
+/// The algorithms that do all that is asked for of `kind`.
+///
+/// # Errors
+/// The options make no sense.
+pub(super) fn every(options: &Options, kind: Kind, world: u32) -> Result<Vec<Algorithm>, String> {
+    let mut every = Vec::new();
+    for &algorithm in Algorithm::ALL {
+        if refusal(options, kind, algorithm, world)?.is_none() {
+            every.push(algorithm);
+        }
+    }
+    Ok(every)
 }
 
 /// Why `algorithm` does not do all that is asked for of `kind`, or `None` when it does.

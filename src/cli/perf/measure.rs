@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use unisono::plan::Algorithm;
 use unisono::{Collective, Communicator, Dtype, ReduceOp, Result};
 
 use super::{Options, able, bus_factor, report};
@@ -94,14 +95,14 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
 }
 
 /// Whether rank 0 has nobody to print for any more. Every rank must ask: all end together.
-fn lost(comm: &Communicator) -> Result<bool> {
+pub(super) fn lost(comm: &Communicator) -> Result<bool> {
     let mut lost = [u8::from(output::is_lost())];
     comm.all_reduce_in_place(&mut lost, ReduceOp::Max)?;
     Ok(lost[0] > 0)
 }
 
 /// Every combination of type, operation, root and size that means something.
-fn rows(kind: Kind, world: u32, options: &Options) -> Vec<Row> {
+pub(super) fn rows(kind: Kind, world: u32, options: &Options) -> Vec<Row> {
     let any = |list: Result<Vec<u32>, String>| list.unwrap_or_default();
     let (dtypes, ops) = (options.dtypes(), options.reductions());
     let roots = if kind.rooted() { any(options.roots(world)) } else { vec![0] };
@@ -138,7 +139,7 @@ fn divided(kind: Kind) -> bool {
     !matches!(kind, Kind::SendRecv | Kind::Collective(C::AllReduce | C::Reduce | C::Broadcast))
 }
 
-fn calls(options: &Options, bytes: u64) -> u32 {
+pub(super) fn calls(options: &Options, bytes: u64) -> u32 {
     match (options.iters, bytes) {
         (0, 0..=65_536) => 500,
         (0, 65_537..=1_048_576) => 100,
@@ -148,6 +149,101 @@ fn calls(options: &Options, bytes: u64) -> u32 {
     }
 }
 
+/// One call, laid out and filled, and who makes it.
+#[derive(Debug)]
+pub(in crate::cli) struct Patterned<'a> {
+    comm: &'a Communicator,
+    case: Case,
+    /// The algorithm of the last round that asked for none; `None`: the call needed no plan.
+    pub(in crate::cli) taken: Option<Algorithm>,
+}
+
+impl<'a> Patterned<'a> {
+    pub(super) fn new(
+        comm: &'a Communicator,
+        options: &Options,
+        shape: &Shape,
+        patterns: &mut Patterns,
+    ) -> Result<Self> {
+        let flavor = match (shape.kind.reduces(), options.deterministic) {
+            (false, _) => Flavor::Bits,
+            (true, false) => Flavor::Exact,
+            (true, true) => Flavor::Ordered,
+        };
+        let source = if options.registered { Source::Registered } else { Source::Plain };
+        Self::of(comm, shape, (flavor, source), patterns)
+    }
+
+    /// A case with inputs of `flavor` in memory of `source`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(in crate::cli) fn of(
+        comm: &'a Communicator,
+        shape: &Shape,
+        (flavor, source): (Flavor, Source),
+        patterns: &mut Patterns,
+    ) -> Result<Self> {
+        let mut case = Case::new(shape, comm, flavor, source)?;
+        case.fill(patterns, 0);
+        Ok(Self { comm, case, taken: None })
+    }
+
+    /// A round of `calls`, by the algorithm `asked` for: the slowest rank's mean time, in seconds.
+    ///
+    /// # Errors
+    /// Whatever ended a call.
+    pub(in crate::cli) fn round(&mut self, asked: Option<Algorithm>, calls: u32) -> Result<f64> {
+        let comm = self.comm;
+        comm.barrier()?;
+        self.prefer(asked)?;
+        comm.take_chosen();
+        let start = Instant::now();
+        for _ in 0..calls {
+            self.case.run(comm)?;
+        }
+        let mine = start.elapsed().as_secs_f64() / f64::from(calls);
+        self.taken = comm.take_chosen();
+        self.prefer(None)?;
+        let mut slowest = [0.0];
+        comm.all_reduce(&[mine], &mut slowest, ReduceOp::Max)?;
+        Ok(slowest[0])
+    }
+
+    /// As [`verify`], by the algorithm `asked` for.
+    pub(super) fn verify(
+        &mut self,
+        asked: Option<Algorithm>,
+        options: &Options,
+        patterns: &mut Patterns,
+    ) -> Result<Option<u64>> {
+        self.prefer(asked)?;
+        let wrong = verify(self.comm, options, &mut self.case, patterns)?;
+        self.prefer(None)?;
+        Ok(wrong)
+    }
+
+    /// What the settings say holds again where nothing is asked for.
+    fn prefer(&self, asked: Option<Algorithm>) -> Result<()> {
+        self.comm.prefer(asked.or_else(|| self.comm.config().algorithm))
+    }
+
+    /// Gives registered memory back.
+    ///
+    /// # Errors
+    /// It was not the communicator's.
+    pub(in crate::cli) fn free(self) -> Result<()> {
+        self.case.free(self.comm)
+    }
+}
+
+/// The middle one of the figures; of an even number, the upper of the two in the middle.
+pub(in crate::cli) fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 fn time(
     comm: &Communicator,
     options: &Options,
@@ -155,33 +251,19 @@ fn time(
     moved: u64,
     patterns: &mut Patterns,
 ) -> Result<Figure> {
-    let flavor = match (shape.kind.reduces(), options.deterministic) {
-        (false, _) => Flavor::Bits,
-        (true, false) => Flavor::Exact,
-        (true, true) => Flavor::Ordered,
-    };
-    let source = if options.registered { Source::Registered } else { Source::Plain };
-    let mut case = Case::new(shape, comm, flavor, source)?;
-    case.fill(patterns, 0);
+    let mut case = Patterned::new(comm, options, shape, patterns)?;
     let calls = calls(options, moved);
     let mut rounds = Vec::new();
     for round in 0..options.warmup + options.rounds {
-        comm.barrier()?;
-        let start = Instant::now();
-        for _ in 0..calls {
-            case.run(comm)?;
-        }
-        let mine = start.elapsed().as_secs_f64() / f64::from(calls);
-        let mut slowest = [0.0];
-        comm.all_reduce(&[mine], &mut slowest, ReduceOp::Max)?;
+        let slowest = case.round(None, calls)?;
         if round >= options.warmup {
-            rounds.push(slowest[0]);
+            rounds.push(slowest);
         }
     }
-    let wrong = verify(comm, options, &mut case, patterns)?;
-    case.free(comm)?;
-    rounds.sort_by(f64::total_cmp);
-    let (median, least) = (rounds[rounds.len() / 2], rounds[0]);
+    let wrong = case.verify(None, options, patterns)?;
+    case.free()?;
+    let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
+    let median = median(&rounds);
     #[expect(clippy::cast_precision_loss, reason = "a figure to show")]
     let algbw = moved as f64 / median / 1e9;
     Ok(Figure {

@@ -7,6 +7,7 @@ use unisono::plan::Algorithm;
 
 use super::Options;
 use super::measure::{Figure, Row, Totals};
+use super::sweep::Sweep;
 use crate::cli::data::shape::Kind;
 use crate::cli::output;
 use crate::cli::ranks;
@@ -41,17 +42,13 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The lines above a collective's table.
-    pub(super) fn begin(&self, kind: Kind) {
-        if self.silent() || self.options.json {
-            return;
-        }
+    /// What is measured, and how.
+    fn title(&self, kind: Kind, algorithm: &str) {
         let (options, world) = (self.options, self.comm.world_size());
         let memory = if options.registered { "registered" } else { "plain" };
-        let algorithm = options.algo.map_or_else(|| preferred(options), Algorithm::name);
         let mode = if options.deterministic { ", deterministic" } else { "" };
         output::line(format_args!(
-            "# unisono {}: {}, {world} ranks, link {}, {memory} memory, algorithm {algorithm}{mode}",
+            "# unisono {}: {}, {world} ranks, link {}, {memory} memory, {algorithm}{mode}",
             env!("CARGO_PKG_VERSION"),
             kind.name(),
             self.link
@@ -66,6 +63,16 @@ impl<'a> Report<'a> {
         output::line(
             "# size: what a call moves: the size asked for, down to whole elements, at least one a rank",
         );
+    }
+
+    /// The lines above a collective's table.
+    pub(super) fn begin(&self, kind: Kind) {
+        if self.silent() || self.options.json {
+            return;
+        }
+        let options = self.options;
+        let algorithm = options.algo.map_or_else(|| preferred(options), Algorithm::name);
+        self.title(kind, &format!("algorithm {algorithm}"));
         let placements: String = options
             .placements()
             .iter()
@@ -128,10 +135,6 @@ impl<'a> Report<'a> {
     }
 
     fn json(&self, row: &Row, figure: &Figure, reduction: &str, root: i64) -> serde_json::Value {
-        let round = |value: f64, digits: i32| {
-            let scale = 10f64.powi(digits);
-            (value * scale).round() / scale
-        };
         json!({
             "op": row.shape.kind.name(),
             "ranks": self.comm.world_size(),
@@ -153,6 +156,111 @@ impl<'a> Report<'a> {
             "wrong": figure.wrong,
         })
     }
+}
+
+/// What `--sweep-algos` prints.
+impl Report<'_> {
+    /// Says that there is nothing to choose.
+    pub(super) fn left_out_of_sweep(&self, kind: Kind) {
+        if !self.silent() && !self.options.json {
+            output::line(format_args!("# left out, without a choice: {}", kind.name()));
+        }
+    }
+
+    /// The lines above a collective's table.
+    pub(super) fn begin_sweep(&self, kind: Kind, candidates: &[Algorithm]) {
+        if self.silent() || self.options.json {
+            return;
+        }
+        self.title(kind, "every algorithm beside the choice");
+        output::line("# behind: how much longer than the fastest (*) the choice takes");
+        let names: String = candidates.iter().map(|a| format!("{:>14}", a.name())).collect();
+        let head = ["size", "type", "redop", "choice", "time", "behind"];
+        output::line(format_args!("#{}{names}", sweep_cells(&head)));
+        let units = ["(B)", "", "", "", "(us)", "(%)"];
+        let times = format!("{:>13} ", "(us)").repeat(candidates.len());
+        output::line(format_args!("#{}{}", sweep_cells(&units), times.trim_end()));
+    }
+
+    /// One size.
+    pub(super) fn sweep(&self, row: &Row, sweep: &Sweep, candidates: &[Algorithm]) {
+        if self.silent() {
+            return;
+        }
+        if self.options.json {
+            for at in 0..sweep.all.len() {
+                output::line(self.sweep_json(row, sweep, at));
+            }
+            return;
+        }
+        debug_assert_eq!(sweep.all.len(), candidates.len() + 1, "the choice and all others");
+        let time = |at: usize| {
+            let mark = if at == sweep.fastest { "*" } else { "" };
+            format!("{:.2}{mark}", sweep.all[at].median_us())
+        };
+        let reduction = if row.shape.kind.reduces() { row.shape.op.name() } else { "none" };
+        let cells = sweep_cells(&[
+            &row.moved(self.comm.world_size()).to_string(),
+            row.shape.dtype.name(),
+            reduction,
+            sweep.all[0].name(),
+            &time(0),
+            &format!("{:.1}", sweep.behind),
+        ]);
+        let times: String = (1..sweep.all.len()).map(|at| format!("{:>14}", time(at))).collect();
+        let wrong: u64 = sweep.all.iter().map(|timed| timed.wrong.unwrap_or(0)).sum();
+        let wrong = if wrong > 0 { format!("  # {wrong} wrong") } else { String::new() };
+        output::line(format_args!(" {cells}{times}{wrong}"));
+    }
+
+    /// The line below the last table.
+    pub(super) fn end_sweep(&self, worst: Option<&(f64, Kind, Row)>) {
+        if let Some((behind, kind, row)) = worst
+            && !self.silent()
+            && !self.options.json
+        {
+            let (bytes, name) = (row.moved(self.comm.world_size()), kind.name());
+            output::line(format_args!(
+                "# the choice is at most {behind:.1} % behind the fastest: {name} of {bytes} B"
+            ));
+        }
+    }
+
+    fn sweep_json(&self, row: &Row, sweep: &Sweep, at: usize) -> serde_json::Value {
+        let (shape, timed) = (&row.shape, &sweep.all[at]);
+        json!({
+            "op": shape.kind.name(),
+            "ranks": self.comm.world_size(),
+            "bytes": row.bytes,
+            "moved": row.moved(self.comm.world_size()),
+            "count": shape.count,
+            "dtype": shape.dtype.name(),
+            "redop": if shape.kind.reduces() { shape.op.name() } else { "none" },
+            "root": if shape.kind.rooted() { i64::from(shape.root) } else { -1 },
+            "in_place": shape.in_place,
+            "link": self.link,
+            "registered": self.options.registered,
+            "deterministic": self.options.deterministic,
+            "algo": timed.name(),
+            "chosen": timed.chosen(),
+            "fastest": at == sweep.fastest,
+            "behind_percent": if timed.chosen() { Some(round(sweep.behind, 2)) } else { None },
+            "median_us": round(timed.median_us(), 3),
+            "min_us": round(timed.min_us(), 3),
+            "wrong": timed.wrong,
+        })
+    }
+}
+
+/// The columns of a sweep before those of its algorithms.
+fn sweep_cells(cells: &[&str; 6]) -> String {
+    let [size, dtype, reduction, choice, time, behind] = cells;
+    format!("{size:>12}{dtype:>8}{reduction:>12}{choice:>14}{time:>12}{behind:>9}")
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
 }
 
 /// The lines below the last table.
