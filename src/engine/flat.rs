@@ -26,7 +26,7 @@ use crate::kernel::{self, Fold, Form, Source, Stage};
 use crate::types::{Collective, Rank};
 
 /// From here on a contribution is shown past the caches, where that is faster ([`Board::past`]).
-const STREAM_BYTES: usize = 16 << 10;
+const STREAM_BYTES: usize = 4 << 10;
 
 /// Bytes of the areas' piece for `call`: the longest contribution, the same on all ranks.
 pub(super) fn shown_bytes(call: &Call, world: usize) -> u64 {
