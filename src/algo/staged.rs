@@ -15,7 +15,8 @@
 //! | reduce | n of n, the root n-1 | n-1 of n, the root 2(n-1) | 2 |
 //! | reduce_scatter, all_to_all | n-1 of n | n-1 of n | 1 |
 //! | all_gather | 1 of 1 | n-1 of 1 | 1 |
-//! | broadcast, scatter | the root 1, n-1 | the others 1 | 1 |
+//! | broadcast | the root 1 of 1, in 4 parts | the others 1 | 4 |
+//! | scatter | the root n-1 of n | the others 1 | 1 |
 //! | gather | the others 1 | the root n-1 | 1 |
 //!
 //! Where all wait for all, what was staged for one block of tiles is known to be loaded once the
@@ -25,16 +26,21 @@
 
 use super::{Team, small};
 use crate::plan::build::Builder;
-use crate::plan::{Key, Region, Step, flag};
+use crate::plan::{Key, PHASES_MAX, Region, Step, flag};
 use crate::types::{Collective, Rank};
+
+/// Parts of a broadcast's buffer, a phase each.
+const PARTS: u32 = 4;
+const _: () = assert!(PARTS <= PHASES_MAX);
 
 pub(super) fn plan(key: &Key, team: Team<'_>) -> Option<Builder> {
     use Collective as C;
     let chunks = match key.collective {
-        C::AllReduce | C::Reduce => team.len(),
+        C::AllReduce | C::Reduce => small(team.len()),
+        C::Broadcast => PARTS,
         _ => 1,
     };
-    let mut b = Builder::new(key.clone(), small(chunks));
+    let mut b = Builder::new(key.clone(), chunks);
     match key.collective {
         C::AllReduce | C::Reduce => reduce(&mut b, team),
         C::ReduceScatter | C::ReduceScatterV => {
@@ -50,7 +56,8 @@ pub(super) fn plan(key: &Key, team: Team<'_>) -> Option<Builder> {
             stage_others(&mut b, team);
             load_from_all(&mut b, team, small(team.me));
         }
-        C::Broadcast | C::Scatter => from_root(&mut b, team),
+        C::Broadcast => broadcast(&mut b, team),
+        C::Scatter => scatter(&mut b, team),
         C::Gather => to_root(&mut b, team),
         _ => return None,
     }
@@ -61,7 +68,7 @@ pub(super) fn plan(key: &Key, team: Team<'_>) -> Option<Builder> {
 fn own_chunk(b: &Builder, team: Team<'_>) -> u32 {
     use Collective as C;
     match b.key().collective {
-        C::AllToAll | C::Scatter => small(team.me),
+        C::AllToAll => small(team.me),
         _ => 0,
     }
 }
@@ -131,21 +138,40 @@ fn load_from_all(b: &mut Builder, team: Team<'_>, chunk: u32) {
     }
 }
 
-fn from_root(b: &mut Builder, team: Team<'_>) {
+/// Part by part, so that the others load one while the root stages the next.
+fn broadcast(b: &mut Builder, team: Team<'_>) {
     let (root, me) = (b.key().root, b.key().rank);
-    let own = own_chunk(b, team);
+    for part in 0..PARTS {
+        if me == root {
+            b.push(0, Step::copy((Region::Input, part), (Region::Stage, part)));
+            b.push(0, Step::post(part + 1));
+        } else {
+            b.push(0, Step::wait_for(root, part + 1));
+            load(b, root, part, part);
+        }
+    }
     if me != root {
-        b.push(0, Step::wait_for(root, 1));
-        load(b, root, own, 0);
         b.push(0, Step::post(1));
         return;
     }
-    match b.key().collective {
-        Collective::Broadcast => stage(b),
-        _ => stage_others(b, team),
+    let all = Step::copy((Region::Input, 0), (Region::Output, 0)).over(PARTS);
+    b.push(0, all);
+    for p in team.others() {
+        b.push(0, Step::wait_for(team.ranks[p], 1));
     }
+}
+
+fn scatter(b: &mut Builder, team: Team<'_>) {
+    let (root, me) = (b.key().root, b.key().rank);
+    if me != root {
+        b.push(0, Step::wait_for(root, 1));
+        load(b, root, small(team.me), 0);
+        b.push(0, Step::post(1));
+        return;
+    }
+    stage_others(b, team);
     b.push(0, Step::post(1));
-    b.push(0, Step::copy((Region::Input, own), (Region::Output, 0)));
+    b.push(0, Step::copy((Region::Input, small(team.me)), (Region::Output, 0)));
     for p in team.others() {
         b.push(0, Step::wait_for(team.ranks[p], 1));
     }

@@ -206,7 +206,9 @@ fn staged_is_proven() {
     prove_all(Algorithm::Staged, |collective, n, proof| match collective {
         C::AllReduce => cost(proof, 0, 2 * (n - 1), 2),
         C::Reduce => cost_within(proof, 0, 2 * (n - 1), 3),
-        C::Broadcast | C::Scatter => cost(proof, 0, 1, 2),
+        // In quarters.
+        C::Broadcast => cost(proof, 0, 4, 2),
+        C::Scatter => cost(proof, 0, 1, 2),
         _ => cost_within(proof, 0, n - 1, 2),
     });
 }
