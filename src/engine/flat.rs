@@ -6,9 +6,9 @@
 //! up to 32 KiB     in a piece of the rank's area (`area`), in front of the notice
 //! ```
 //!
-//! From 8 KiB on it is faster to load the others' buffers where they lie, if all can be mapped, which
-//! takes a meeting to know. So with such a contribution a notice tells where the buffers are; if all
-//! could have been mapped, the next call of that size meets.
+//! From 8 KiB on it is faster to load the others' buffers where they lie, if all can be mapped,
+//! which takes a meeting to know. So with such a contribution a notice tells where the buffers are;
+//! if all could have been mapped, the next call of that size meets.
 //!
 //! Folds take all contributions in rank order, so the result is in tree order, like that of every
 //! other path.

@@ -158,8 +158,8 @@ unsafe impl Board for AnyBoard {
     }
 }
 
-/// Bytes that every link of a rank takes on while its other end does nothing, in a world whose ranks
-/// are `apart`, so that there are only sockets, and in any other.
+/// Bytes that every link of a rank takes on while its other end does nothing, in a world whose
+/// ranks are `apart`, so that there are only sockets, and in any other.
 #[must_use]
 pub const fn capacity(apart: bool) -> usize {
     if apart || tcp::STAGING_BYTES < mem::RING_BYTES { tcp::STAGING_BYTES } else { mem::RING_BYTES }

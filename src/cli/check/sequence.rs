@@ -1,5 +1,6 @@
-//! Calls one after the other of kinds, sizes and memory that nobody has chosen, with ranks that come
-//! late: whatever path a call takes, it must leave the next one its places on the board and links.
+//! Calls one after the other of kinds, sizes and memory that nobody has chosen, with ranks that
+//! come late: whatever path a call takes, it must leave the next one its places on the board and
+//! links.
 
 use std::time::Duration;
 
