@@ -15,8 +15,8 @@
 //! of a block until all that it posted has been received. Messages without elements are not sent
 //! after the first tile: no plan may count on them for order, which small worlds show.
 //!
-//! Stages hold two blocks of tiles and outlive the call. What [`super`] asks of a plan so that no
-//! call writes over what another still loads is checked as well.
+//! Stages are modelled as the least they may be: two blocks of tiles that outlive the call. What
+//! [`super`] asks of a plan so that no call writes over what another still loads is checked as well.
 //!
 //! Worlds of up to 128 ranks. Not here: links, time, real data.
 
