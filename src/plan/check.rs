@@ -16,7 +16,7 @@
 //! after the first tile: no plan may count on them for order, which small worlds show.
 //!
 //! Stages are modelled as the least they may be: two blocks of tiles that outlive the call. What
-//! [`super`] asks of a plan so that no call writes over what another still loads is checked as well.
+//! [`super`] asks of a plan so that no call writes over what another still loads is checked too.
 //!
 //! Worlds of up to 128 ranks. Not here: links, time, real data.
 
