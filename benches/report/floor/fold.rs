@@ -117,15 +117,9 @@ mod x86 {
     ) {
         // SAFETY: the caller's promise is passed on.
         unsafe {
-            if streaming {
-                body(sources, targets, count, |at, sums| {
-                    _mm512_stream_ps(at, _mm512_loadu_ps(sums.as_ptr()));
-                });
-                // Streamed stores are seen late: before others are told of them they must be done.
-                _mm_sfence();
-            } else {
-                body(sources, targets, count, |at, sums| at.cast::<Block>().write_unaligned(sums));
-            }
+            fold(sources, targets, count, streaming, |at, sums| {
+                _mm512_stream_ps(at, _mm512_loadu_ps(sums.as_ptr()));
+            });
         }
     }
 
@@ -140,11 +134,30 @@ mod x86 {
     ) {
         // SAFETY: the caller's promise is passed on.
         unsafe {
+            fold(sources, targets, count, streaming, |at, sums| {
+                _mm256_stream_ps(at, _mm256_loadu_ps(sums.as_ptr()));
+                _mm256_stream_ps(at.add(8), _mm256_loadu_ps(sums[8..].as_ptr()));
+            });
+        }
+    }
+
+    /// Stores by `stream` or as usual.
+    ///
+    /// # Safety
+    /// As [`super::best`]; to be inlined into a function that enables what `stream` needs.
+    #[inline(always)]
+    unsafe fn fold<const N: usize>(
+        sources: &[*const f32; N],
+        targets: &[*mut f32],
+        count: usize,
+        streaming: bool,
+        stream: impl Fn(*mut f32, Block),
+    ) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe {
             if streaming {
-                body(sources, targets, count, |at, sums| {
-                    _mm256_stream_ps(at, _mm256_loadu_ps(sums.as_ptr()));
-                    _mm256_stream_ps(at.add(8), _mm256_loadu_ps(sums[8..].as_ptr()));
-                });
+                body(sources, targets, count, stream);
+                // Streamed stores are seen late: before others are told of them they must be done.
                 _mm_sfence();
             } else {
                 body(sources, targets, count, |at, sums| at.cast::<Block>().write_unaligned(sums));
