@@ -208,6 +208,9 @@ impl Backend for Native {
     }
 
     unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried {
+        if !self.engine.may_hurry(call) {
+            return Hurried::Left;
+        }
         self.before_call();
         let Some(work) = self.health.begin() else { return Hurried::Left };
         // SAFETY: the caller's promise is passed on.

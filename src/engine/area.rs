@@ -20,7 +20,7 @@
 //! than a third of the room. That they have done with all earlier ones follows from the notices
 //! (`engine::meet`) and, inside a call, from the plan (`crate::plan`, "Stage").
 
-use crate::engine::link::{FLAT_BYTES, STAGE_BYTES, area_room};
+use crate::engine::link::{Board, FLAT_BYTES, Fabric, STAGE_BYTES, area_room};
 
 /// Pieces begin at multiples of this.
 const PAGE: u64 = 4096;
@@ -45,6 +45,30 @@ pub(crate) struct Way {
     /// Past the caches.
     pub(crate) past: bool,
     pub(crate) timed: bool,
+}
+
+/// A store to a piece, or a load out of it, that is timed: see `link::pace`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    past: bool,
+    began: u64,
+}
+
+impl Way {
+    /// Begins to time what is done with such a piece, if it is one to judge by.
+    pub(crate) fn begin<F: Fabric>(self, fabric: &mut F) -> Option<Timing> {
+        let board = fabric.board().filter(|_| self.timed)?;
+        Some(Timing { past: self.past, began: board.clock() })
+    }
+}
+
+impl Timing {
+    /// `bytes` bytes have been stored or loaded.
+    pub(crate) fn end<F: Fabric>(self, bytes: usize, fabric: &mut F) {
+        if let Some(board) = fabric.board() {
+            board.took(self.past, bytes, board.clock().saturating_sub(self.began));
+        }
+    }
 }
 
 /// The pieces of one call, all of one length.

@@ -5,7 +5,7 @@
 //! between.
 
 use crate::engine::bind::Operand;
-use crate::engine::lane::{Context, Cursor, Flow, at_element, begin_timing, end_timing};
+use crate::engine::lane::{Context, Cursor, Flow, at_element};
 use crate::engine::link::Fabric;
 use crate::kernel::Form;
 use crate::plan::{Region, Step, flag};
@@ -33,10 +33,13 @@ impl Cursor {
             ..operand
         };
         let stages = step.source == Region::PeerStage || step.target == Region::Stage;
-        let began = if stages { begin_timing(tile, cx) } else { None };
+        let way = stages.then(|| cx.bound.way(tile));
+        let timing = way.and_then(|way| way.begin(&mut cx.wires.fabric));
         let streaming = !laps && cx.bound.streams(step.target, tile);
         cx.bound.copy(step, (part(source), part(target)), count, streaming);
-        end_timing(began, count * widest, cx);
+        if let Some(timing) = timing {
+            timing.end(count * widest, &mut cx.wires.fabric);
+        }
         self.at += count;
         if self.at >= target.count { Flow::Complete } else { Flow::Moved }
     }
@@ -85,11 +88,14 @@ impl Cursor {
                 streaming += usize::from(cx.bound.streams(step.target, tile));
             }
         }
-        let began = if staged { begin_timing(tile, cx) } else { None };
+        let way = staged.then(|| cx.bound.way(tile));
+        let timing = way.and_then(|way| way.begin(&mut cx.wires.fabric));
         cx.bound.fold(step, cx.sources, (cx.targets, streaming), target.form, count);
-        // The others' stages are loaded; to the own one goes as much as one of them.
-        let stages = group.len() - 1 + usize::from(spread || step.target == Region::Stage);
-        end_timing(began, count * stages * cx.bound.bytes(Form::Native), cx);
+        if let Some(timing) = timing {
+            // The others' stages are loaded; to the own one goes as much as one of them.
+            let stages = group.len() - 1 + usize::from(spread || step.target == Region::Stage);
+            timing.end(count * stages * cx.bound.bytes(Form::Native), &mut cx.wires.fabric);
+        }
         self.at += count;
         if self.at >= target.count { Flow::Complete } else { Flow::Moved }
     }

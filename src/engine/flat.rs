@@ -16,7 +16,7 @@
 use std::ptr;
 
 use crate::call::Call;
-use crate::engine::area::Pieces;
+use crate::engine::area::{Pieces, Timing};
 use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS, Place};
 use crate::engine::meet::{buffers, hear, places_of};
 use crate::engine::tile::Layout;
@@ -46,11 +46,12 @@ const fn piece_bytes(bytes: usize) -> u64 {
 /// From here on loading buffers where they lie is faster than showing contributions.
 const PLACES_BYTES: u64 = 8 << 10;
 
-/// Whether notices of a flat `call` tell where the buffers are, and everyone hears everyone's.
-pub(super) fn tells_places(call: &Call, world: usize) -> bool {
+/// Whether notices of a flat `call` with pieces of `shown` bytes tell where the buffers are, and
+/// everyone hears everyone's.
+pub(super) const fn tells_places(call: &Call, shown: u64) -> bool {
     use Collective as C;
-    matches!(call.collective, C::AllReduce | C::AllGather | C::ReduceScatter | C::AllToAll)
-        && shown_bytes(call, world) >= PLACES_BYTES
+    shown >= PLACES_BYTES
+        && matches!(call.collective, C::AllReduce | C::AllGather | C::ReduceScatter | C::AllToAll)
 }
 
 /// Whom rank `me` has to hear.
@@ -71,14 +72,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         stand: &mut Stand,
     ) -> Result<[u64; NOTICE_WORDS]> {
         let (me, world) = (self.wires.me, self.wires.world);
-        let tells = tells_places(call, world);
-        let mut words = if tells { self.places(call, stand) } else { [0; NOTICE_WORDS] };
+        let mut words = if stand.tells { self.places(call, stand) } else { [0; NOTICE_WORDS] };
         let bytes = buffers(call, me, world).0;
         let inline = self.flat.bytes() == 0;
         if bytes > if inline { INLINE_BYTES } else { FLAT_BYTES } {
             return Err(wrong_route());
         }
-        let began = self.begin_flat_timing();
+        let timing = self.begin_timing();
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
         let piece = || board.area(me).wrapping_add(place(&self.flat));
         let to = if inline { words.as_mut_ptr().cast() } else { piece() };
@@ -86,7 +86,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         // SAFETY: the call's input has these bytes (it was validated), and both places have room
         // for them, as has just been seen.
         unsafe { kernel::copy(to, call.send, bytes, streaming) };
-        self.end_flat_timing(began, bytes);
+        if let Some(timing) = timing {
+            timing.end(bytes, &mut self.wires.fabric);
+        }
         Ok(words)
     }
 
@@ -111,13 +113,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             stand.heard += 1;
         }
-        if tells_places(call, world) {
+        if stand.tells {
             self.hear_places(stand);
         }
-        let began = self.begin_flat_timing();
+        let timing = self.begin_timing();
         self.take_flat(call)?;
-        if began.is_some() {
-            self.end_flat_timing(began, self.loaded_bytes(call));
+        if let Some(timing) = timing {
+            timing.end(self.loaded_bytes(call), &mut self.wires.fabric);
         }
         stand.done = true;
         Ok(true)
@@ -132,20 +134,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Begins to time the stores or loads of contributions, if this call is one to judge by.
-    fn begin_flat_timing(&mut self) -> Option<(bool, u64)> {
-        if self.flat.bytes() < STREAM_BYTES as u64 {
-            return None;
-        }
-        let way = self.flat.way(0, false);
-        let board = self.wires.fabric.board().filter(|_| way.timed)?;
-        Some((way.past, board.clock()))
-    }
-
-    /// Ends what [`Engine::begin_flat_timing`] began.
-    fn end_flat_timing(&mut self, began: Option<(bool, u64)>, bytes: usize) {
-        if let (Some((past, began)), Some(board)) = (began, self.wires.fabric.board()) {
-            board.took(past, bytes, board.clock().saturating_sub(began));
-        }
+    fn begin_timing(&mut self) -> Option<Timing> {
+        let large = self.flat.bytes() >= STREAM_BYTES as u64;
+        large.then(|| self.flat.way(0, false))?.begin(&mut self.wires.fabric)
     }
 
     /// Bytes that this rank takes out of others' pieces.

@@ -232,24 +232,6 @@ fn board<F: Fabric>(wires: &mut Wires<F>) -> Result<&mut F::Board> {
         .ok_or_else(|| Error::new(Code::Internal, "a direct plan without memory links"))
 }
 
-/// Begins to time what is done with stages of `tile`, if it is one to judge by.
-pub(super) fn begin_timing<F: Fabric>(tile: u64, cx: &mut Context<'_, F>) -> Option<(bool, u64)> {
-    let way = cx.bound.way(tile);
-    let board = cx.wires.fabric.board().filter(|_| way.timed)?;
-    Some((way.past, board.clock()))
-}
-
-/// Ends what [`begin_timing`] began: `bytes` bytes of stages were stored or loaded.
-pub(super) fn end_timing<F: Fabric>(
-    began: Option<(bool, u64)>,
-    bytes: usize,
-    cx: &mut Context<'_, F>,
-) {
-    if let (Some((past, began)), Some(board)) = (began, cx.wires.fabric.board()) {
-        board.took(past, bytes, board.clock().saturating_sub(began));
-    }
-}
-
 /// The operand's element number `at`.
 pub(super) fn at_element(bound: &Bound, operand: Operand, at: usize) -> Source {
     Source { at: operand.at.wrapping_add(at * bound.bytes(operand.form)), form: operand.form }

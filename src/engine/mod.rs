@@ -144,6 +144,8 @@ struct Stand {
     turn: u64,
     /// The notice has been shown; over links there is none to show.
     shown: bool,
+    /// The notice of a flat call tells where the buffers are.
+    tells: bool,
     /// No peer can map the own buffers.
     hidden: bool,
     /// How many ranks' notices of a flat call have been seen.
@@ -297,18 +299,22 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
     }
 
-    /// Takes a small call if nothing stands before it, and looks at it up to `polls` times at once.
+    /// Whether `call` is one to hurry: small, and nothing stands before it.
+    pub fn may_hurry(&mut self, call: &Call) -> bool {
+        let free = self.broken.is_none() && self.run.is_none() && self.queue.is_empty();
+        free && self.wires.flushed()
+            && !call.collective.ragged()
+            && !call.collective.point_to_point()
+            && self.route(call) == Route::Flat
+    }
+
+    /// Takes a call that [`Engine::may_hurry`], unless the engine has been broken since, and looks
+    /// at it up to `polls` times at once.
     ///
     /// # Safety
     /// As for [`Engine::submit`], if it is taken.
     pub unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried {
-        let free = self.broken.is_none() && self.run.is_none() && self.queue.is_empty();
-        let quick = free
-            && self.wires.flushed()
-            && !call.collective.ragged()
-            && !call.collective.point_to_point()
-            && self.route(call) == Route::Flat;
-        if !quick {
+        if self.broken.is_some() {
             return Hurried::Left;
         }
         let mut stand = self.stand(call, Route::Flat);
@@ -471,7 +477,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             return Route::Links;
         }
         match self.planner.route(call) {
-            Route::Flat if self.shared && flat::tells_places(call, self.wires.world) => Route::Meet,
+            Route::Flat if self.shared => {
+                let shown = flat::shown_bytes(call, self.wires.world);
+                if flat::tells_places(call, shown) { Route::Meet } else { Route::Flat }
+            }
             route => route,
         }
     }
@@ -496,12 +505,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.turns += 1;
             self.notices.clear();
         }
+        let mut tells = false;
         if route == Route::Flat {
             let bytes = flat::shown_bytes(call, self.wires.world);
             self.flat = self.before.pieces.take(self.wires.world, bytes, 1);
+            tells = flat::tells_places(call, bytes);
         }
         let turn = if links { 0 } else { self.turns };
-        Stand { head, route, turn, shown: links, hidden: false, heard: 0, done: false }
+        Stand { head, route, turn, shown: links, tells, hidden: false, heard: 0, done: false }
     }
 
     /// Chooses the plan of a call whose ranks need not meet first.
