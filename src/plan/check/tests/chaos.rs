@@ -297,11 +297,13 @@ impl<'a> Chaos<'a> {
         let expected: Vec<Vec<(u32, u32, bool)>> = match key.collective {
             Collective::AllReduce => (0..self.plans[0].chunks).map(everyone).collect(),
             Collective::ReduceScatter => vec![everyone(rank)],
-            Collective::Broadcast => vec![vec![(key.root.0, 0, false)]],
+            Collective::Broadcast => {
+                (0..self.plans[0].chunks).map(|c| vec![(key.root.0, c, false)]).collect()
+            }
             Collective::AllToAll => (0..n).map(|s| vec![(s, rank, false)]).collect(),
             Collective::Barrier if self.begun.iter().all(|&b| b) => vec![],
             Collective::Barrier => return Err("left a barrier early".into()),
-            other => unimplemented!("{other}"),
+            other => return Err(format!("no model of {other}")),
         };
         let finished = u32::from(key.collective.reduces());
         for (chunk, parts) in (0u32..).zip(&expected) {
