@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::call::{Call, Ragged};
-use crate::engine::{Hurried, Progress};
+use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Error, Result};
 use crate::link::doze::Doze;
 use crate::plan::Algorithm;
@@ -25,10 +25,11 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     unsafe fn submit(&mut self, call: Call, ticket: u32);
 
     /// Takes a small call that stands first in line, and looks for its end up to `polls` times.
+    /// What is known of the call is kept for its next time.
     ///
     /// # Safety
     /// As for [`Backend::submit`], if it is taken.
-    unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried;
+    unsafe fn hurry(&mut self, call: (&Call, &mut Known), ticket: u32, polls: u32) -> Hurried;
 
     /// Moves whatever can move.
     fn poll(&mut self) -> Progress;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::backend::Backend;
 use crate::call::{Call, Ragged};
 use crate::engine::link::Fabric;
-use crate::engine::{Engine, Hurried, Progress};
+use crate::engine::{Engine, Hurried, Known, Progress};
 use crate::error::{Code, Error, Result};
 use crate::health::{GRACE, Health, LINK_GRACE, Left, News, STALL, STALL_LONG};
 use crate::link::doze::Doze;
@@ -207,14 +207,19 @@ impl Backend for Native {
         unsafe { self.engine.submit(call, ticket) };
     }
 
-    unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried {
-        if !self.engine.may_hurry(call) {
+    unsafe fn hurry(
+        &mut self,
+        (call, known): (&Call, &mut Known),
+        ticket: u32,
+        polls: u32,
+    ) -> Hurried {
+        if !self.engine.may_hurry(call, known) {
             return Hurried::Left;
         }
         self.before_call();
         let Some(work) = self.health.begin() else { return Hurried::Left };
         // SAFETY: the caller's promise is passed on.
-        let hurried = unsafe { self.engine.hurry(call, ticket, polls) };
+        let hurried = unsafe { self.engine.hurry((call, known), ticket, polls) };
         work.done();
         // A broken engine takes no call: what is broken now is news to the others.
         if let (Hurried::Taken, Some(error)) = (hurried, self.engine.broken()) {

@@ -5,10 +5,10 @@ use std::slice;
 
 use super::dtype::dtype;
 use super::handle::{Comm, Held, RequestHandle};
-use super::op::{UNISONO_SUM, operation};
+use super::op::{MADE, UNISONO_SUM, operation};
 use super::{input, on_comm, output};
 use crate::call::Call;
-use crate::comm::Args;
+use crate::comm::{Args, Key};
 use crate::error::Result;
 use crate::types::Collective;
 
@@ -100,7 +100,28 @@ impl Given {
     /// until this returns (inside a group: buffers until the group has ended).
     pub(super) unsafe fn run(&self, comm: *mut Comm) -> c_int {
         // SAFETY: the caller's promise.
-        on_comm(comm, |held| unsafe { held.comm.run(self.prepare(held)?) })
+        on_comm(comm, |held| unsafe {
+            match self.key() {
+                Some(key) => held.comm.run_again(key, || self.prepare(held)),
+                None => held.comm.run(self.prepare(held)?),
+            }
+        })
+    }
+
+    /// What tells this call from others, if it has neither lists of counts nor an operation that
+    /// the program has made.
+    #[inline]
+    fn key(&self) -> Option<Key> {
+        let kind = self.collective;
+        (!kind.ragged() && !kind.point_to_point() && self.op < MADE).then(|| Key {
+            send: self.send.cast(),
+            recv: self.recv.cast(),
+            count: self.count,
+            root: self.root.into(),
+            dtype: self.dtype,
+            op: self.op,
+            collective: kind,
+        })
     }
 
     /// Starts the call.

@@ -36,7 +36,7 @@ pub const UNISONO_LAND: c_int = 9;
 pub const UNISONO_LOR: c_int = 10;
 
 /// The first number of an operation a program has made.
-const MADE: c_int = 1000;
+pub(super) const MADE: c_int = 1000;
 
 /// The operations made on a communicator. Numbers are not used again.
 #[derive(Debug, Default)]

@@ -99,9 +99,8 @@ impl Case {
     pub(crate) fn run(&mut self, comm: &Communicator) -> Result<()> {
         match self.shape.kind {
             Kind::Collective(collective) => {
-                let call = comm.prepare(&self.args(collective))?;
                 // SAFETY: the buffers are this case's own, borrowed until the call has ended.
-                unsafe { comm.run(call) }
+                unsafe { comm.run_args(&self.args(collective)) }
             }
             Kind::SendRecv => {
                 comm.group_start()?;

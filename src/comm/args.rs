@@ -2,8 +2,8 @@
 //! time, call with.
 
 use crate::call::Call;
-use crate::comm::Communicator;
 use crate::comm::call::{Buffers, Operation};
+use crate::comm::{Communicator, Key};
 use crate::error::Result;
 use crate::types::{Collective, Dtype, Rank, ReduceOp};
 
@@ -55,9 +55,42 @@ impl Args<'_> {
             recv_displacements: None,
         }
     }
+
+    /// What tells this call from others, if it has neither lists of counts nor a factor.
+    fn key(&self) -> Option<Key> {
+        let kind = self.collective;
+        let factor = kind.reduces() && self.operation.op == ReduceOp::PreMulSum;
+        let plain = !factor && !kind.ragged() && !kind.point_to_point();
+        plain.then(|| Key {
+            send: self.send,
+            recv: self.recv,
+            count: self.count,
+            root: self.root,
+            dtype: self.dtype.number().into(),
+            op: self.operation.op.number().into(),
+            collective: kind,
+        })
+    }
 }
 
 impl Communicator {
+    /// Makes the call that `args` describe, and waits for its end. Inside a group it is only
+    /// collected.
+    ///
+    /// # Safety
+    /// As for [`Communicator::run`].
+    ///
+    /// # Errors
+    /// Those of [`Communicator::prepare`], and whatever ended the call.
+    pub unsafe fn run_args(&self, args: &Args<'_>) -> Result<()> {
+        match args.key() {
+            // SAFETY: passed on.
+            Some(key) => unsafe { self.run_again(key, || self.prepare(args)) },
+            // SAFETY: passed on.
+            None => unsafe { self.run(self.prepare(args)?) },
+        }
+    }
+
     /// The call that `args` describe, checked; hand it to [`Communicator::run`] or
     /// [`Communicator::start`].
     ///

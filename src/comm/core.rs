@@ -12,9 +12,10 @@ use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::boot::missing::ranks_text;
 use crate::call::{Call, Ragged};
+use crate::comm::again::{Driven, Key};
 use crate::comm::fuse::{Pack, pack};
 use crate::comm::table::{BLOCKING, Table, lock};
-use crate::engine::Hurried;
+use crate::engine::{Hurried, Known};
 use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::sync::{AtomicU32, Ordering};
@@ -32,12 +33,12 @@ const ABORT: u32 = 1;
 const DROP: u32 = 2;
 
 /// Whoever may drive.
-type Driver<'a> = MutexGuard<'a, Box<dyn Backend>>;
+type Driver<'a> = MutexGuard<'a, Driven>;
 
 /// What a communicator's handles share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    backend: Mutex<Box<dyn Backend>>,
+    backend: Mutex<Driven>,
     pub(crate) table: Table,
     inbox: Mutex<VecDeque<(Call, u32)>>,
     /// Lists of counts that ended calls no longer need.
@@ -67,7 +68,7 @@ impl Core {
     pub(crate) fn new(backend: Box<dyn Backend>, patience: Patience) -> Self {
         Self {
             bell: backend.bell(),
-            backend: Mutex::new(backend),
+            backend: Mutex::new(Driven::new(backend)),
             table: Table::new(),
             inbox: Mutex::new(VecDeque::with_capacity(64)),
             spare: Mutex::new(Vec::new()),
@@ -104,16 +105,9 @@ impl Core {
         if let Some(mut backend) = self.try_backend() {
             self.take_posted(&mut **backend);
             if self.table.pending() == 0 {
-                self.heed_abort(&mut **backend);
-                // SAFETY: as in `submit`. Nobody else waits to be moved on or told; the call's own
-                // end, if it is not over at once, is told after the table knows of it.
-                let hurried = unsafe { backend.hurry(&call, BLOCKING, self.patience.polls()) };
-                if hurried == Hurried::Ended {
+                let mut known = Known::default();
+                if self.hurry(&mut **backend, (&call, &mut known), timeout) {
                     return Ok(());
-                }
-                self.table.begin(BLOCKING, 1, timeout);
-                if hurried == Hurried::Left {
-                    self.submit(&mut **backend, call, BLOCKING);
                 }
             } else {
                 self.table.begin(BLOCKING, 1, timeout);
@@ -126,6 +120,53 @@ impl Core {
         }
         self.wait(BLOCKING, None)?;
         self.table.result(BLOCKING)
+    }
+
+    /// As [`Core::run`], for a call that may be the same as the last; else `prepare` makes it.
+    #[inline]
+    pub(crate) fn run_again(
+        &self,
+        key: Key,
+        timeout: Option<Duration>,
+        prepare: impl FnOnce() -> Result<Call>,
+    ) -> Result<()> {
+        let Some(mut backend) = self.try_backend() else {
+            return self.run(prepare()?, timeout);
+        };
+        self.take_posted(&mut **backend);
+        if self.table.pending() > 0 {
+            drop(backend);
+            return self.run(prepare()?, timeout);
+        }
+        let (driven, call, known) = backend.again(key, prepare)?;
+        if self.hurry(driven, (call, known), timeout) {
+            return Ok(());
+        }
+        self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
+        drop(backend);
+        self.wait(BLOCKING, None)?;
+        self.table.result(BLOCKING)
+    }
+
+    /// Makes a blocking call that nothing else is pending beside; whether it is over already.
+    fn hurry(
+        &self,
+        backend: &mut dyn Backend,
+        (call, known): (&Call, &mut Known),
+        timeout: Option<Duration>,
+    ) -> bool {
+        self.heed_abort(backend);
+        // SAFETY: as in `submit`. Nobody else waits to be moved on or told; the call's own end, if
+        // it is not over at once, is told after the table knows of it.
+        let hurried = unsafe { backend.hurry((call, known), BLOCKING, self.patience.polls()) };
+        if hurried == Hurried::Ended {
+            return true;
+        }
+        self.table.begin(BLOCKING, 1, timeout);
+        if hurried == Hurried::Left {
+            self.submit(backend, call.clone(), BLOCKING);
+        }
+        false
     }
 
     /// The backend, unless somebody drives it.

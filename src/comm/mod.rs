@@ -11,6 +11,7 @@
 //!
 //! Not here: how a call is carried out (the backend), and agreement on who is left after a failure.
 
+mod again;
 mod args;
 pub(crate) mod call;
 pub(crate) mod card;
@@ -31,6 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+pub(crate) use self::again::Key;
 pub use self::args::Args;
 pub use self::call::Operation;
 use self::call::{Seat, apart};
@@ -235,6 +237,25 @@ impl Communicator {
             return Ok(());
         }
         self.core.run(call, self.config.timeout)
+    }
+
+    /// As [`Communicator::run`], of what `prepare` makes of the arguments that `key` stands for.
+    ///
+    /// # Safety
+    /// As for [`Communicator::run`].
+    #[inline]
+    pub(crate) unsafe fn run_again(
+        &self,
+        key: Key,
+        prepare: impl FnOnce() -> Result<Call>,
+    ) -> Result<()> {
+        let inside = self.enter()?;
+        if self.collects() {
+            drop(inside);
+            // SAFETY: passed on.
+            return unsafe { self.run(prepare()?) };
+        }
+        self.core.run_again(key, self.config.timeout, prepare)
     }
 
     /// As [`Communicator::run`], but refused inside a group: the call has ended when this returns.

@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::backend::drive::{Outcome, Patience, drive};
 use crate::call::{Call, Ragged};
 use crate::config::Config;
-use crate::engine::{Hurried, Progress};
+use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Doze;
 use crate::types::{Collective, Dtype, Rank, ReduceOp};
@@ -226,7 +226,7 @@ impl Backend for Odd {
     unsafe fn submit(&mut self, _: Call, ticket: u32) {
         self.held.push(ticket);
     }
-    unsafe fn hurry(&mut self, _: &Call, _: u32, _: u32) -> Hurried {
+    unsafe fn hurry(&mut self, _: (&Call, &mut Known), _: u32, _: u32) -> Hurried {
         Hurried::Left
     }
 

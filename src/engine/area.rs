@@ -4,9 +4,9 @@
 //! around the area, the same way on all ranks:
 //!
 //! ```text
-//!  0        4 KiB    8 KiB                                    area_room
-//!  | pages for single  | around here and back: all other pieces |
-//!    small pieces, in turn
+//!  0           8 KiB      136 KiB                                  area_room
+//!  | two pages | 32 pages | around here and back: all other pieces |
+//!    for single small pieces, in turn
 //! ```
 //!
 //! Two places in turn would do for all, but then a rank stores to lines that others have just
@@ -16,27 +16,53 @@
 //! who loads one makes the processor fetch the lines behind it too, up to the end of the page, and
 //! the next piece must not be there (512 bytes: 0.4 us instead of 1.3).
 //!
-//! Invariant: no piece laps over the one before it, which others may still load; none is longer
-//! than a third of the room. That they have done with all earlier ones follows from the notices
-//! (`engine::meet`) and, inside a call, from the plan (`crate::plan`, "Stage").
+//! In a call with a root some wait for nobody, and may be many calls ahead; for that it has more
+//! pages.
+//!
+//! Invariant: nobody stores to a piece that another may still load. With its pieces a call learns
+//! *after* which turn they are free: all must have shown that one, and so have ended those before
+//! it (`engine::meet`). A page is free when the call that used it has ended everywhere; a piece
+//! that goes around, when the last such call has been begun by all: no piece laps over the one
+//! before it, and that all have done with earlier ones follows from the plan (`crate::plan`,
+//! "Stage"). No piece is longer than a third of the room.
 
-use crate::engine::link::{Board, FLAT_BYTES, Fabric, STAGE_BYTES, area_room};
+use crate::engine::link::{AHEAD, Board, FLAT_BYTES, Fabric, STAGE_BYTES, area_room};
 
 /// Pieces begin at multiples of this.
 const PAGE: u64 = 4096;
 
-/// Where those begin that go around: behind two pages.
-const RING_AT: u64 = 2 * PAGE;
+/// Pages for single small pieces of calls in which everyone waits for everyone.
+const TIGHT_PAGES: usize = 2;
+
+/// Those for calls in which some wait for nobody.
+const LOOSE_PAGES: usize = AHEAD;
+
+const PAGES: usize = TIGHT_PAGES + LOOSE_PAGES;
+
+/// Where those begin that go around: behind the pages.
+const RING_AT: u64 = PAGES as u64 * PAGE;
 
 /// Where the next piece goes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Next {
     /// Bytes behind [`RING_AT`].
     at: u64,
     /// Of all pieces ever put.
     number: u64,
-    /// Of single small ones.
-    small: u64,
+    /// The last turn with pieces that go around.
+    around: u64,
+    /// The page last used by calls in which everyone waits for everyone, and by others.
+    page: [usize; 2],
+    /// The last turn that used each page.
+    pages: [u64; PAGES],
+}
+
+/// The call that takes pieces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taker {
+    pub(crate) turn: u64,
+    /// Some ranks wait for nobody in it.
+    pub(crate) loose: bool,
 }
 
 /// How a piece is stored.
@@ -81,11 +107,19 @@ pub(crate) struct Pieces {
     bytes: u64,
     /// The number of the first, of all pieces ever put.
     number: u64,
+    /// They are free when all ranks have shown this turn.
+    pub(crate) after: u64,
+}
+
+impl Default for Next {
+    fn default() -> Self {
+        Self { at: 0, number: 0, around: 0, page: [0; 2], pages: [0; PAGES] }
+    }
 }
 
 impl Next {
     /// Takes `count` pieces of `bytes` bytes, on areas for `world` ranks.
-    pub(crate) fn take(&mut self, world: usize, bytes: u64, count: u64) -> Pieces {
+    pub(crate) fn take(&mut self, world: usize, taker: Taker, bytes: u64, count: u64) -> Pieces {
         let (room, bytes) = (area_room(world) as u64 - RING_AT, bytes.next_multiple_of(PAGE));
         debug_assert!(bytes <= room / 3, "a piece of {bytes} bytes");
         if bytes == 0 || count == 0 {
@@ -94,20 +128,35 @@ impl Next {
         let number = self.number;
         self.number += count;
         if bytes == PAGE && count == 1 {
-            self.small += 1;
-            return Pieces { first: self.small % 2 * PAGE, run: 1, around: 1, bytes, number };
+            let (kind, first, pages) = match taker.loose {
+                false => (0, 0, TIGHT_PAGES),
+                true => (1, TIGHT_PAGES, LOOSE_PAGES),
+            };
+            self.page[kind] = (self.page[kind] + 1) % pages;
+            let page = first + self.page[kind];
+            let last = std::mem::replace(&mut self.pages[page], taker.turn);
+            let after = if last == 0 { 0 } else { last + 1 };
+            return Pieces { first: page as u64 * PAGE, run: 1, around: 1, bytes, number, after };
         }
+        let after = self.after();
+        self.around = taker.turn;
         let first = if self.at + bytes > room { 0 } else { self.at };
         let (run, around) = ((room - first) / bytes, room / bytes);
-        let pieces = Pieces { first: RING_AT + first, run, around, bytes, number };
+        let pieces = Pieces { first: RING_AT + first, run, around, bytes, number, after };
         self.at = pieces.at(count - 1) + bytes - RING_AT;
         pieces
+    }
+
+    /// The turn after which the next pieces that go around are free.
+    pub(crate) const fn after(&self) -> u64 {
+        self.around
     }
 }
 
 impl Pieces {
     /// None.
-    pub(crate) const NONE: Self = Self { first: 0, run: 0, around: 1, bytes: 0, number: 0 };
+    pub(crate) const NONE: Self =
+        Self { first: 0, run: 0, around: 1, bytes: 0, number: 0, after: 0 };
 
     /// Where piece `index` of the call begins, in bytes.
     #[inline]
@@ -150,24 +199,51 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever calls follow each other, a piece is in the room and apart from the one before.
+        /// Whatever calls follow each other, a piece is in the room and apart from the one before
+        /// it in its call; the first, from the last ones of all calls that may not have ended
+        /// elsewhere.
         #[test]
-        fn a_piece_never_laps_over_the_one_before(
+        fn a_piece_never_laps_over_one_that_may_be_loaded(
             world in 1usize..20,
-            calls in prop::collection::vec((0..=STAGE_BYTES as u64, 0u64..40), 1..60),
+            calls in prop::collection::vec(
+                (prop_oneof![0..=STAGE_BYTES as u64, 1..=PAGE], 0u64..40, any::<bool>()),
+                1..90,
+            ),
         ) {
             let room = area_room(world) as u64;
-            let (mut next, mut before) = (Next::default(), (0, 0));
+            let mut next = Next::default();
+            let mut last: Vec<(u64, (u64, u64))> = Vec::new();
             let mut number = 0;
-            for (bytes, count) in calls {
-                let pieces = next.take(world, bytes, count);
+            for ((bytes, count, loose), turn) in calls.into_iter().zip(1..) {
+                let count = if bytes <= PAGE && count % 8 > 0 { 1 } else { count };
+                let pieces = next.take(world, Taker { turn, loose }, bytes, count);
+                prop_assert!(pieces.after < turn);
+                last.retain(|&(turn, _)| turn >= pieces.after);
+                let mut before = None;
                 for index in 0..if bytes == 0 { 0 } else { count } {
                     let at = pieces.at(index);
                     prop_assert!(at % PAGE == 0 && at + bytes <= room);
-                    prop_assert!(at >= before.1 || at + bytes <= before.0, "{at} {before:?}");
+                    // Who stages a second piece has waited for all to have begun the call.
+                    let others = last.iter().filter(|_| index == 0).map(|l| l.1);
+                    for (from, to) in others.chain(before) {
+                        prop_assert!(at >= to || at + bytes <= from, "{at} {from} {to}");
+                    }
                     prop_assert_eq!(pieces.number + index, number);
-                    (before, number) = ((at, at + bytes), number + 1);
+                    (before, number) = (Some((at, at + bytes)), number + 1);
                 }
+                last.extend(before.map(|before| (turn, before)));
+            }
+        }
+
+        /// As many small calls may follow each other unseen as there are pages for.
+        #[test]
+        fn a_root_may_be_ahead(bytes in 1..=PAGE) {
+            let mut next = Next::default();
+            for turn in 1..100 {
+                let taker = Taker { turn, loose: true };
+                let pages = LOOSE_PAGES as u64;
+                let after = next.take(2, taker, bytes, 1).after;
+                prop_assert_eq!(after, if turn > pages { turn - pages + 1 } else { 0 });
             }
         }
     }
@@ -175,7 +251,8 @@ mod tests {
     #[test]
     fn some_pieces_are_timed_in_any_rhythm() {
         for every in 1..40 {
-            let pieces = Next::default().take(2, 64, 64_000);
+            let taker = Taker { turn: 1, loose: false };
+            let pieces = Next::default().take(2, taker, 64, 64_000);
             let timed = |past| {
                 let ways = (0..64_000 / every).map(|i| pieces.way(i * every, false));
                 ways.filter(|way| way.timed && way.past == past).count()

@@ -8,7 +8,7 @@
 use std::ptr;
 
 use crate::call::Call;
-use crate::engine::area::{Next, Pieces, Way};
+use crate::engine::area::{Next, Pieces, Taker, Way};
 use crate::engine::tile::{Layout, Piece};
 use crate::error::Result;
 use crate::kernel::{self, Convert, Fold, Form, Kernels, Source, Stage};
@@ -53,6 +53,8 @@ impl LastKernels {
 /// What calls on the board have used up, the same on all ranks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Before {
+    /// Turns: the number of calls made over the board.
+    pub(crate) turns: u64,
     /// Pieces of the areas.
     pub(crate) pieces: Next,
     /// Phases.
@@ -81,7 +83,7 @@ pub(crate) struct Bound {
     work_chunks: u64,
     stage_chunks: u64,
     /// One for each block of tiles that is staged.
-    pieces: Pieces,
+    pub(crate) pieces: Pieces,
     /// Phases that earlier calls may have posted.
     pub(crate) phases_before: u64,
     /// Outputs are larger than the caches, so stores to them had better pass those by.
@@ -138,7 +140,8 @@ impl Bound {
         let tiles = layout.tiles(call);
         let blocks = tiles.div_ceil(window);
         let piece = window * u64::from(plan.stage_chunks) * layout.tile * native_bytes as u64;
-        let pieces = before.pieces.take(plan.key.world as usize, piece, blocks);
+        let taker = Taker { turn: before.turns, loose: false };
+        let pieces = before.pieces.take(plan.key.world as usize, taker, piece, blocks);
         let phases_before = before.phases;
         if plan.has_phases() {
             before.phases += blocks * window * u64::from(PHASES_MAX);

@@ -2,7 +2,7 @@
 //! others what it needs. One step, whatever the world's size; no plan.
 //!
 //! ```text
-//! up to 48 bytes   in the notice itself: one cache line carries call and data
+//! up to 80 bytes   in the notice itself: one cache line, or two, carries call and data
 //! up to 32 KiB     in a piece of the rank's area (`area`), in front of the notice
 //! ```
 //!
@@ -18,7 +18,7 @@ use std::ptr;
 use crate::call::Call;
 use crate::engine::area::{Pieces, Timing};
 use crate::engine::link::{Board, FLAT_BYTES, Fabric, INLINE_BYTES, NOTICE_WORDS, Place};
-use crate::engine::meet::{buffers, hear, places_of};
+use crate::engine::meet::{buffers, shown_places};
 use crate::engine::tile::Layout;
 use crate::engine::{Engine, Planner, Stand};
 use crate::error::{Code, Error, Result};
@@ -28,27 +28,28 @@ use crate::types::{Collective, Rank};
 /// From here on a contribution is shown past the caches, where that is faster ([`Board::past`]).
 const STREAM_BYTES: usize = 4 << 10;
 
-/// Bytes of the areas' piece for `call`: the longest contribution, the same on all ranks.
-pub(super) fn shown_bytes(call: &Call, world: usize) -> u64 {
+/// Bytes of the longest contribution to `call`, the same on all ranks.
+pub(super) fn shown_bytes(call: &Call, world: usize) -> usize {
     let longest = match call.collective {
         Collective::AllGatherV => call.recv_blocks.counts.iter().copied().max().unwrap_or(0),
         // That of the root, where it alone has one.
-        _ => return piece_bytes(buffers(call, call.root.index(), world).0),
+        _ => return buffers(call, call.root.index(), world).0,
     };
-    piece_bytes(number(longest).saturating_mul(call.dtype.bytes()))
+    number(longest).saturating_mul(call.dtype.bytes())
 }
 
-/// What stands in the notice needs no piece.
-const fn piece_bytes(bytes: usize) -> u64 {
-    if bytes <= INLINE_BYTES { 0 } else { bytes as u64 }
+/// Bytes of the areas' piece for contributions of up to `shown` bytes: what stands in the notice
+/// needs none.
+pub(super) const fn piece_bytes(shown: usize) -> u64 {
+    if shown <= INLINE_BYTES { 0 } else { shown as u64 }
 }
 
 /// From here on loading buffers where they lie is faster than showing contributions.
-const PLACES_BYTES: u64 = 8 << 10;
+const PLACES_BYTES: usize = 8 << 10;
 
-/// Whether notices of a flat `call` with pieces of `shown` bytes tell where the buffers are, and
-/// everyone hears everyone's.
-pub(super) const fn tells_places(call: &Call, shown: u64) -> bool {
+/// Whether notices of a flat `call` with contributions of `shown` bytes tell where the buffers are,
+/// and everyone hears everyone's.
+pub(super) const fn tells_places(call: &Call, shown: usize) -> bool {
     use Collective as C;
     shown >= PLACES_BYTES
         && matches!(call.collective, C::AllReduce | C::AllGather | C::ReduceScatter | C::AllToAll)
@@ -65,14 +66,16 @@ pub(super) const fn needs(call: &Call, me: usize, rank: usize) -> bool {
 }
 
 impl<F: Fabric, P: Planner> Engine<F, P> {
-    /// Puts this rank's contribution where the others will find it; the words of its notice.
+    /// Puts this rank's contribution where the others will find it; how many words of its notice
+    /// that takes.
     pub(super) fn put_flat(
         &mut self,
         call: &Call,
         stand: &mut Stand,
-    ) -> Result<[u64; NOTICE_WORDS]> {
+        words: &mut [u64; NOTICE_WORDS],
+    ) -> Result<usize> {
         let (me, world) = (self.wires.me, self.wires.world);
-        let mut words = if stand.tells { self.places(call, stand) } else { [0; NOTICE_WORDS] };
+        let told = if stand.tells { self.places(call, stand, words) } else { 0 };
         let bytes = buffers(call, me, world).0;
         let inline = self.flat.bytes() == 0;
         if bytes > if inline { INLINE_BYTES } else { FLAT_BYTES } {
@@ -89,7 +92,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if let Some(timing) = timing {
             timing.end(bytes, &mut self.wires.fabric);
         }
-        Ok(words)
+        Ok(if inline { bytes.div_ceil(8) } else { told })
     }
 
     /// Hears those whose contributions this rank needs; with all there, takes them.
@@ -99,15 +102,16 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         while stand.heard < world {
             let rank = stand.heard;
             if rank != me && needs(call, me, rank) {
-                if !hear(&mut self.wires, rank, (stand.turn, &stand.head))? {
+                if !self.seen.greet(&mut self.wires, rank, stand.turn)? {
+                    self.early = false;
                     return Ok(moved);
                 }
-                self.seen[rank] = stand.turn;
+                self.expect(call, rank, stand.turn);
                 // What is inline is used from a copy made once.
                 if self.flat.bytes() == 0
                     && let Some(board) = self.wires.fabric.board()
                 {
-                    self.inline[rank] = board.words(rank, stand.turn);
+                    board.words(rank, stand.turn, &mut self.inline[rank][..stand.words]);
                 }
                 moved = true;
             }
@@ -125,12 +129,24 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         Ok(true)
     }
 
+    /// Begins to load the next notices of a rank that is ahead.
+    fn expect(&mut self, call: &Call, rank: usize, turn: u64) {
+        if self.early
+            && call.collective.rooted()
+            && let Some(board) = self.wires.fabric.board()
+        {
+            board.expect(rank, turn + 1);
+            board.expect(rank, turn + 2);
+        }
+    }
+
     /// Remembers whether all buffers could have been mapped.
     fn hear_places(&mut self, stand: &Stand) {
         let (me, world) = (self.wires.me, self.wires.world);
         let Some(board) = self.wires.fabric.board() else { return };
-        let mapped = |rank| !places_of(board.words(rank, stand.turn)).contains(&Place::NOWHERE);
-        self.shared = !stand.hidden && (0..world).filter(|&rank| rank != me).all(mapped);
+        let mapped = |rank| !shown_places(board, rank, stand.turn).contains(&Place::NOWHERE);
+        let shared = !stand.hidden && (0..world).filter(|&rank| rank != me).all(mapped);
+        self.note_shared(shared);
     }
 
     /// Begins to time the stores or loads of contributions, if this call is one to judge by.

@@ -6,7 +6,7 @@
 use crate::call::{Call, Head};
 use crate::engine::bind::{Bound, Operand, PeerBuffers};
 use crate::engine::link::{Board, Fabric};
-use crate::engine::meet::greet;
+use crate::engine::meet::Seen;
 use crate::engine::receive::absent;
 use crate::engine::wires::{Outgoing, Payload, Wires};
 use crate::error::{Code, Error, Result};
@@ -55,10 +55,7 @@ pub(crate) struct Context<'a, F> {
     pub(crate) stamp: u64,
     /// The call's number on the board.
     pub(crate) turn: u64,
-    /// The head as the board shows it.
-    pub(crate) shown: &'a Head,
-    /// The last turn of each rank whose notice has been seen.
-    pub(crate) seen: &'a mut [u64],
+    pub(crate) seen: &'a mut Seen,
     /// Where folds list their operands.
     pub(crate) sources: &'a mut Vec<Source>,
     pub(crate) targets: &'a mut Vec<*mut u8>,
@@ -217,7 +214,7 @@ impl Cursor {
             Verb::Await => {
                 let (from, phase) = (step.from as usize, cx.phase(step.source_chunk, tile));
                 // A peer that makes another call may never come to this phase.
-                let heard = greet(cx.wires, cx.seen, from, (cx.turn, cx.shown))?;
+                let heard = cx.seen.greet(cx.wires, from, cx.turn)?;
                 let reached = heard && board(cx.wires)?.reached(from) >= phase;
                 Ok(if reached { Flow::Complete } else { Flow::Blocked })
             }

@@ -155,8 +155,25 @@ impl Place {
     }
 }
 
-/// Words of a notice besides its head.
-pub const NOTICE_WORDS: usize = 6;
+/// How many calls a rank may be ahead of those it need not hear.
+pub const AHEAD: usize = 32;
+
+/// Notices of each rank that stand on the board at a time. A rank that shows turn k has seen all of
+/// turn k - [`AHEAD`], whose ranks had seen all of k - 2 [`AHEAD`]: nobody needs that any more.
+pub const NOTICES: usize = 2 * AHEAD;
+
+/// Where among them that of `turn` stands.
+#[expect(clippy::cast_possible_truncation, reason = "less than NOTICES")]
+#[must_use]
+pub const fn notice_slot(turn: u64) -> usize {
+    (turn % NOTICES as u64) as usize
+}
+
+/// The most words of a notice besides its head.
+pub const NOTICE_WORDS: usize = 10;
+
+/// How many of them tell where two buffers are.
+pub const PLACE_WORDS: usize = 6;
 
 /// Bytes of a small message that stands in a notice.
 pub const INLINE_BYTES: usize = NOTICE_WORDS * 8;
@@ -186,11 +203,11 @@ pub const fn area_room(world: usize) -> usize {
 
 /// What a rank tells its peers on memory links when a call starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct Notice<'a> {
     /// The call.
     pub head: Head,
-    /// Where its buffers are, or a small message.
-    pub words: [u64; NOTICE_WORDS],
+    /// Where its buffers are, or a small message: at most [`NOTICE_WORDS`].
+    pub words: &'a [u64],
 }
 
 /// The memory where ranks with memory links meet: of each rank a notice, a phase counter, and an
@@ -204,9 +221,9 @@ pub unsafe trait Board {
     /// Where peers find `bytes` bytes at `at`, if they can.
     fn place(&mut self, at: *const u8, bytes: usize) -> Place;
 
-    /// Shows this rank's notice of the call numbered `turn`. Turns count the calls made over the
-    /// board, from 1.
-    fn publish(&mut self, turn: u64, notice: &Notice);
+    /// Shows this rank's notice of the call numbered `turn`, in the place of that of turn `turn` -
+    /// [`NOTICES`]. Turns count the calls made over the board, from 1.
+    fn publish(&mut self, turn: u64, notice: Notice<'_>);
 
     /// The digest in `peer`'s notice of call `turn`, once that is there.
     ///
@@ -214,8 +231,11 @@ pub unsafe trait Board {
     /// The notice is not one.
     fn notice(&mut self, peer: usize, turn: u64) -> Result<Option<u64>>;
 
-    /// The words of `peer`'s notice of call `turn`, which has been seen.
-    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS];
+    /// The first words of `peer`'s notice of call `turn`, which has been seen.
+    fn words(&self, peer: usize, turn: u64, words: &mut [u64]);
+
+    /// Begins to load `peer`'s notice of call `turn`, which is likely to be there.
+    fn expect(&self, peer: usize, turn: u64);
 
     /// The head in it.
     fn head(&self, peer: usize, turn: u64) -> Head;

@@ -1,30 +1,77 @@
 //! How ranks that share memory meet: each shows a notice of its call on the board.
 //!
-//! Nobody shows the notice of a turn before it has seen everyone's of the turn before. So whoever
-//! begins a turn knows that all have ended the turn before the last, and what was put on the board
-//! for that is free again. Every notice is compared once, with the call of its turn: in the turn
-//! itself by those who wait for that rank, else in the next.
+//! A rank shows its notices in order, each after it has ended the turn before. So whoever has seen
+//! everyone's notice of a turn knows that all have ended those before it, and what was put on the
+//! board for them is free again. How far a rank may be ahead of another follows: to the next notice
+//! that would stand in the place of one not known to be done with, or the next piece of an area
+//! (`engine::area`). Every notice is compared once, in order, with the call of its turn: in the
+//! turn itself by those who wait for that rank, else when its place is needed again.
 //!
 //! What a peer's notice says is read once; everything later goes by that copy, whatever the peer
 //! writes to the board meanwhile.
 
 use std::ptr;
 
+use bytemuck::Zeroable;
+
 use crate::call::{Call, Head};
 use crate::engine::bind::PeerBuffers;
-use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Notice, Place};
+use crate::engine::link::{
+    Board, Fabric, NOTICE_WORDS, NOTICES, Notice, PLACE_WORDS, Place, notice_slot,
+};
 use crate::engine::wires::{Wires, mismatch};
 use crate::engine::{Engine, Planner, Reach, Route, Stand};
 use crate::error::{Code, Error, Result};
 use crate::plan::{Plan, Region, Verb, flag};
 use crate::types::{Collective, Rank};
 
+/// Which notices have been seen, and the own ones that they are compared with.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Of each rank all up to this turn.
+    turns: Box<[u64]>,
+    /// Those of the last turns.
+    shown: [Head; NOTICES],
+}
+
+impl Seen {
+    /// Rank `me` of `world` has seen none; nobody need wait for its own.
+    pub(super) fn new(me: usize, world: usize) -> Self {
+        let turns = (0..world).map(|rank| if rank == me { u64::MAX } else { 0 }).collect();
+        Self { turns, shown: [Head::zeroed(); NOTICES] }
+    }
+
+    /// The own notice of `turn`.
+    fn shown(&mut self, turn: u64) -> &mut Head {
+        &mut self.shown[notice_slot(turn)]
+    }
+
+    /// Whether `peer` has shown its notice of `turn`; compares those not seen before.
+    #[inline]
+    pub(super) fn greet<F: Fabric>(
+        &mut self,
+        wires: &mut Wires<F>,
+        peer: usize,
+        turn: u64,
+    ) -> Result<bool> {
+        while self.turns[peer] < turn {
+            let next = self.turns[peer] + 1;
+            if !hear(wires, peer, (next, self.shown(next)))? {
+                return Ok(false);
+            }
+            self.turns[peer] = next;
+        }
+        Ok(true)
+    }
+
+    /// Whether `peer`'s notice of `turn` has been seen.
+    pub(super) fn has(&self, peer: usize, turn: u64) -> bool {
+        self.turns[peer] >= turn
+    }
+}
+
 /// Whether `peer` shows its notice of `turn`, whose call here has `head`; compares the two.
-pub(super) fn hear<F: Fabric>(
-    wires: &mut Wires<F>,
-    peer: usize,
-    (turn, head): (u64, &Head),
-) -> Result<bool> {
+fn hear<F: Fabric>(wires: &mut Wires<F>, peer: usize, (turn, head): (u64, &Head)) -> Result<bool> {
     let me = wires.me;
     let Some(board) = wires.fabric.board() else { return Ok(false) };
     let Some(digest) = board.notice(peer, turn)? else { return Ok(false) };
@@ -39,84 +86,82 @@ pub(super) fn hear<F: Fabric>(
     Err(mismatch(me, head, peer, &theirs))
 }
 
-/// Whether `peer` has shown its notice of `turn`; compares it the first time.
-pub(super) fn greet<F: Fabric>(
-    wires: &mut Wires<F>,
-    seen: &mut [u64],
-    peer: usize,
-    call: (u64, &Head),
-) -> Result<bool> {
-    if seen[peer] >= call.0 {
-        return Ok(true);
-    }
-    let heard = hear(wires, peer, call)?;
-    if heard {
-        seen[peer] = call.0;
-    }
-    Ok(heard)
-}
-
 impl<F: Fabric, P: Planner> Engine<F, P> {
-    /// Shows this rank's notice of the call; false while somebody has not shown that of the turn
-    /// before.
+    /// Shows this rank's notice of the call; false while somebody may need what stands in the
+    /// places that the call uses.
     pub(super) fn show(&mut self, call: &Call, stand: &mut Stand) -> Result<bool> {
-        let before = stand.turn - 1;
-        let head = self.shown;
         for peer in 0..self.wires.world {
-            if !greet(&mut self.wires, &mut self.seen, peer, (before, &head))? {
+            if self.seen.has(peer, stand.after) {
+                continue;
+            }
+            // As far as it has come, not to look for it in every call.
+            let all = self.seen.greet(&mut self.wires, peer, stand.turn - 1)?;
+            if !all && !self.seen.has(peer, stand.after) {
                 return Ok(false);
             }
         }
-        let words = match stand.route {
-            Route::Meet => self.places(call, stand),
-            Route::Flat => self.put_flat(call, stand)?,
-            Route::Staged | Route::Links => [0; NOTICE_WORDS],
+        let mut words = [0; NOTICE_WORDS];
+        let used = match stand.route {
+            Route::Meet => self.places(call, stand, &mut words),
+            Route::Flat => self.put_flat(call, stand, &mut words)?,
+            Route::Staged | Route::Links => 0,
         };
         if let Some(board) = self.wires.fabric.board() {
-            board.publish(stand.turn, &Notice { head: stand.head, words });
+            board.publish(stand.turn, Notice { head: stand.head, words: &words[..used] });
         }
-        (self.shown, stand.shown) = (stand.head, true);
+        *self.seen.shown(stand.turn) = stand.head;
+        stand.shown = true;
+        self.early = true;
         Ok(true)
     }
 
-    /// Where this rank's buffers are, for a notice.
-    pub(super) fn places(&mut self, call: &Call, stand: &mut Stand) -> [u64; NOTICE_WORDS] {
+    /// Puts where this rank's buffers are into the words of a notice; how many it took.
+    pub(super) fn places(
+        &mut self,
+        call: &Call,
+        stand: &mut Stand,
+        words: &mut [u64; NOTICE_WORDS],
+    ) -> usize {
         let (input, output) = buffers(call, self.wires.me, self.wires.world);
-        let Some(board) = self.wires.fabric.board() else { return [0; NOTICE_WORDS] };
+        let Some(board) = self.wires.fabric.board() else { return 0 };
         let mut place = |at, bytes| match bytes {
             0 => Place::EMPTY,
             _ => board.place(at, bytes),
         };
         let places = [place(call.send, input), place(call.recv, output)];
         stand.hidden = places.contains(&Place::NOWHERE);
-        let [input, output] = places.map(Place::words);
-        [input[0], input[1], input[2], output[0], output[1], output[2]]
+        words[..PLACE_WORDS].copy_from_slice(places.map(Place::words).as_flattened());
+        PLACE_WORDS
     }
 
     /// Reads the other ranks' notices; with all there, chooses the plan.
     pub(super) fn meet(&mut self, call: &Call, stand: &mut Stand) -> Result<bool> {
-        let (me, world) = (self.wires.me, self.wires.world);
+        let world = self.wires.world;
         // Judged by the notices alone, the same on every rank: what one hides, none can load.
         let mut shared = !stand.hidden;
         while shared && self.notices.len() < world {
             let rank = self.notices.len();
-            if !hear(&mut self.wires, rank, (stand.turn, &stand.head))? {
+            if !self.seen.greet(&mut self.wires, rank, stand.turn)? {
                 return Ok(false);
             }
-            if rank != me {
-                self.seen[rank] = stand.turn;
-            }
             let Some(board) = self.wires.fabric.board() else { return Ok(false) };
-            let notice = places_of(board.words(rank, stand.turn));
+            let notice = shown_places(board, rank, stand.turn);
             shared = !notice.contains(&Place::NOWHERE);
             self.notices.push(notice);
         }
-        self.shared = shared;
+        self.note_shared(shared);
         let reach = if shared { Reach::Buffers } else { Reach::Stages };
         let running = self.bind(call, &mut stand.head, reach)?;
         self.resolve(&running.plan, call)?;
         self.running = Some(running);
         Ok(true)
+    }
+
+    /// Notes whether all ranks' buffers could be mapped in a call that told of them.
+    pub(super) fn note_shared(&mut self, shared: bool) {
+        if self.shared != shared {
+            (self.shared, self.version) = (shared, self.version + 1);
+        }
     }
 
     /// Finds the peers' memory that the plan touches, and no other: a rank whose buffers nobody
@@ -158,8 +203,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 }
 
-/// Input and output, as a notice tells them.
-pub(super) fn places_of([a, b, c, d, e, f]: [u64; NOTICE_WORDS]) -> [Place; 2] {
+/// Input and output, as the notice of `rank` tells them.
+pub(super) fn shown_places<B: Board>(board: &B, rank: usize, turn: u64) -> [Place; 2] {
+    let mut words = [0; PLACE_WORDS];
+    board.words(rank, turn, &mut words);
+    let [a, b, c, d, e, f] = words;
     [Place::of_words([a, b, c]), Place::of_words([d, e, f])]
 }
 

@@ -34,10 +34,11 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use crate::call::{Call, Head, Ragged, Tally, head_flag};
-use crate::engine::area::Pieces;
+use crate::engine::area::{Pieces, Taker};
 use crate::engine::bind::{Before, Bound, LastKernels, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
-use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Place};
+use crate::engine::link::{AHEAD, Board, Fabric, NOTICE_WORDS, Place};
+use crate::engine::meet::Seen;
 use crate::engine::p2p::PointToPoint;
 use crate::engine::tile::Layout;
 use crate::engine::wires::Wires;
@@ -106,6 +107,28 @@ pub enum Hurried {
     Left,
 }
 
+/// What an engine knows of a call that it has hurried, for the next time that it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// That of the engine when it learnt this; 0: nothing.
+    version: u32,
+    /// Without its number.
+    head: Head,
+    /// Bytes of the longest contribution.
+    shown: usize,
+    /// The notice tells where the buffers are.
+    tells: bool,
+    /// Some ranks wait for nobody.
+    loose: bool,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let (head, shown) = (Head::zeroed(), 0);
+        Self { version: 0, head, shown, tells: false, loose: false }
+    }
+}
+
 /// Whether a poll got anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -142,12 +165,16 @@ struct Stand {
     route: Route,
     /// Position on the board, or 0 over links.
     turn: u64,
+    /// The turn that all must have shown before this rank shows this one.
+    after: u64,
     /// The notice has been shown; over links there is none to show.
     shown: bool,
     /// The notice of a flat call tells where the buffers are.
     tells: bool,
     /// No peer can map the own buffers.
     hidden: bool,
+    /// The words of others' notices in which contributions to a flat call stand.
+    words: usize,
     /// How many ranks' notices of a flat call have been seen.
     heard: usize,
     /// A flat call is through.
@@ -163,11 +190,7 @@ pub struct Engine<F, P> {
     deterministic: bool,
     /// Collectives begun; the present one's number.
     tally: Tally,
-    turns: u64,
-    /// The head last shown on the board.
-    shown: Head,
-    /// The last turn of each rank whose notice has been seen.
-    seen: Box<[u64]>,
+    seen: Seen,
     /// What calls on the board have used up so far.
     before: Before,
     /// Where the ranks show what they contribute to the present flat call.
@@ -175,6 +198,10 @@ pub struct Engine<F, P> {
     kernels: LastKernels,
     /// Every rank's buffers could be mapped in the last call that told: the same on all ranks.
     shared: bool,
+    /// Counts what changes how calls are made.
+    version: u32,
+    /// What the present call waits for was there when it first looked.
+    early: bool,
     stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
@@ -217,14 +244,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             epoch,
             deterministic,
             tally: Tally::default(),
-            turns: 0,
-            shown: Head::zeroed(),
-            // Nobody need wait for its own notices.
-            seen: (0..world).map(|r| if r == me.index() { u64::MAX } else { 0 }).collect(),
+            seen: Seen::new(me.index(), world),
             before: Before::default(),
             flat: Pieces::NONE,
             kernels: LastKernels::default(),
             shared: false,
+            version: 1,
+            early: true,
             stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
@@ -248,8 +274,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         &mut self.wires.fabric
     }
 
-    /// The chooser.
+    /// The chooser, which may be changed.
     pub fn planner(&mut self) -> &mut P {
+        self.version += 1;
         &mut self.planner
     }
 
@@ -299,13 +326,34 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
     }
 
-    /// Whether `call` is one to hurry: small, and nothing stands before it.
-    pub fn may_hurry(&mut self, call: &Call) -> bool {
+    /// Whether `call` is one to hurry: small, and nothing stands before it. Learns what there is to
+    /// know of it.
+    #[inline]
+    pub fn may_hurry(&mut self, call: &Call, known: &mut Known) -> bool {
         let free = self.broken.is_none() && self.run.is_none() && self.queue.is_empty();
-        free && self.wires.flushed()
-            && !call.collective.ragged()
+        free && self.wires.flushed() && (known.version == self.version || self.learn(call, known))
+    }
+
+    fn learn(&mut self, call: &Call, known: &mut Known) -> bool {
+        let small = !call.collective.ragged()
             && !call.collective.point_to_point()
-            && self.route(call) == Route::Flat
+            && self.route(call) == Route::Flat;
+        if small {
+            *known = self.flat_known(call);
+        }
+        small
+    }
+
+    /// What there is to know of a flat call.
+    fn flat_known(&self, call: &Call) -> Known {
+        let shown = flat::shown_bytes(call, self.wires.world);
+        Known {
+            version: self.version,
+            head: self.head(call, 0, 0),
+            shown,
+            tells: flat::tells_places(call, shown),
+            loose: call.collective.rooted(),
+        }
     }
 
     /// Takes a call that [`Engine::may_hurry`], unless the engine has been broken since, and looks
@@ -313,11 +361,16 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     ///
     /// # Safety
     /// As for [`Engine::submit`], if it is taken.
-    pub unsafe fn hurry(&mut self, call: &Call, ticket: u32, polls: u32) -> Hurried {
+    pub unsafe fn hurry(
+        &mut self,
+        (call, known): (&Call, &Known),
+        ticket: u32,
+        polls: u32,
+    ) -> Hurried {
         if self.broken.is_some() {
             return Hurried::Left;
         }
-        let mut stand = self.stand(call, Route::Flat);
+        let mut stand = self.stand(Route::Flat, known);
         let mut outcome = Ok(false);
         for _ in 0..polls {
             outcome = self.poll_board(call, &mut stand);
@@ -486,7 +539,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn begin(&mut self, call: Call, ticket: u32, route: Route) -> Result<()> {
-        let mut stand = self.stand(&call, route);
+        let known = match route {
+            Route::Flat => self.flat_known(&call),
+            _ => Known { head: self.head(&call, 0, 0), ..Known::default() },
+        };
+        let mut stand = self.stand(route, &known);
         let chosen = matches!(route, Route::Links | Route::Staged);
         let bound = if chosen { self.prepare(&call, &mut stand) } else { Ok(()) };
         self.run = Some(Run { call, ticket, stand });
@@ -494,31 +551,38 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Counts a call, and where it is made on the board takes its place there.
-    fn stand(&mut self, call: &Call, route: Route) -> Stand {
+    fn stand(&mut self, route: Route, known: &Known) -> Stand {
         self.stamp += 1;
-        let head = self.head(call, self.seq() + 1, 0);
+        let head = Head { seq: self.seq() + 1, ..known.head };
         self.tally.add(&head);
         let slot = self.seq() % RECENT as u64;
         self.recent[usize::try_from(slot).unwrap_or(0)] = Some(head);
         let links = route == Route::Links;
+        let (mut turn, mut after) = (0, 0);
         if !links {
-            self.turns += 1;
+            self.before.turns += 1;
             self.notices.clear();
+            turn = self.before.turns;
+            // Its pieces are taken only when the plan is known.
+            after = if route == Route::Meet { self.before.pieces.after() } else { 0 };
+            after = after.max(turn.saturating_sub(AHEAD as u64));
         }
-        let mut tells = false;
         if route == Route::Flat {
-            let bytes = flat::shown_bytes(call, self.wires.world);
-            self.flat = self.before.pieces.take(self.wires.world, bytes, 1);
-            tells = flat::tells_places(call, bytes);
+            let taker = Taker { turn, loose: known.loose };
+            let piece = flat::piece_bytes(known.shown);
+            self.flat = self.before.pieces.take(self.wires.world, taker, piece, 1);
+            after = after.max(self.flat.after);
         }
-        let turn = if links { 0 } else { self.turns };
-        Stand { head, route, turn, shown: links, tells, hidden: false, heard: 0, done: false }
+        let (hidden, heard, done, tells) = (false, 0, false, known.tells);
+        let words = known.shown.div_ceil(8).min(NOTICE_WORDS);
+        Stand { head, route, turn, after, shown: links, tells, hidden, words, heard, done }
     }
 
     /// Chooses the plan of a call whose ranks need not meet first.
     fn prepare(&mut self, call: &Call, stand: &mut Stand) -> Result<()> {
         let reach = if stand.turn == 0 { Reach::Messages } else { Reach::Stages };
         let running = self.bind(call, &mut stand.head, reach)?;
+        stand.after = stand.after.max(running.bound.pieces.after);
         self.resolve(&running.plan, call)?;
         self.running = Some(running);
         Ok(())
@@ -590,7 +654,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             head: &run.stand.head,
             stamp: self.stamp,
             turn: run.stand.turn,
-            shown: &self.shown,
             seen: &mut self.seen,
             sources: &mut self.sources,
             targets: &mut self.targets,

@@ -3,6 +3,7 @@
 use crate::call::Head;
 use crate::engine::flat::needs;
 use crate::engine::link::{Board, Fabric};
+use crate::engine::meet::Seen;
 use crate::engine::wires::{Wires, mismatch};
 use crate::engine::{Engine, Planner, Route, Run, Running};
 use crate::error::Result;
@@ -82,18 +83,18 @@ impl Run {
     }
 }
 
-/// Whose notices a call waits for, of its turn or, before it shows its own, of the one before.
+/// Whose notices a call waits for, of its turn or, before it shows its own, of an earlier one.
 fn awaited_on_board<F: Fabric>(
     run: &Run,
-    seen: &[u64],
+    seen: &Seen,
     wires: &mut Wires<F>,
     ranks: &mut Vec<Rank>,
 ) {
     let me = wires.me;
-    let turn = if run.stand.shown { run.stand.turn } else { run.stand.turn - 1 };
+    let turn = if run.stand.shown { run.stand.turn } else { run.stand.after };
     let flat = run.stand.shown && run.stand.route == Route::Flat;
     let needed = |peer: &usize| *peer != me && (!flat || needs(&run.call, me, *peer));
-    for peer in (0..wires.world).filter(needed).filter(|&peer| seen[peer] < turn) {
+    for peer in (0..wires.world).filter(needed).filter(|&peer| !seen.has(peer, turn)) {
         let board = wires.fabric.board();
         if board.is_some_and(|b| matches!(b.notice(peer, turn), Ok(None))) {
             ranks.push(Rank::at(peer));

@@ -1,16 +1,17 @@
 //! The board: where ranks that share memory show each other their calls and phases.
 //!
 //! ```text
-//! row of a rank, 512 bytes:
-//!  0        128                           256                       384
-//!  | phase  | turn digest words(6) | head | the same, for odd turns | past
+//! row of a rank:
+//!  0        128    256                            384
+//!  | phase  | past | turn digest words(10) | head | the same for the next turn | ...
 //! ```
 //!
 //! Beside its row a rank has an *area*, where it puts what others load: see `engine::area`.
 //!
-//! A notice is published by storing its words, then its turn: turn, digest and words are one cache
-//! line, so one miss brings all. The head behind it is for errors. Two notices suffice: a rank
-//! publishes turn k + 1 only after it has seen every notice of turn k.
+//! A notice is published by storing its words, then its turn: turn, digest and the first six words
+//! are one cache line, so one miss brings all; processors fetch the second line of such a pair
+//! along with the first. The head at the end is for errors. A notice gives way to a later one,
+//! which is published when all ranks are known to be through with it: see `engine::meet`.
 //!
 //! *Past* says which way of storing what others load this rank finds the faster: see `pace`.
 
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use bytemuck::{cast, pod_read_unaligned};
 
 use crate::call::Head;
-use crate::engine::link::{NOTICE_WORDS, Notice};
+use crate::engine::link::{NOTICE_WORDS, NOTICES, Notice, notice_slot};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
 use crate::link::pace::Pace;
@@ -32,8 +33,15 @@ use crate::types::Rank;
 #[repr(C, align(128))]
 pub(crate) struct Row {
     phase: Line<1>,
-    notices: [Line<12>; 2],
     past: Line<1>,
+    notices: [Line<16>; NOTICES],
+}
+
+impl Row {
+    #[inline]
+    fn notice(&self, turn: u64) -> &Line<16> {
+        &self.notices[notice_slot(turn)]
+    }
 }
 
 /// Words on cache lines of their own.
@@ -43,12 +51,24 @@ struct Line<const WORDS: usize>([AtomicU64; WORDS]);
 
 /// Where in a notice's line its parts begin.
 const WORDS_AT: usize = 2;
-const HEAD_AT: usize = 8;
+const HEAD_AT: usize = WORDS_AT + NOTICE_WORDS;
 
 /// Bytes of one rank's part.
-pub(crate) const ROW_BYTES: usize = 512;
+pub(crate) const ROW_BYTES: usize = 128 * (2 + NOTICES);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Row>() == ROW_BYTES);
+
+/// Begins to load the line of `at`, where the processor can be told to.
+fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; the instruction is part of every x86-64 CPU.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
 
 /// Everyone's rows, as one rank sees them.
 #[derive(Debug)]
@@ -91,13 +111,13 @@ impl Rows {
         Waker::wake_all(self.wakers.iter().flatten());
     }
 
-    pub(crate) fn publish(&mut self, turn: u64, notice: &Notice) {
-        let line = &self.row(self.me).notices[usize::from(turn % 2 == 1)];
+    pub(crate) fn publish(&mut self, turn: u64, notice: Notice<'_>) {
+        let line = self.row(self.me).notice(turn);
         let head: [u64; 4] = cast(notice.head);
         for (word, value) in line.0[HEAD_AT..].iter().zip(head) {
             word.store(value, Ordering::Relaxed);
         }
-        for (word, &value) in line.0[WORDS_AT..].iter().zip(&notice.words) {
+        for (word, &value) in line.0[WORDS_AT..].iter().zip(notice.words) {
             word.store(value, Ordering::Relaxed);
         }
         line.0[1].store(notice.head.digest(), Ordering::Relaxed);
@@ -108,7 +128,7 @@ impl Rows {
 
     #[inline]
     pub(crate) fn notice(&self, peer: usize, turn: u64) -> Result<Option<u64>> {
-        let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
+        let line = self.row(peer).notice(turn);
         // ORDERING: acquire pairs with the release in `publish`.
         let seen = line.0[0].load(Ordering::Acquire);
         if seen < turn {
@@ -121,14 +141,20 @@ impl Rows {
         Ok(Some(line.0[1].load(Ordering::Relaxed)))
     }
 
+    pub(crate) fn expect(&self, peer: usize, turn: u64) {
+        prefetch(self.row(peer).notice(turn));
+    }
+
     #[inline]
-    pub(crate) fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
-        let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
-        std::array::from_fn(|at| line.0[WORDS_AT + at].load(Ordering::Relaxed))
+    pub(crate) fn words(&self, peer: usize, turn: u64, words: &mut [u64]) {
+        let line = self.row(peer).notice(turn);
+        for (word, shown) in words.iter_mut().zip(&line.0[WORDS_AT..HEAD_AT]) {
+            *word = shown.load(Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn head(&self, peer: usize, turn: u64) -> Head {
-        let line = &self.row(peer).notices[usize::from(turn % 2 == 1)];
+        let line = self.row(peer).notice(turn);
         let mut words = [0u64; 4];
         for (value, word) in words.iter_mut().zip(&line.0[HEAD_AT..]) {
             *value = word.load(Ordering::Relaxed);

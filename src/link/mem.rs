@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::call::Head;
-use crate::engine::link::{AREA_BYTES, Board, NOTICE_WORDS, Notice, Place};
+use crate::engine::link::{AREA_BYTES, Board, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
 use crate::link::board::{ROW_BYTES, Row, Rows};
@@ -99,7 +99,7 @@ unsafe impl Board for ProcessBoard {
         Place { segment: 0, offset: at as u64, bytes: bytes as u64 }
     }
 
-    fn publish(&mut self, turn: u64, notice: &Notice) {
+    fn publish(&mut self, turn: u64, notice: Notice<'_>) {
         self.0.publish(turn, notice);
     }
 
@@ -109,8 +109,12 @@ unsafe impl Board for ProcessBoard {
     }
 
     #[inline]
-    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
-        self.0.words(peer, turn)
+    fn words(&self, peer: usize, turn: u64, words: &mut [u64]) {
+        self.0.words(peer, turn, words);
+    }
+
+    fn expect(&self, peer: usize, turn: u64) {
+        self.0.expect(peer, turn);
     }
 
     fn head(&self, peer: usize, turn: u64) -> Head {

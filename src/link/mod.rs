@@ -17,7 +17,7 @@ pub(crate) mod tcp;
 use std::sync::Arc;
 
 use crate::call::Head;
-use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Notice, Place, Rx, Tx, Window};
+use crate::engine::link::{Board, Fabric, Notice, Place, Rx, Tx, Window};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
 use crate::link::doze::Doze;
@@ -111,7 +111,7 @@ unsafe impl Board for AnyBoard {
         each!(self, Self { Process, Host }, board => board.place(at, bytes))
     }
 
-    fn publish(&mut self, turn: u64, notice: &Notice) {
+    fn publish(&mut self, turn: u64, notice: Notice<'_>) {
         each!(self, Self { Process, Host }, board => board.publish(turn, notice));
     }
 
@@ -121,8 +121,12 @@ unsafe impl Board for AnyBoard {
     }
 
     #[inline]
-    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
-        each!(self, Self { Process, Host }, board => board.words(peer, turn))
+    fn words(&self, peer: usize, turn: u64, words: &mut [u64]) {
+        each!(self, Self { Process, Host }, board => board.words(peer, turn, words));
+    }
+
+    fn expect(&self, peer: usize, turn: u64) {
+        each!(self, Self { Process, Host }, board => board.expect(peer, turn));
     }
 
     fn head(&self, peer: usize, turn: u64) -> Head {

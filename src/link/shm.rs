@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytemuck::pod_read_unaligned;
 
 use crate::call::Head;
-use crate::engine::link::{AREA_BYTES, Board, NOTICE_WORDS, Notice, Place};
+use crate::engine::link::{AREA_BYTES, Board, Notice, Place};
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::{Code, Error, Result};
 use crate::link::board::{ROW_BYTES, Row, Rows};
@@ -42,11 +42,10 @@ use crate::sys::unix::recv_with_fds;
 use crate::types::Rank;
 
 const ROW_AT: usize = 4096;
-const FLAG_AT: usize = ROW_AT + 512;
-pub(super) const GIFTS_AT: usize = ROW_AT + 640;
-const AREA_AT: usize = 8192;
+const FLAG_AT: usize = ROW_AT + ROW_BYTES;
+pub(super) const GIFTS_AT: usize = FLAG_AT + 128;
+const AREA_AT: usize = (GIFTS_AT + 128).next_multiple_of(4096);
 const RINGS_AT: usize = AREA_AT + AREA_BYTES;
-const _: () = assert!(ROW_BYTES <= 512);
 
 /// Bytes of the segment of one of `local` ranks on a host.
 pub(crate) fn segment_bytes(local: usize) -> usize {
@@ -292,7 +291,7 @@ unsafe impl Board for HostBoard {
         self.own.iter().find_map(found).unwrap_or(Place::NOWHERE)
     }
 
-    fn publish(&mut self, turn: u64, notice: &Notice) {
+    fn publish(&mut self, turn: u64, notice: Notice<'_>) {
         // Collectives run one at a time: the call before this one is over.
         self.sweep();
         self.rows.publish(turn, notice);
@@ -304,8 +303,12 @@ unsafe impl Board for HostBoard {
     }
 
     #[inline]
-    fn words(&self, peer: usize, turn: u64) -> [u64; NOTICE_WORDS] {
-        self.rows.words(peer, turn)
+    fn words(&self, peer: usize, turn: u64, words: &mut [u64]) {
+        self.rows.words(peer, turn, words);
+    }
+
+    fn expect(&self, peer: usize, turn: u64) {
+        self.rows.expect(peer, turn);
     }
 
     fn head(&self, peer: usize, turn: u64) -> Head {
@@ -415,7 +418,7 @@ mod tests {
         let error = board.look().expect_err("twice");
         assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));
         assert_eq!(read(at), 77);
-        board.publish(1, &Notice { head: Head::zeroed(), words: [0; 6] });
+        board.publish(1, Notice { head: Head::zeroed(), words: &[] });
         assert!(board.foreign.is_empty() && board.gone.is_empty());
         let error = board.resolve(1, PLACE).expect_err("gone");
         assert_eq!((error.code, error.peer), (Code::Protocol, Some(Rank(1))));

@@ -20,7 +20,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 use crate::call::Head;
-use crate::engine::link::{Board, Fabric, NOTICE_WORDS, Notice, Place, Rx, Tx, Window};
+use crate::engine::link::{Board, Fabric, Notice, Place, Rx, Tx, Window};
 use crate::engine::wires::FABRIC_LANES;
 use crate::engine::{Engine, Planner, Progress};
 use crate::error::{Code, Error, Result};
@@ -335,7 +335,7 @@ unsafe impl Board for NoBoard {
         match *self {}
     }
 
-    fn publish(&mut self, _turn: u64, _notice: &Notice) {
+    fn publish(&mut self, _turn: u64, _notice: Notice<'_>) {
         match *self {}
     }
 
@@ -343,7 +343,9 @@ unsafe impl Board for NoBoard {
         match *self {}
     }
 
-    fn words(&self, _peer: usize, _turn: u64) -> [u64; NOTICE_WORDS] {
+    fn expect(&self, _peer: usize, _turn: u64) {}
+
+    fn words(&self, _peer: usize, _turn: u64, _words: &mut [u64]) {
         match *self {}
     }
 

@@ -20,6 +20,8 @@ const CALLS: usize = 4;
 /// A block has less than this many elements.
 const COUNT_BITS: u64 = 16;
 const LATEST_US: u64 = 300;
+/// Calls that follow each other with nobody waited for.
+const RUN: usize = 150;
 
 /// The same numbers on every rank (splitmix64, Steele et al. 2014).
 struct Dice(u64);
@@ -55,6 +57,42 @@ impl Dice {
         };
         Shape { counts, ..shape }
     }
+}
+
+/// Small calls in which some ranks wait for nobody, more in a row than anybody may be ahead, with
+/// a rank that comes late.
+pub(super) fn ahead(bench: &mut Bench<'_>) -> Result<Verdict> {
+    let (me, world) = (bench.me(), bench.world());
+    let rooted = |kind: &Kind| kind.rooted() && !kind.ragged();
+    let kinds: Vec<Kind> = Kind::all().filter(rooted).collect();
+    let mut dice = Dice(world as u64);
+    for (round, &kind) in kinds.iter().cycle().take(2 * kinds.len()).enumerate() {
+        let mut root = dice.index(world);
+        let late = dice.index(world);
+        let mut menu = Vec::new();
+        for _ in 0..RUN {
+            // One root a round, then a root a call.
+            root = if round < kinds.len() { root } else { dice.index(world) };
+            let bits = dice.index(12);
+            let count = dice.index(1 << bits);
+            let plain = Shape::new(kind, Dtype::F32, count, world);
+            let shape = Shape { root: u32::try_from(root).unwrap_or(0), ..plain };
+            let flavor = if kind.reduces() { Flavor::Exact } else { Flavor::Bits };
+            let mut case = Case::new(&shape, bench.comm, flavor, Source::Plain)?;
+            let phase = bench.phase();
+            case.fill(bench.patterns, phase);
+            menu.push((case, shape));
+        }
+        if late == me {
+            std::thread::sleep(Duration::from_micros(10 * LATEST_US));
+        }
+        let outcome = menu.iter_mut().try_for_each(|(case, _)| case.run(bench.comm));
+        let ((), menu) = keep_on_error(outcome, menu)?;
+        if let Verdict::Failed(why) = compare(bench, &menu) {
+            return Ok(Verdict::Failed(format!("round {round}: {why}")));
+        }
+    }
+    Ok(Verdict::Passed)
 }
 
 pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {

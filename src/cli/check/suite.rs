@@ -356,6 +356,7 @@ fn together(_: Place) -> Vec<Case> {
         ("messages beside collectives", special::messages_beside_collectives),
         ("a wait that is too short, then the end", special::short_wait),
         ("any calls in any order, with ranks that come late", sequence::any),
+        ("small calls with a root, and ranks far ahead of others", sequence::ahead),
     ])
 }
 

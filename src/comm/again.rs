@@ -1,0 +1,75 @@
+//! The same call as the last: programs make it again and again, and it need not be checked, nor
+//! thought about, each time.
+
+use std::ops::{Deref, DerefMut};
+
+use crate::backend::Backend;
+use crate::call::Call;
+use crate::engine::Known;
+use crate::error::{Code, Error, Result};
+use crate::types::Collective;
+
+/// All that tells one call of a communicator from another, as the caller gave it: for calls without
+/// lists of counts, and without a factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) send: *const u8,
+    pub(crate) recv: *mut u8,
+    pub(crate) count: u64,
+    pub(crate) root: i64,
+    /// Numbers of the element type and of the operation, right or not: a key of a call that was
+    /// found right has right ones.
+    pub(crate) dtype: i32,
+    pub(crate) op: i32,
+    pub(crate) collective: Collective,
+}
+
+// SAFETY: the addresses are compared, and nothing else is done with them.
+unsafe impl Send for Key {}
+
+/// A backend, and the last call that was made on it by its key, with what the backend knows of it.
+#[derive(Debug)]
+pub(crate) struct Driven {
+    backend: Box<dyn Backend>,
+    last: Option<(Key, Call, Known)>,
+}
+
+impl Driven {
+    pub(crate) fn new(backend: Box<dyn Backend>) -> Self {
+        Self { backend, last: None }
+    }
+
+    /// The backend, and the call with this key: the last one if it has it, else what `prepare`
+    /// makes.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    #[inline]
+    pub(crate) fn again(
+        &mut self,
+        key: Key,
+        prepare: impl FnOnce() -> Result<Call>,
+    ) -> Result<(&mut dyn Backend, &Call, &mut Known)> {
+        if self.last.as_ref().is_none_or(|last| last.0 != key) {
+            self.last = Some((key, prepare()?, Known::default()));
+        }
+        match &mut self.last {
+            Some((_, call, known)) => Ok((&mut *self.backend, call, known)),
+            None => Err(Error::new(Code::Internal, "no last call")),
+        }
+    }
+}
+
+impl Deref for Driven {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.backend
+    }
+}
+
+impl DerefMut for Driven {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.backend
+    }
+}
