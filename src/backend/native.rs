@@ -350,6 +350,7 @@ impl Backend for Native {
 
     fn prefer(&mut self, algorithm: Option<Algorithm>) {
         self.engine.planner().prefer(algorithm);
+        self.engine.forget();
     }
 
     fn take_chosen(&mut self) -> Option<Algorithm> {

@@ -112,16 +112,16 @@ impl Given {
     /// the program has made.
     #[inline]
     fn key(&self) -> Option<Key> {
-        let kind = self.collective;
-        (!kind.ragged() && !kind.point_to_point() && self.op < MADE).then(|| Key {
+        let key = Key {
             send: self.send.cast(),
             recv: self.recv.cast(),
             count: self.count,
             root: self.root.into(),
             dtype: self.dtype,
             op: self.op,
-            collective: kind,
-        })
+            collective: self.collective,
+        };
+        key.of_plain().filter(|_| self.op < MADE)
     }
 
     /// Starts the call.

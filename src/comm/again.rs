@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use crate::backend::Backend;
 use crate::call::Call;
 use crate::engine::Known;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::types::Collective;
 
 /// All that tells one call of a communicator from another, as the caller gave it: for calls without
@@ -22,6 +22,15 @@ pub(crate) struct Key {
     pub(crate) dtype: i32,
     pub(crate) op: i32,
     pub(crate) collective: Collective,
+}
+
+impl Key {
+    /// The key, if calls of its kind have one.
+    #[inline]
+    pub(crate) fn of_plain(self) -> Option<Self> {
+        let kind = self.collective;
+        (!kind.ragged() && !kind.point_to_point()).then_some(self)
+    }
 }
 
 // SAFETY: the addresses are compared, and nothing else is done with them.
@@ -50,13 +59,12 @@ impl Driven {
         key: Key,
         prepare: impl FnOnce() -> Result<Call>,
     ) -> Result<(&mut dyn Backend, &Call, &mut Known)> {
-        if self.last.as_ref().is_none_or(|last| last.0 != key) {
-            self.last = Some((key, prepare()?, Known::default()));
-        }
-        match &mut self.last {
-            Some((_, call, known)) => Ok((&mut *self.backend, call, known)),
-            None => Err(Error::new(Code::Internal, "no last call")),
-        }
+        let same = self.last.as_ref().is_some_and(|last| last.0 == key);
+        let (_, call, known) = match (same, &mut self.last) {
+            (true, Some(last)) => last,
+            (_, other) => other.insert((key, prepare()?, Known::default())),
+        };
+        Ok((&mut *self.backend, call, known))
     }
 }
 

@@ -58,18 +58,16 @@ impl Args<'_> {
 
     /// What tells this call from others, if it has neither lists of counts nor a factor.
     fn key(&self) -> Option<Key> {
-        let kind = self.collective;
-        let factor = kind.reduces() && self.operation.op == ReduceOp::PreMulSum;
-        let plain = !factor && !kind.ragged() && !kind.point_to_point();
-        plain.then(|| Key {
+        let key = Key {
             send: self.send,
             recv: self.recv,
             count: self.count,
             root: self.root,
             dtype: self.dtype.number().into(),
             op: self.operation.op.number().into(),
-            collective: kind,
-        })
+            collective: self.collective,
+        };
+        key.of_plain().filter(|_| self.operation.op != ReduceOp::PreMulSum)
     }
 }
 

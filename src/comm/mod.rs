@@ -249,11 +249,12 @@ impl Communicator {
         key: Key,
         prepare: impl FnOnce() -> Result<Call>,
     ) -> Result<()> {
-        let inside = self.enter()?;
-        if self.collects() {
-            drop(inside);
-            // SAFETY: passed on.
-            return unsafe { self.run(prepare()?) };
+        let _inside = self.enter()?;
+        if self.collects()
+            && let Some(calls) = &mut *lock(&self.group)
+        {
+            calls.push(prepare()?);
+            return Ok(());
         }
         self.core.run_again(key, self.config.timeout, prepare)
     }

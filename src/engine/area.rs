@@ -16,8 +16,8 @@
 //! who loads one makes the processor fetch the lines behind it too, up to the end of the page, and
 //! the next piece must not be there (512 bytes: 0.4 us instead of 1.3).
 //!
-//! In a call with a root some wait for nobody, and may be many calls ahead; for that it has more
-//! pages.
+//! In a flat call with a root some wait for nobody, and may be many calls ahead; for that it has
+//! more pages.
 //!
 //! Invariant: nobody stores to a piece that another may still load. With its pieces a call learns
 //! *after* which turn they are free: all must have shown that one, and so have ended those before
@@ -31,10 +31,10 @@ use crate::engine::link::{AHEAD, Board, FLAT_BYTES, Fabric, STAGE_BYTES, area_ro
 /// Pieces begin at multiples of this.
 const PAGE: u64 = 4096;
 
-/// Pages for single small pieces of calls in which everyone waits for everyone.
+/// Pages for single small pieces of plans, and of flat calls in which everyone waits for everyone.
 const TIGHT_PAGES: usize = 2;
 
-/// Those for calls in which some wait for nobody.
+/// Those for flat calls in which some wait for nobody.
 const LOOSE_PAGES: usize = AHEAD;
 
 const PAGES: usize = TIGHT_PAGES + LOOSE_PAGES;
@@ -134,12 +134,11 @@ impl Next {
             };
             self.page[kind] = (self.page[kind] + 1) % pages;
             let page = first + self.page[kind];
-            let last = std::mem::replace(&mut self.pages[page], taker.turn);
-            let after = if last == 0 { 0 } else { last + 1 };
+            let after = self.page_free(page);
+            self.pages[page] = taker.turn;
             return Pieces { first: page as u64 * PAGE, run: 1, around: 1, bytes, number, after };
         }
-        let after = self.after();
-        self.around = taker.turn;
+        let after = std::mem::replace(&mut self.around, taker.turn);
         let first = if self.at + bytes > room { 0 } else { self.at };
         let (run, around) = ((room - first) / bytes, room / bytes);
         let pieces = Pieces { first: RING_AT + first, run, around, bytes, number, after };
@@ -147,9 +146,16 @@ impl Next {
         pieces
     }
 
-    /// The turn after which the next pieces that go around are free.
-    pub(crate) const fn after(&self) -> u64 {
-        self.around
+    /// The turn after which any pieces that a plan may take next are free.
+    pub(crate) fn after(&self) -> u64 {
+        let page = (self.page[0] + 1) % TIGHT_PAGES;
+        self.around.max(self.page_free(page))
+    }
+
+    /// The turn after which a page is free: that after the one that used it last.
+    fn page_free(&self, page: usize) -> u64 {
+        let last = self.pages[page];
+        if last == 0 { 0 } else { last + 1 }
     }
 }
 
@@ -216,8 +222,10 @@ mod tests {
             let mut number = 0;
             for ((bytes, count, loose), turn) in calls.into_iter().zip(1..) {
                 let count = if bytes <= PAGE && count % 8 > 0 { 1 } else { count };
+                let any = next.after();
                 let pieces = next.take(world, Taker { turn, loose }, bytes, count);
-                prop_assert!(pieces.after < turn);
+                prop_assert!(any < turn && pieces.after < turn);
+                prop_assert!(loose || pieces.after <= any);
                 last.retain(|&(turn, _)| turn >= pieces.after);
                 let mut before = None;
                 for index in 0..if bytes == 0 { 0 } else { count } {

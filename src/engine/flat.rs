@@ -81,7 +81,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if bytes > if inline { INLINE_BYTES } else { FLAT_BYTES } {
             return Err(wrong_route());
         }
-        let timing = self.begin_timing();
+        let timing = self.begin_timing(stand);
         let board = self.wires.fabric.board().ok_or_else(wrong_route)?;
         let piece = || board.area(me).wrapping_add(place(&self.flat));
         let to = if inline { words.as_mut_ptr().cast() } else { piece() };
@@ -111,7 +111,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
                 if self.flat.bytes() == 0
                     && let Some(board) = self.wires.fabric.board()
                 {
-                    board.words(rank, stand.turn, &mut self.inline[rank][..stand.words]);
+                    let words = stand.bytes.div_ceil(8);
+                    board.words(rank, stand.turn, &mut self.inline[rank][..words]);
                 }
                 moved = true;
             }
@@ -120,10 +121,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if stand.tells {
             self.hear_places(stand);
         }
-        let timing = self.begin_timing();
+        let timing = self.begin_timing(stand);
         self.take_flat(call)?;
         if let Some(timing) = timing {
-            timing.end(self.loaded_bytes(call), &mut self.wires.fabric);
+            timing.end(self.loaded_bytes(call, stand.bytes), &mut self.wires.fabric);
         }
         stand.done = true;
         Ok(true)
@@ -150,17 +151,16 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Begins to time the stores or loads of contributions, if this call is one to judge by.
-    fn begin_timing(&mut self) -> Option<Timing> {
-        let large = self.flat.bytes() >= STREAM_BYTES as u64;
+    fn begin_timing(&mut self, stand: &Stand) -> Option<Timing> {
+        let large = stand.bytes >= STREAM_BYTES;
         large.then(|| self.flat.way(0, false))?.begin(&mut self.wires.fabric)
     }
 
-    /// Bytes that this rank takes out of others' pieces.
-    fn loaded_bytes(&self, call: &Call) -> usize {
+    /// Bytes that this rank takes out of others' pieces, of which the longest has `shown`.
+    fn loaded_bytes(&self, call: &Call, shown: usize) -> usize {
         use Collective as C;
         let (me, world) = (self.wires.me, self.wires.world);
         let others = (0..world).filter(|&rank| rank != me && needs(call, me, rank)).count();
-        let shown = number(self.flat.bytes());
         let each = match call.collective {
             C::ReduceScatter | C::ReduceScatterV | C::AllToAll | C::Scatter => shown / world,
             _ => shown,

@@ -155,7 +155,7 @@ impl Place {
     }
 }
 
-/// How many calls a rank may be ahead of those it need not hear.
+/// How many calls a rank may be ahead of those it need not hear: one less with a page of the area.
 pub const AHEAD: usize = 32;
 
 /// Notices of each rank that stand on the board at a time. A rank that shows turn k has seen all of
@@ -210,7 +210,7 @@ pub struct Notice<'a> {
     pub words: &'a [u64],
 }
 
-/// The memory where ranks with memory links meet: of each rank a notice, a phase counter, and an
+/// The memory where ranks with memory links meet: of each rank [`NOTICES`], a phase counter, and an
 /// area in which it puts what others load.
 ///
 /// # Safety
@@ -234,11 +234,11 @@ pub unsafe trait Board {
     /// The first words of `peer`'s notice of call `turn`, which has been seen.
     fn words(&self, peer: usize, turn: u64, words: &mut [u64]);
 
-    /// Begins to load `peer`'s notice of call `turn`, which is likely to be there.
-    fn expect(&self, peer: usize, turn: u64);
-
     /// The head in it.
     fn head(&self, peer: usize, turn: u64) -> Head;
+
+    /// Begins to load `peer`'s notice of call `turn`, which is likely to be there.
+    fn expect(&self, peer: usize, turn: u64);
 
     /// Where `rank` puts what others load.
     fn area(&self, rank: usize) -> *mut u8;

@@ -160,7 +160,8 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     /// Notes whether all ranks' buffers could be mapped in a call that told of them.
     pub(super) fn note_shared(&mut self, shared: bool) {
         if self.shared != shared {
-            (self.shared, self.version) = (shared, self.version + 1);
+            self.shared = shared;
+            self.forget();
         }
     }
 

@@ -115,7 +115,7 @@ pub struct Known {
     /// Without its number.
     head: Head,
     /// Bytes of the longest contribution.
-    shown: usize,
+    bytes: usize,
     /// The notice tells where the buffers are.
     tells: bool,
     /// Some ranks wait for nobody.
@@ -124,8 +124,8 @@ pub struct Known {
 
 impl Default for Known {
     fn default() -> Self {
-        let (head, shown) = (Head::zeroed(), 0);
-        Self { version: 0, head, shown, tells: false, loose: false }
+        let (head, bytes) = (Head::zeroed(), 0);
+        Self { version: 0, head, bytes, tells: false, loose: false }
     }
 }
 
@@ -147,8 +147,8 @@ struct Running {
     cursors: [Cursor; LANES_MAX],
 }
 
-/// Calls whose heads are remembered. A rank is rarely this far ahead of one that waits for it.
-const RECENT: usize = 8;
+/// Calls whose heads are remembered: more than a rank on the board is ahead of any other.
+const RECENT: usize = 2 * AHEAD;
 
 /// A submitted collective.
 #[derive(Debug)]
@@ -173,8 +173,8 @@ struct Stand {
     tells: bool,
     /// No peer can map the own buffers.
     hidden: bool,
-    /// The words of others' notices in which contributions to a flat call stand.
-    words: usize,
+    /// Bytes of the longest contribution to a flat call.
+    bytes: usize,
     /// How many ranks' notices of a flat call have been seen.
     heard: usize,
     /// A flat call is through.
@@ -202,7 +202,6 @@ pub struct Engine<F, P> {
     version: u32,
     /// What the present call waits for was there when it first looked.
     early: bool,
-    stamp: u64,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
@@ -251,7 +250,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             shared: false,
             version: 1,
             early: true,
-            stamp: 0,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
@@ -274,10 +272,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         &mut self.wires.fabric
     }
 
-    /// The chooser, which may be changed.
+    /// The chooser. Whoever changes what it chooses says so by [`Engine::forget`].
     pub fn planner(&mut self) -> &mut P {
-        self.version += 1;
         &mut self.planner
+    }
+
+    /// What is known of calls no longer holds.
+    pub fn forget(&mut self) {
+        self.version += 1;
     }
 
     /// Number of collectives begun so far: the present or last call's number.
@@ -346,12 +348,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     /// What there is to know of a flat call.
     fn flat_known(&self, call: &Call) -> Known {
-        let shown = flat::shown_bytes(call, self.wires.world);
+        let bytes = flat::shown_bytes(call, self.wires.world);
         Known {
             version: self.version,
             head: self.head(call, 0, 0),
-            shown,
-            tells: flat::tells_places(call, shown),
+            bytes,
+            tells: flat::tells_places(call, bytes),
             loose: call.collective.rooted(),
         }
     }
@@ -552,7 +554,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
 
     /// Counts a call, and where it is made on the board takes its place there.
     fn stand(&mut self, route: Route, known: &Known) -> Stand {
-        self.stamp += 1;
         let head = Head { seq: self.seq() + 1, ..known.head };
         self.tally.add(&head);
         let slot = self.seq() % RECENT as u64;
@@ -563,19 +564,19 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.before.turns += 1;
             self.notices.clear();
             turn = self.before.turns;
-            // Its pieces are taken only when the plan is known.
+            // What pieces it takes is known only with the plan.
             after = if route == Route::Meet { self.before.pieces.after() } else { 0 };
             after = after.max(turn.saturating_sub(AHEAD as u64));
         }
         if route == Route::Flat {
             let taker = Taker { turn, loose: known.loose };
-            let piece = flat::piece_bytes(known.shown);
+            let piece = flat::piece_bytes(known.bytes);
             self.flat = self.before.pieces.take(self.wires.world, taker, piece, 1);
             after = after.max(self.flat.after);
         }
         let (hidden, heard, done, tells) = (false, 0, false, known.tells);
-        let words = known.shown.div_ceil(8).min(NOTICE_WORDS);
-        Stand { head, route, turn, after, shown: links, tells, hidden, words, heard, done }
+        let bytes = known.bytes;
+        Stand { head, route, turn, after, shown: links, tells, hidden, bytes, heard, done }
     }
 
     /// Chooses the plan of a call whose ranks need not meet first.
@@ -652,7 +653,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             bound: &running.bound,
             peers: &self.peers,
             head: &run.stand.head,
-            stamp: self.stamp,
+            stamp: run.stand.head.seq,
             turn: run.stand.turn,
             seen: &mut self.seen,
             sources: &mut self.sources,

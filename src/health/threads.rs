@@ -2,9 +2,9 @@
 //!
 //! Threads load and store each other's buffers. So a rank whose call fails may not return before
 //! the others have let go of its memory: it raises the fault, then waits until no other thread is
-//! at work. A thread marks each stretch of work (one poll of its engine), and begins none once it
-//! sees a fault. The marks are plain stores; the one that fails pays for the order, with a barrier
-//! that the kernel runs on every thread (membarrier(2)).
+//! at work. A thread marks each stretch of work (one poll of its engine, or the few of a hurried
+//! call), and begins none once it sees a fault. The marks are plain stores; the one that fails pays
+//! for the order, with a barrier that the kernel runs on every thread (membarrier(2)).
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -105,7 +105,7 @@ impl Thread {
             fence(Ordering::SeqCst);
         }
         for (rank, mark) in self.slate.working.iter().enumerate() {
-            // BOUND: one poll of the other's engine, which never blocks.
+            // BOUND: a few polls of the other's engine, none of which blocks.
             while rank != self.me.index() && mark.load(Ordering::Acquire) == 1 {
                 std::thread::yield_now();
             }

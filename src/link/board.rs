@@ -82,8 +82,7 @@ pub(crate) struct Rows {
 }
 
 // SAFETY: rows are atomics in memory that `_keep` keeps alive; areas are bare memory there, which a
-// rank writes only when the others are known to have done with it (by turns: `engine::meet`; by
-// blocks of tiles: `plan`).
+// rank writes only when the others are known to have done with it: `engine::area`.
 unsafe impl Send for Rows {}
 
 impl Rows {

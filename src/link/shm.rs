@@ -2,10 +2,10 @@
 //! write to it, and passes it on when the communicator forms. Nothing has a name.
 //!
 //! ```text
-//!  0          4096                  8192              2056 KiB
+//!  0          ROW_AT              AREA_AT           RINGS_AT
 //!  | header   | row of the board,   | area of the     | for each local peer (in rank order) and
-//!  | (boot's) | doze flag at 512,   | board           | lane: ring control 256 | ring data
-//!  |          | gifts sent at 640   |                 |
+//!  | (boot's) | doze flag,          | board           | lane: ring control 256 | ring data
+//!  |          | gifts sent          |                 |
 //! ```
 //!
 //! Memory from [`HostBoard::alloc`] is a segment too; its descriptor goes to the local peers when
@@ -13,7 +13,7 @@
 //! gifts sent grows, so that peers look into their sockets when there is something and no oftener.
 //!
 //! A call under way holds plain addresses into peers' segments. So what a peer says is gone stays
-//! mapped until no call can be under way: until the next meeting, or [`HostBoard::sweep`].
+//! mapped until no call can be under way: until the next notice, or [`HostBoard::sweep`].
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

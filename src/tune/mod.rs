@@ -160,7 +160,7 @@ impl Tuner {
         let row = self.row(call, reach);
         let measured = row.and_then(|row| match row.pick {
             Pick::By(algorithm) => of(Some(algorithm), Reason::Table(row)),
-            Pick::Model | Pick::Flat => None,
+            Pick::Model => None,
         });
         let hosts = facts.hosts.count();
         let levels = (hosts > 1 && hosts < facts.world as usize).then_some(A::Hierarchical);

@@ -12,8 +12,8 @@
 //! A row holds for calls of one collective by so many ranks on so many hosts that can reach so much
 //! of each other's memory ([`Reach`]), of at most so many bytes and more than those of the row
 //! before it. The bytes are those of the buffer, or of one block where every rank has its own (in
-//! the `v` forms: of all blocks). What is taken is an algorithm, `flat` (no plan, where the call is
-//! small enough for that), or `model`: what would be taken without a table.
+//! the `v` forms: of all blocks). What is taken is an algorithm, or `model`: what would be taken
+//! without a table.
 //!
 //! Rank 0's table holds for all: it travels with the other settings that rank 0 decides, as rows of
 //! [`ROW_BYTES`]. Both forms are read strictly, and neither may be large.
@@ -38,8 +38,6 @@ const ROW_BYTES: usize = 15;
 pub enum Pick {
     /// What would be taken without a table.
     Model,
-    /// No plan: each rank shows all it has.
-    Flat,
     /// This algorithm, where it fits.
     By(Algorithm),
 }
@@ -188,7 +186,6 @@ impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Model => "model",
-            Self::Flat => "flat",
             Self::By(algorithm) => algorithm.name(),
         })
     }
@@ -213,14 +210,13 @@ fn reach_name(reach: Reach) -> &'static str {
 /// Everything a row may say to take.
 fn picks() -> impl Iterator<Item = Pick> {
     let algorithms = Algorithm::ALL.iter().map(|&algorithm| Pick::By(algorithm));
-    [Pick::Model, Pick::Flat].into_iter().chain(algorithms)
+    [Pick::Model].into_iter().chain(algorithms)
 }
 
 /// Its number on the way.
 const fn number(pick: Pick) -> u8 {
     match pick {
         Pick::Model => u8::MAX,
-        Pick::Flat => u8::MAX - 1,
         Pick::By(algorithm) => algorithm as u8,
     }
 }

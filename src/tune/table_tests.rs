@@ -7,7 +7,7 @@ const GOOD: &str = "unisono-tuning 1
 all_reduce ranks=2 hosts=1 reach=messages bytes<=65536 doubling
 
 all_reduce ranks=2 hosts=1 reach=messages bytes=any model
-  reduce ranks=4 hosts=2 reach=stages bytes<=8 flat
+  reduce ranks=4 hosts=2 reach=stages bytes<=8 ring
 ";
 
 #[test]
@@ -20,7 +20,7 @@ fn a_table_is_read_and_written() {
     let rows = [
         Row { place: first, bytes: 65_536, pick: doubling },
         Row { place: first, bytes: u64::MAX, pick: Pick::Model },
-        Row { place: last, bytes: 8, pick: Pick::Flat },
+        Row { place: last, bytes: 8, pick: Pick::By(Algorithm::Ring) },
     ];
     assert_eq!(table.rows(), rows);
     assert_eq!(Table::parse(&table.to_string()), Ok(table));

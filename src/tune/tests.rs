@@ -84,7 +84,7 @@ fn a_table_decides_before_the_model_and_after_what_is_asked_for() {
 #[test]
 fn a_table_can_give_a_small_call_a_plan() {
     let rows = "all_reduce ranks=4 hosts=1 reach=stages bytes<=8 model
-        all_reduce ranks=4 hosts=1 reach=stages bytes<=16 flat
+        all_reduce ranks=4 hosts=1 reach=stages bytes<=16 model
         all_reduce ranks=4 hosts=1 reach=stages bytes<=32 doubling";
     let tuner = with_table(4, Memory::Given, rows);
     let route = |count| tuner.route(&all_reduce(count));

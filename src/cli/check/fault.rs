@@ -233,6 +233,26 @@ pub(super) fn different_roots(bench: &mut Bench<'_>) -> Result<Verdict> {
     Ok(expect_mismatch(bench, &comm, run(&comm, &args), ["root 0", "root 1"]))
 }
 
+/// Rank 1 makes a call over links where the others, who need not wait for it, are many small calls
+/// ahead on the board.
+pub(super) fn different_far_ahead(bench: &mut Bench<'_>) -> Result<Verdict> {
+    let comm = breakable(bench)?;
+    let mut data = vec![0f64; 100 * bench.world()];
+    let counts = vec![10; bench.world()];
+    let mut args = args(Collective::Broadcast, &mut data, 10);
+    let mut outcome = Ok(());
+    if bench.me() == 1 {
+        args.collective = Collective::ScatterV;
+        args.send_counts = &counts;
+        outcome = run(&comm, &args);
+    } else {
+        for _ in 0..100 {
+            outcome = outcome.and_then(|()| run(&comm, &args));
+        }
+    }
+    Ok(expect_mismatch(bench, &comm, outcome, ["broadcast f32", "scatter_v f32"]))
+}
+
 /// Rank 1 is wrong about rank 0's block, which all ranks must know.
 pub(super) fn different_blocks(bench: &mut Bench<'_>) -> Result<Verdict> {
     let comm = breakable(bench)?;

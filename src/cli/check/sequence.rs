@@ -1,9 +1,11 @@
 //! Calls one after the other of kinds, sizes and memory that nobody has chosen, with ranks that
-//! come late: whatever path a call takes, it must leave the next one its places on the board and
-//! links.
+//! come late, and many in which some wait for nobody: whatever path a call takes, it must leave the
+//! next one its places on the board and links.
 
 use std::time::Duration;
 
+use unisono::config::Config;
+use unisono::plan::Algorithm;
 use unisono::{Dtype, Result};
 
 use super::event::Verdict;
@@ -20,8 +22,10 @@ const CALLS: usize = 4;
 /// A block has less than this many elements.
 const COUNT_BITS: u64 = 16;
 const LATEST_US: u64 = 300;
-/// Calls that follow each other with nobody waited for.
+/// Small calls that follow each other.
 const RUN: usize = 150;
+/// What the communicators of small calls ask for.
+const ASKED: [Option<Algorithm>; 3] = [None, Some(Algorithm::Direct), Some(Algorithm::Staged)];
 
 /// The same numbers on every rank (splitmix64, Steele et al. 2014).
 struct Dice(u64);
@@ -60,39 +64,57 @@ impl Dice {
 }
 
 /// Small calls in which some ranks wait for nobody, more in a row than anybody may be ahead, with
-/// a rank that comes late.
+/// others among them and a rank that comes late.
 pub(super) fn ahead(bench: &mut Bench<'_>) -> Result<Verdict> {
-    let (me, world) = (bench.me(), bench.world());
-    let rooted = |kind: &Kind| kind.rooted() && !kind.ragged();
-    let kinds: Vec<Kind> = Kind::all().filter(rooted).collect();
-    let mut dice = Dice(world as u64);
-    for (round, &kind) in kinds.iter().cycle().take(2 * kinds.len()).enumerate() {
-        let mut root = dice.index(world);
-        let late = dice.index(world);
-        let mut menu = Vec::new();
-        for _ in 0..RUN {
-            // One root a round, then a root a call.
-            root = if round < kinds.len() { root } else { dice.index(world) };
-            let bits = dice.index(12);
-            let count = dice.index(1 << bits);
-            let plain = Shape::new(kind, Dtype::F32, count, world);
-            let shape = Shape { root: u32::try_from(root).unwrap_or(0), ..plain };
-            let flavor = if kind.reduces() { Flavor::Exact } else { Flavor::Bits };
-            let mut case = Case::new(&shape, bench.comm, flavor, Source::Plain)?;
-            let phase = bench.phase();
-            case.fill(bench.patterns, phase);
-            menu.push((case, shape));
+    let mut dice = Dice(bench.world() as u64);
+    for algorithm in ASKED {
+        let config = Config { algorithm, ..bench.config.clone() };
+        let comm = bench.home.fresh(&config)?;
+        let mut bench =
+            Bench { comm: &comm, config: &config, patterns: &mut *bench.patterns, ..*bench };
+        for round in 0..8 {
+            if let Verdict::Failed(why) = far(&mut bench, &mut dice, round)? {
+                let asked = algorithm.map_or("chosen", Algorithm::name);
+                return Ok(Verdict::Failed(format!("{asked}, round {round}: {why}")));
+            }
         }
-        if late == me {
-            std::thread::sleep(Duration::from_micros(10 * LATEST_US));
-        }
-        let outcome = menu.iter_mut().try_for_each(|(case, _)| case.run(bench.comm));
-        let ((), menu) = keep_on_error(outcome, menu)?;
-        if let Verdict::Failed(why) = compare(bench, &menu) {
-            return Ok(Verdict::Failed(format!("round {round}: {why}")));
-        }
+        comm.destroy()?;
     }
     Ok(Verdict::Passed)
+}
+
+fn far(bench: &mut Bench<'_>, dice: &mut Dice, round: usize) -> Result<Verdict> {
+    let world = bench.world();
+    let all: Vec<Kind> = Kind::all().collect();
+    let rooted: Vec<Kind> =
+        all.iter().copied().filter(|kind| kind.rooted() && !kind.ragged()).collect();
+    let kind = rooted[round % rooted.len()];
+    let (mut root, late) = (dice.index(world), dice.index(world));
+    let mut menu = Vec::new();
+    for call in 0..RUN {
+        // One root a round, then a root a call.
+        root = if round < rooted.len() { root } else { dice.index(world) };
+        let kind = match dice.roll(8) {
+            0 if call > RUN / 2 => all[dice.index(all.len())],
+            1 => rooted[dice.index(rooted.len())],
+            _ => kind,
+        };
+        let bits = dice.index(12);
+        let count = dice.index(1 << bits);
+        let plain = Shape::new(kind, Dtype::F32, count, world);
+        let shape = Shape { root: u32::try_from(root).unwrap_or(0), ..plain };
+        let flavor = if kind.reduces() { Flavor::Exact } else { Flavor::Bits };
+        let mut case = Case::new(&shape, bench.comm, flavor, Source::Plain)?;
+        let phase = bench.phase();
+        case.fill(bench.patterns, phase);
+        menu.push((case, shape));
+    }
+    if late == bench.me() {
+        std::thread::sleep(Duration::from_micros(10 * LATEST_US));
+    }
+    let outcome = menu.iter_mut().try_for_each(|(case, _)| case.run(bench.comm));
+    let ((), menu) = keep_on_error(outcome, menu)?;
+    Ok(compare(bench, &menu))
 }
 
 pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {

@@ -386,6 +386,7 @@ fn errors(place: Place) -> Vec<Case> {
         ("roots that differ are named on all ranks", fault::different_roots),
         ("calls that differ are named on all ranks", fault::different_calls),
         ("counts of blocks that differ are named on all ranks", fault::different_blocks),
+        ("calls that differ are named by ranks far ahead", fault::different_far_ahead),
         ("counts of pairs that differ are named on all ranks", fault::different_pairs),
         ("modes that differ are named on all ranks", fault::different_modes),
         ("all_to_all in place on one rank alone is named on all", fault::different_places),

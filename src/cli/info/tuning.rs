@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use unisono::call::Call;
 use unisono::config::Config;
 use unisono::engine::{Planner, Reach, Route};
-use unisono::tune::table::Pick;
 use unisono::tune::{Memory, Reason, Tuner};
 use unisono::{Collective, Dtype};
 
@@ -120,8 +119,7 @@ fn choice(
         Route::Links => Reach::Messages,
     };
     if route == Route::Flat {
-        let row = tuner.row(&call, reach).filter(|row| row.pick == Pick::Flat);
-        let why = row.map_or_else(|| "small".to_owned(), |row| format!("table: {row}"));
+        let why = "small".to_owned();
         return Ok(Choice { route: "flat", algorithm: "-", tiles: None, estimate: None, why });
     }
     let choice = tuner.choose(&call, reach).map_err(|error| error.detail.into_string())?;
