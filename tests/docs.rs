@@ -23,7 +23,8 @@ fn read(path: &Path) -> String {
 fn documents() -> Vec<PathBuf> {
     let docs = std::fs::read_dir(root().join("docs")).expect("docs");
     let mut files: Vec<PathBuf> = docs.map(|entry| entry.expect("docs").path()).collect();
-    let names = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let names =
+        ["README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     files.extend(names.map(|name| root().join(name)));
     files.retain(|file| file.extension().is_some_and(|e| e == "md"));
     files
