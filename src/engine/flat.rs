@@ -209,10 +209,31 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
     }
 
-    /// What every rank contributes, from `skip` bytes on, into its place in the output.
+    /// Puts the own block of a gathering call into its place: while the others' are under way.
+    pub(super) fn keep_own(&self, call: &Call) {
+        let me = self.wires.me;
+        if !gathers(call, me) {
+            return;
+        }
+        let layout = layout(call, me);
+        let (skip, _) = stretch(&layout, true, call, me);
+        let (place, count) = stretch(&layout, false, call, me);
+        // SAFETY: input and output were validated, for these blocks too: in place they are the
+        // same, else apart.
+        unsafe {
+            keep(
+                call.send.wrapping_add(skip),
+                call.recv.wrapping_add(place),
+                count * call.dtype.bytes(),
+            );
+        }
+    }
+
+    /// What every other rank contributes, from `skip` bytes on, into its place in the output.
     fn gather_flat(&mut self, call: &Call, skip: usize) -> Result<()> {
-        let layout = layout(call, self.wires.me);
-        for rank in 0..self.wires.world {
+        let me = self.wires.me;
+        let layout = layout(call, me);
+        for rank in (0..self.wires.world).filter(|&rank| rank != me) {
             let (place, count) = stretch(&layout, false, call, rank);
             let from = self.contribution(call, rank)?.wrapping_add(skip);
             let to = call.recv.wrapping_add(place);
@@ -244,6 +265,16 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         // notices have shown. The output was validated; in place it is the own contribution.
         unsafe { (kernels.fold)(&fold) };
         Ok(())
+    }
+}
+
+/// Whether rank `me` puts blocks of several ranks into its output.
+fn gathers(call: &Call, me: usize) -> bool {
+    use Collective as C;
+    match call.collective {
+        C::AllGather | C::AllGatherV | C::AllToAll => true,
+        C::Gather => me == call.root.index(),
+        _ => false,
     }
 }
 

@@ -109,6 +109,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if let Some(board) = self.wires.fabric.board() {
             board.publish(stand.turn, Notice { head: stand.head, words: &words[..used] });
         }
+        if stand.route == Route::Flat {
+            self.keep_own(call);
+        }
         *self.seen.shown(stand.turn) = stand.head;
         stand.shown = true;
         self.early = true;
