@@ -102,24 +102,19 @@ impl Core {
 
     /// Runs one call to its end on this thread if it can.
     pub(crate) fn run(&self, call: Call, timeout: Option<Duration>) -> Result<()> {
-        if let Some(mut backend) = self.try_backend() {
-            self.take_posted(&mut **backend);
-            if self.table.pending() == 0 {
-                let mut known = Known::default();
-                if self.hurry(&mut **backend, (&call, &mut known), timeout) {
-                    return Ok(());
-                }
-            } else {
-                self.table.begin(BLOCKING, 1, timeout);
-                self.submit(&mut **backend, call, BLOCKING);
-            }
-            self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
-        } else {
+        let Some(mut backend) = self.try_backend() else {
             self.table.begin(BLOCKING, 1, timeout);
             self.post(call, BLOCKING);
+            return self.end(None);
+        };
+        self.take_posted(&mut **backend);
+        if self.table.pending() > 0 {
+            self.table.begin(BLOCKING, 1, timeout);
+            self.submit(&mut **backend, call, BLOCKING);
+        } else if self.hurry(&mut **backend, (&call, &mut Known::default()), timeout) {
+            return Ok(());
         }
-        self.wait(BLOCKING, None)?;
-        self.table.result(BLOCKING)
+        self.end(Some(backend))
     }
 
     /// As [`Core::run`], for a call that may be the same as the last; else `prepare` makes it.
@@ -142,8 +137,14 @@ impl Core {
         if self.hurry(driven, (call, known), timeout) {
             return Ok(());
         }
-        self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
-        drop(backend);
+        self.end(Some(backend))
+    }
+
+    /// Waits for the end of a blocking call that has begun.
+    fn end(&self, driver: Option<Driver<'_>>) -> Result<()> {
+        if let Some(mut backend) = driver {
+            self.turn(&mut **backend, BLOCKING, self.table.deadline(BLOCKING));
+        }
         self.wait(BLOCKING, None)?;
         self.table.result(BLOCKING)
     }

@@ -103,10 +103,10 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             let rank = stand.heard;
             if rank != me && needs(call, me, rank) {
                 if !self.seen.greet(&mut self.wires, rank, stand.turn)? {
-                    self.early = false;
+                    stand.early = false;
                     return Ok(moved);
                 }
-                self.expect(call, rank, stand.turn);
+                self.expect(call, rank, stand);
                 // What is inline is used from a copy made once.
                 if self.flat.bytes() == 0
                     && let Some(board) = self.wires.fabric.board()
@@ -131,13 +131,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     /// Begins to load the next notices of a rank that is ahead.
-    fn expect(&mut self, call: &Call, rank: usize, turn: u64) {
-        if self.early
+    fn expect(&mut self, call: &Call, rank: usize, stand: &Stand) {
+        if stand.early
             && call.collective.rooted()
             && let Some(board) = self.wires.fabric.board()
         {
-            board.expect(rank, turn + 1);
-            board.expect(rank, turn + 2);
+            board.expect(rank, stand.turn + 1);
+            board.expect(rank, stand.turn + 2);
         }
     }
 

@@ -51,8 +51,6 @@ pub(crate) struct Context<'a, F> {
     pub(crate) bound: &'a Bound,
     pub(crate) peers: &'a [PeerBuffers],
     pub(crate) head: &'a Head,
-    /// Identifies the call on every link; never 0.
-    pub(crate) stamp: u64,
     /// The call's number on the board.
     pub(crate) turn: u64,
     pub(crate) seen: &'a mut Seen,
@@ -248,7 +246,7 @@ fn post<F: Fabric>(
     }
     let to = step.to as usize;
     let wire = Bound::outgoing(step);
-    let first = cx.wires.open_tx(to, lane, cx.stamp);
+    let first = cx.wires.open_tx(to, lane, cx.head.seq);
     let payload = if cx.bound.bytes(wire) == cx.bound.bytes(source.form) {
         Payload::Plain { at: source.at, bytes: source.count * cx.bound.bytes(source.form) }
     } else {

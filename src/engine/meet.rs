@@ -114,7 +114,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         }
         *self.seen.shown(stand.turn) = stand.head;
         stand.shown = true;
-        self.early = true;
         Ok(true)
     }
 

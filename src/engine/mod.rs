@@ -177,6 +177,8 @@ struct Stand {
     bytes: usize,
     /// How many ranks' notices of a flat call have been seen.
     heard: usize,
+    /// They were there when it first looked.
+    early: bool,
     /// A flat call is through.
     done: bool,
 }
@@ -200,8 +202,6 @@ pub struct Engine<F, P> {
     shared: bool,
     /// Counts what changes how calls are made.
     version: u32,
-    /// What the present call waits for was there when it first looked.
-    early: bool,
     /// The last calls' heads, by number.
     recent: [Option<Head>; RECENT],
     queue: VecDeque<(Call, u32)>,
@@ -249,7 +249,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             kernels: LastKernels::default(),
             shared: false,
             version: 1,
-            early: true,
             recent: [None; RECENT],
             queue: VecDeque::with_capacity(64),
             run: None,
@@ -574,9 +573,19 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.flat = self.before.pieces.take(self.wires.world, taker, piece, 1);
             after = after.max(self.flat.after);
         }
-        let (hidden, heard, done, tells) = (false, 0, false, known.tells);
-        let bytes = known.bytes;
-        Stand { head, route, turn, after, shown: links, tells, hidden, bytes, heard, done }
+        Stand {
+            head,
+            route,
+            turn,
+            after,
+            shown: links,
+            tells: known.tells,
+            hidden: false,
+            bytes: known.bytes,
+            heard: 0,
+            early: true,
+            done: false,
+        }
     }
 
     /// Chooses the plan of a call whose ranks need not meet first.
@@ -653,7 +662,6 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             bound: &running.bound,
             peers: &self.peers,
             head: &run.stand.head,
-            stamp: run.stand.head.seq,
             turn: run.stand.turn,
             seen: &mut self.seen,
             sources: &mut self.sources,

@@ -235,7 +235,7 @@ fn take_head<F: Fabric>(
     if cursor.heads > index {
         return Ok(true);
     }
-    let taken = cx.wires.open_rx(from, lane, cx.stamp, head, empty)?;
+    let taken = cx.wires.open_rx(from, lane, cx.head.seq, head, empty)?;
     cursor.heads += u32::from(taken);
     Ok(taken)
 }
@@ -248,13 +248,13 @@ fn give_head<F: Fabric>(
     empty: bool,
     cx: &mut Context<'_, F>,
 ) -> Result<bool> {
-    if cursor.opened || !(cx.wires.needs_head(to, lane, cx.stamp) || empty) {
+    if cursor.opened || !(cx.wires.needs_head(to, lane, cx.head.seq) || empty) {
         return Ok(true);
     }
     if !send_head(cx.wires.fabric.tx(to, lane), cx.head)? {
         return Ok(false);
     }
-    cx.wires.open_tx(to, lane, cx.stamp);
+    cx.wires.open_tx(to, lane, cx.head.seq);
     cursor.opened = true;
     Ok(true)
 }

@@ -343,7 +343,9 @@ unsafe impl Board for NoBoard {
         match *self {}
     }
 
-    fn expect(&self, _peer: usize, _turn: u64) {}
+    fn expect(&self, _peer: usize, _turn: u64) {
+        match *self {}
+    }
 
     fn words(&self, _peer: usize, _turn: u64, _words: &mut [u64]) {
         match *self {}

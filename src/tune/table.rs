@@ -210,7 +210,7 @@ fn reach_name(reach: Reach) -> &'static str {
 /// Everything a row may say to take.
 fn picks() -> impl Iterator<Item = Pick> {
     let algorithms = Algorithm::ALL.iter().map(|&algorithm| Pick::By(algorithm));
-    [Pick::Model].into_iter().chain(algorithms)
+    std::iter::once(Pick::Model).chain(algorithms)
 }
 
 /// Its number on the way.

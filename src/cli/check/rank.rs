@@ -13,7 +13,8 @@ use super::Options;
 use super::event::{Event, Verdict};
 use super::suite::{Act, Section, sections};
 use crate::cli::data::Case;
-use crate::cli::data::pattern::Patterns;
+use crate::cli::data::memory::Source;
+use crate::cli::data::pattern::{Flavor, Patterns};
 use crate::cli::data::shape::Shape;
 use crate::cli::ranks::Link;
 
@@ -105,6 +106,15 @@ impl Bench<'_> {
     pub(super) fn phase(&mut self) -> usize {
         self.calls += 1;
         self.calls * 17
+    }
+
+    /// A call of this shape, filled: with exact sums where it reduces, else with any bits.
+    pub(super) fn filled(&mut self, shape: &Shape, source: Source) -> Result<Case> {
+        let flavor = if shape.kind.reduces() { Flavor::Exact } else { Flavor::Bits };
+        let mut case = Case::new(shape, self.comm, flavor, source)?;
+        let phase = self.phase();
+        case.fill(self.patterns, phase);
+        Ok(case)
     }
 
     /// Fills, runs and compares one call.

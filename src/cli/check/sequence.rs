@@ -11,9 +11,7 @@ use unisono::{Dtype, Result};
 use super::event::Verdict;
 use super::rank::Bench;
 use super::special::{compare, keep_on_error, start_all};
-use crate::cli::data::Case;
 use crate::cli::data::memory::Source;
-use crate::cli::data::pattern::Flavor;
 use crate::cli::data::shape::{Kind, Shape};
 
 /// Rounds of a few calls each.
@@ -103,11 +101,7 @@ fn far(bench: &mut Bench<'_>, dice: &mut Dice, round: usize) -> Result<Verdict> 
         let count = dice.index(1 << bits);
         let plain = Shape::new(kind, Dtype::F32, count, world);
         let shape = Shape { root: u32::try_from(root).unwrap_or(0), ..plain };
-        let flavor = if kind.reduces() { Flavor::Exact } else { Flavor::Bits };
-        let mut case = Case::new(&shape, bench.comm, flavor, Source::Plain)?;
-        let phase = bench.phase();
-        case.fill(bench.patterns, phase);
-        menu.push((case, shape));
+        menu.push((bench.filled(&shape, Source::Plain)?, shape));
     }
     if late == bench.me() {
         std::thread::sleep(Duration::from_micros(10 * LATEST_US));
@@ -125,7 +119,6 @@ pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {
         let mut menu = Vec::new();
         for _ in 0..CALLS {
             let shape = dice.shape(&kinds, world);
-            let flavor = if shape.kind.reduces() { Flavor::Exact } else { Flavor::Bits };
             // All have memory that others can map, none has, or some have.
             let mapped = match dice.roll(8) {
                 0..3 => true,
@@ -133,10 +126,7 @@ pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {
                 _ => false,
             };
             let source = if mapped { Source::Registered } else { Source::Plain };
-            let mut case = Case::new(&shape, bench.comm, flavor, source)?;
-            let phase = bench.phase();
-            case.fill(bench.patterns, phase);
-            menu.push((case, shape));
+            menu.push((bench.filled(&shape, source)?, shape));
         }
         let at_once = dice.roll(4) == 0;
         let lags: Vec<_> = (0..CALLS).map(|_| (dice.index(world), dice.roll(LATEST_US))).collect();

@@ -10,7 +10,6 @@ use super::event::Verdict;
 use super::rank::{Bench, describe};
 use crate::cli::data::Case;
 use crate::cli::data::memory::Source;
-use crate::cli::data::pattern::Flavor;
 use crate::cli::data::shape::{Kind, Shape};
 
 /// Calls in flight at once.
@@ -29,11 +28,7 @@ fn menu(bench: &mut Bench<'_>, calls: usize) -> Result<Vec<(Case, Shape)>> {
         let shape = Shape::new(kind, Dtype::F32, count, world);
         let root = u32::try_from(number % world).unwrap_or(0);
         let shape = Shape { root, ..shape };
-        let flavor = if kind.reduces() { Flavor::Exact } else { Flavor::Bits };
-        let mut case = Case::new(&shape, bench.comm, flavor, Source::Plain)?;
-        let phase = bench.phase();
-        case.fill(bench.patterns, phase);
-        menu.push((case, shape));
+        menu.push((bench.filled(&shape, Source::Plain)?, shape));
     }
     Ok(menu)
 }
@@ -239,10 +234,7 @@ pub(super) fn messages_beside_collectives(bench: &mut Bench<'_>) -> Result<Verdi
         if world == 1 {
             return Ok(Verdict::Skipped("takes two ranks".to_owned()));
         }
-        let mut case = Case::new(&shape, bench.comm, Flavor::Bits, Source::Plain)?;
-        let phase = bench.phase();
-        case.fill(bench.patterns, phase);
-        menu.insert(menu.len() / 2, (case, shape));
+        menu.insert(menu.len() / 2, (bench.filled(&shape, Source::Plain)?, shape));
     }
     let outcome = start_all(bench, &mut menu).and_then(|mut requests| {
         requests.iter_mut().try_for_each(|request| request.wait(None).map(drop))
