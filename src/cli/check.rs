@@ -8,6 +8,7 @@
 
 mod event;
 mod fault;
+mod late;
 mod rank;
 mod sequence;
 mod special;

@@ -3,15 +3,41 @@
 //!
 //! They run a slice at a time, so that deadline, abort and the peers' health are looked at in
 //! between.
+//!
+//! A peer whose call has failed has its buffers back, and may have written to what this rank loads
+//! of them. So before each slice, and before it tells that it has loaded the last, a rank looks
+//! whether such a peer has given the call up. Then it does not go on, and waits to hear of the
+//! fault. A slice under way when a peer gives up may still be stored to that peer's output.
 
-use crate::engine::bind::Operand;
+use crate::engine::bind::{Operand, PeerBuffers};
 use crate::engine::lane::{Context, Cursor, Flow, at_element};
-use crate::engine::link::Fabric;
+use crate::engine::link::{Board, Fabric};
 use crate::kernel::Form;
-use crate::plan::{Region, Step, flag};
+use crate::plan::{Region, Step, Verb, flag};
 
 /// The most bytes handled at a time.
 const SLICE_BYTES: usize = 1 << 20;
+
+impl<F: Fabric> Context<'_, F> {
+    /// Whether a rank that `step` of a direct plan loads from or stores to, or whose buffers it
+    /// lets go, has given up this call.
+    pub(super) fn forsaken(&mut self, step: &Step) -> bool {
+        let Some(board) = self.wires.fabric.board() else { return false };
+        let given_up = |rank| board.given_up(rank, self.turn);
+        let me = self.plan.key.rank.index();
+        match step.verb {
+            Verb::Copy if step.source.is_peer() || step.target.is_peer() => {
+                given_up(step.from as usize)
+            }
+            Verb::Fold | Verb::Post => {
+                let used = |p: &PeerBuffers| !(p.input.is_null() && p.output.is_null());
+                let mut peers = self.peers.iter().enumerate();
+                peers.any(|(rank, peer)| rank != me && used(peer) && given_up(rank))
+            }
+            _ => false,
+        }
+    }
+}
 
 impl Cursor {
     /// Copies the source, as the step's stage says.

@@ -178,6 +178,7 @@ impl Cursor {
         let source = operand(step.source, step.source_chunk);
         let target = operand(step.target, step.target_chunk);
         match step.verb {
+            _ if cx.plan.direct && cx.forsaken(step) => Ok(Flow::Blocked),
             Verb::Send => {
                 let place = (step.source, step.source_chunk + self.chunk);
                 post(step, place, source, lane, tile, cx)

@@ -210,8 +210,8 @@ pub struct Notice<'a> {
     pub words: &'a [u64],
 }
 
-/// The memory where ranks with memory links meet: of each rank [`NOTICES`], a phase counter, and an
-/// area in which it puts what others load.
+/// The memory where ranks with memory links meet: of each rank [`NOTICES`], a phase counter, the
+/// turn it has given up, and an area in which it puts what others load.
 ///
 /// # Safety
 /// What [`Board::resolve`] returns is valid for the place's bytes until the next
@@ -265,6 +265,14 @@ pub unsafe trait Board {
 
     /// The phase `peer` has reached.
     fn reached(&mut self, peer: usize) -> u64;
+
+    /// Shows that this rank does not end `turn`, nor any later one. Its callers get their buffers
+    /// back only afterwards.
+    fn give_up(&mut self, turn: u64);
+
+    /// Whether `peer` has given up `turn`: what was its buffers may be anything now. While it has
+    /// not, all that this rank has loaded out of them before was theirs.
+    fn given_up(&self, peer: usize, turn: u64) -> bool;
 }
 
 /// All links of one rank of one communicator.

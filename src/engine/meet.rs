@@ -152,11 +152,26 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             self.notices.push(notice);
         }
         self.note_shared(shared);
+        // Its buffers are no longer the call's. Why, its fault says, which is on its way.
+        if shared && self.forsaken(stand.turn).next().is_some() {
+            return Ok(false);
+        }
         let reach = if shared { Reach::Buffers } else { Reach::Stages };
         let running = self.bind(call, &mut stand.head, reach)?;
         self.resolve(&running.plan, call)?;
         self.running = Some(running);
         Ok(true)
+    }
+
+    /// The ranks that have given `turn` up.
+    pub(super) fn forsaken(&mut self, turn: u64) -> impl Iterator<Item = Rank> {
+        let (me, world) = (self.wires.me, self.wires.world);
+        let board = self.wires.fabric.board().filter(|_| turn > 0);
+        let all = board.into_iter().flat_map(move |board| {
+            let board = &*board;
+            (0..world).filter(move |&rank| rank != me && board.given_up(rank, turn))
+        });
+        all.map(Rank::at)
     }
 
     /// Notes whether all ranks' buffers could be mapped in a call that told of them.

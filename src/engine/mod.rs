@@ -440,6 +440,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             Scope::Call => Error { code: Code::System, ..error },
             _ => error,
         };
+        // Before anybody gets a buffer back that a peer may still load or store.
+        let present = self.run.as_ref().is_some_and(|run| run.stand.turn > 0);
+        let lost = self.before.turns + u64::from(!present);
+        if let Some(board) = self.wires.fabric.board() {
+            board.give_up(lost);
+        }
         self.end_sent();
         self.running = None;
         if let Some(run) = self.run.take() {

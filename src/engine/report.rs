@@ -37,6 +37,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
         }
         self.p2p.awaited(ranks);
+        // What a call does without waiting it does not with the buffers of who has given it up.
+        if let (true, Some(run)) = (ranks.is_empty(), &self.run) {
+            let turn = run.stand.turn;
+            ranks.extend(self.forsaken(turn));
+        }
         // Who does not take what was posted may itself be waiting for one of those above.
         if ranks.is_empty() {
             self.wires.slow_peers(ranks);
@@ -109,7 +114,7 @@ fn awaited_by_lanes<F: Fabric>(running: &Running, wires: &mut Wires<F>, ranks: &
         }
         let step = &running.plan.lane(lane)[usize::from(cursor.step)];
         match step.verb {
-            Verb::Fold => {
+            Verb::Fold if !step.source.is_peer() => {
                 let group = &running.plan.groups[step.from as usize];
                 let me = wires.me;
                 let others = || group.iter().filter(|r| r.index() != me);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! row of a rank:
-//!  0        128    256                            384
-//!  | phase  | past | turn digest words(10) | head | the same for the next turn | ...
+//!  0        128    256      384                            512
+//!  | phase  | past | gave up | turn digest words(10) | head | the same for the next turn | ...
 //! ```
 //!
 //! Beside its row a rank has an *area*, where it puts what others load: see `engine::area`.
@@ -14,6 +14,10 @@
 //! which is published when all ranks are known to be through with it: see `engine::meet`.
 //!
 //! *Past* says which way of storing what others load this rank finds the faster: see `pace`.
+//!
+//! *Gave up* is the first turn that this rank does not end well, or 0. It is stored before callers
+//! get their buffers back. So who has loaded such a buffer, and then finds no such turn there, has
+//! loaded what belonged to the call, as a reader of a seqlock has.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -25,7 +29,7 @@ use crate::engine::link::{NOTICE_WORDS, NOTICES, Notice, notice_slot};
 use crate::error::{Code, Error, Result};
 use crate::link::doze::Waker;
 use crate::link::pace::Pace;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::types::Rank;
 
 /// One rank's part of the board.
@@ -34,6 +38,8 @@ use crate::types::Rank;
 pub(crate) struct Row {
     phase: Line<1>,
     past: Line<1>,
+    /// On a line that all keep in their caches: it changes once.
+    gave_up: Line<1>,
     notices: [Line<16>; NOTICES],
 }
 
@@ -54,7 +60,7 @@ const WORDS_AT: usize = 2;
 const HEAD_AT: usize = WORDS_AT + NOTICE_WORDS;
 
 /// Bytes of one rank's part.
-pub(crate) const ROW_BYTES: usize = 128 * (2 + NOTICES);
+pub(crate) const ROW_BYTES: usize = 128 * (3 + NOTICES);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Row>() == ROW_BYTES);
 
@@ -193,5 +199,20 @@ impl Rows {
     pub(crate) fn reached(&self, peer: usize) -> u64 {
         // ORDERING: acquire pairs with the release in `post`.
         self.row(peer).phase.0[0].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn give_up(&mut self, turn: u64) {
+        self.row(self.me).gave_up.0[0].store(turn, Ordering::Relaxed);
+        // ORDERING: release pairs with the acquire in `given_up`: whoever loads what is written to
+        // the buffers from now on sees the turn.
+        fence(Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn given_up(&self, peer: usize, turn: u64) -> bool {
+        // ORDERING: acquire pairs with the release in `give_up`: what was loaded comes before.
+        fence(Ordering::Acquire);
+        let from = self.row(peer).gave_up.0[0].load(Ordering::Relaxed);
+        from != 0 && from <= turn
     }
 }

@@ -149,6 +149,15 @@ unsafe impl Board for ProcessBoard {
     fn reached(&mut self, peer: usize) -> u64 {
         self.0.reached(peer)
     }
+
+    fn give_up(&mut self, turn: u64) {
+        self.0.give_up(turn);
+    }
+
+    #[inline]
+    fn given_up(&self, peer: usize, turn: u64) -> bool {
+        self.0.given_up(peer, turn)
+    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -160,6 +160,15 @@ unsafe impl Board for AnyBoard {
     fn reached(&mut self, peer: usize) -> u64 {
         each!(self, Self { Process, Host }, board => board.reached(peer))
     }
+
+    fn give_up(&mut self, turn: u64) {
+        each!(self, Self { Process, Host }, board => board.give_up(turn));
+    }
+
+    #[inline]
+    fn given_up(&self, peer: usize, turn: u64) -> bool {
+        each!(self, Self { Process, Host }, board => board.given_up(peer, turn))
+    }
 }
 
 /// Bytes that every link of a rank takes on while its other end does nothing, in a world whose

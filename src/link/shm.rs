@@ -355,6 +355,15 @@ unsafe impl Board for HostBoard {
     fn reached(&mut self, peer: usize) -> u64 {
         self.rows.reached(peer)
     }
+
+    fn give_up(&mut self, turn: u64) {
+        self.rows.give_up(turn);
+    }
+
+    #[inline]
+    fn given_up(&self, peer: usize, turn: u64) -> bool {
+        self.rows.given_up(peer, turn)
+    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -382,6 +382,14 @@ unsafe impl Board for NoBoard {
     fn reached(&mut self, _peer: usize) -> u64 {
         match *self {}
     }
+
+    fn give_up(&mut self, _turn: u64) {
+        match *self {}
+    }
+
+    fn given_up(&self, _peer: usize, _turn: u64) -> bool {
+        match *self {}
+    }
 }
 
 /// All links of one rank of a [`World`].

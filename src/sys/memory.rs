@@ -25,7 +25,7 @@ const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEA
 /// The bytes at the start of a segment that its header takes.
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: u64 = u64::from_le_bytes(*b"UNISEGM1");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The header's fields before its flag, as they stand in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ fn breakable(bench: &Bench<'_>) -> Result<Communicator> {
 }
 
 /// Whether `outcome` is an error of `code` whose text has all of `words`.
-fn expect(outcome: Result<()>, code: Code, words: &[&str]) -> Verdict {
+pub(super) fn expect(outcome: Result<()>, code: Code, words: &[&str]) -> Verdict {
     match outcome {
         Ok(()) => Verdict::Failed(format!("the call succeeded, not {code}")),
         Err(error) if error.code != code => Verdict::Failed(format!("not {code} but {error}")),
@@ -43,7 +43,7 @@ fn args<'a>(collective: Collective, data: &'a mut [f64], count: usize) -> Args<'
     args
 }
 
-fn run(comm: &Communicator, args: &Args<'_>) -> Result<()> {
+pub(super) fn run(comm: &Communicator, args: &Args<'_>) -> Result<()> {
     let call = comm.prepare(args)?;
     // SAFETY: every caller's buffers are large enough for the call and live until it returns.
     unsafe { comm.run(call) }

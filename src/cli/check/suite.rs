@@ -9,7 +9,7 @@ use unisono::{Collective, Dtype, ReduceOp, Result};
 
 use super::event::Verdict;
 use super::rank::Bench;
-use super::{Depth, fault, sequence, special};
+use super::{Depth, fault, late, sequence, special};
 use crate::cli::data::memory::Source;
 use crate::cli::data::pattern::Flavor;
 use crate::cli::data::shape::{Kind, Shape};
@@ -394,6 +394,7 @@ fn errors(place: Place) -> Vec<Case> {
         ("abort ends a blocked call on every rank", fault::abort),
         ("a rank that does not come is named when time is up", fault::absent),
         ("a rank that has left is named", fault::left),
+        ("a late rank is not given what was written after a failure", late::after_a_failure),
     ];
     if place.world > 1 {
         cases.extend(specials(pairs));

@@ -79,7 +79,8 @@ impl Buffer {
         &self.everything()[self.at..self.at + self.bytes]
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    /// The same, to be written.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `everything`, and the buffer is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(self.at), self.bytes) }
     }
