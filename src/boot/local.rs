@@ -64,7 +64,7 @@ pub(crate) fn host_hint() -> [u8; 32] {
 
 /// Trades segments and bells with every candidate: `names[rank]` is the name in that rank's card,
 /// `None` for ranks that are not to be tried. Both ends must try. `segment` has room for its
-/// header, which is written here; a peer whose segment has another size is not local.
+/// header, which is written here; a peer whose segment has another size or layout is not local.
 ///
 /// Candidates that are not done after 7/8 of the time to the deadline are `None`: give it a few
 /// seconds, not all of start-up's.
@@ -72,7 +72,7 @@ pub(crate) fn exchange_local(
     place: &Place<'_>,
     listener: &LocalListener,
     names: &[Option<String>],
-    segment: &Segment,
+    (segment, layout): (&Segment, u32),
     bell: &Bell,
     joined: Option<&mut Joined>,
 ) -> Result<Vec<Option<LocalPeer>>> {
@@ -80,13 +80,13 @@ pub(crate) fn exchange_local(
     let left = place.deadline.saturating_duration_since(Instant::now());
     let place = &Place { deadline: place.deadline - left / 8, ..*place };
     let token: [u8; 32] = random::bytes()?;
-    segment.write_header(place.rank, token)?;
+    segment.write_header(place.rank, token, layout)?;
     let poller = Poller::new()?;
     let expect = Expect::Local { rank: place.rank, epoch: place.epoch };
     let strangers_max = STRANGERS_MAX + names.len();
     let doors = vec![&listener.listener];
     let porch = Porch::new(doors, place.key, expect, strangers_max, &poller)?;
-    let mine = Mine::new(segment, bell, token);
+    let mine = Mine::new((segment, layout), bell, token);
     let mut local = Local { place, poller, porch, mine, dials: Vec::new(), pairs: BTreeMap::new() };
     for (peer, name) in (0u32..).zip(names) {
         let Some(name) = name else { continue };

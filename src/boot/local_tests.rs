@@ -40,7 +40,7 @@ fn trade(field: &Arc<Field>, who: &[u32], deadline: Instant) -> Vec<Done> {
             let segment = Segment::create("test", 8192).expect("segment");
             let bell = Bell::open().expect("bell");
             let own = &field.listeners[Rank(rank).index()];
-            let peers = exchange_local(&place, own, &field.names, &segment, &bell, None);
+            let peers = exchange_local(&place, own, &field.names, (&segment, 1), &bell, None);
             let _ = send.send((rank, (segment, bell, peers.expect("local"))));
         });
     }
@@ -60,11 +60,11 @@ fn worlds_of_1_2_and_4_share_segments_and_bells() {
         let done = trade(&field, &who, soon());
         for (rank, (segment, bell, peers)) in done.iter().enumerate() {
             assert!(peers[rank].is_none());
-            let (owner, token) = segment.header().expect("header");
+            let (owner, token) = segment.header(1).expect("header");
             assert_eq!(Rank(owner).index(), rank);
             for (_, _, others) in done.iter().filter(|(_, _, others)| others[rank].is_some()) {
                 let seen = others[rank].as_ref().expect("peer");
-                assert_eq!(seen.segment.header().expect("header"), (owner, token));
+                assert_eq!(seen.segment.header(1).expect("header"), (owner, token));
                 seen.bell.ring();
                 assert!(bell.drain());
                 assert!(!has_hung_up(seen));
@@ -138,8 +138,8 @@ fn settling_keeps_a_pair_only_when_both_ends_have_it() {
 }
 
 /// Whether rank 0, whose segment has 8192 bytes, takes in a rank 1 that knows the key, and offers
-/// `bytes` bytes with `token` in the header and 2s in the offer.
-fn takes(bytes: usize, token: [u8; 32]) -> bool {
+/// `bytes` bytes with `token` and `layout` in the header and 2s in the offer.
+fn takes(bytes: usize, token: [u8; 32], layout: u32) -> bool {
     let field = field(2);
     let name = field.names[0].clone().expect("name");
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -148,14 +148,14 @@ fn takes(bytes: usize, token: [u8; 32]) -> bool {
             let place = Place { rank: 0, world: 2, key: &field.key, epoch: 1, deadline };
             let segment = Segment::create("test", 8192).expect("segment");
             let bell = Bell::open().expect("bell");
-            exchange_local(&place, &field.listeners[0], &field.names, &segment, &bell, None)
+            exchange_local(&place, &field.listeners[0], &field.names, (&segment, 1), &bell, None)
         });
         let hello = Hello { rank: 1, to: 0, world: 2, epoch: 1, purpose: Purpose::Local };
         let stream = unix::connect(name.as_bytes()).expect("connect").expect("room");
         let shake = Handshake::connector(&field.key, hello).expect("shake");
         let (stream, _) = Conn::new(stream, shake, deadline).complete().expect("proved");
         let segment = Segment::create("test", bytes).expect("segment");
-        segment.write_header(1, token).expect("header");
+        segment.write_header(1, token, layout).expect("header");
         let bell = Bell::open().expect("bell");
         let mut offer = [2; OFFER_BYTES];
         offer[..8].copy_from_slice(OFFER_MAGIC);
@@ -170,11 +170,12 @@ fn takes(bytes: usize, token: [u8; 32]) -> bool {
 }
 
 #[test]
-fn a_segment_with_another_token_or_size_is_not_local() {
-    assert!(takes(8192, [2; 32]));
-    assert!(!takes(8192, [1; 32]));
-    assert!(!takes(4096, [2; 32]));
-    assert!(!takes(1 << 30, [2; 32]));
+fn a_segment_with_another_token_size_or_layout_is_not_local() {
+    assert!(takes(8192, [2; 32], 1));
+    assert!(!takes(8192, [1; 32], 1));
+    assert!(!takes(4096, [2; 32], 1));
+    assert!(!takes(1 << 30, [2; 32], 1));
+    assert!(!takes(8192, [2; 32], 0));
 }
 
 #[test]

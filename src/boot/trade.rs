@@ -32,6 +32,7 @@ pub(crate) struct LocalPeer {
 /// What this rank gives to every other of its host.
 pub(super) struct Mine<'a> {
     segment: &'a Segment,
+    layout: u32,
     bell: &'a Bell,
     offer: [u8; OFFER_BYTES],
 }
@@ -81,8 +82,9 @@ impl Trade {
         Ok(true)
     }
 
-    /// What the peer offered, checked: its segment must have `bytes` bytes, as all of a host have.
-    fn accept(&mut self, peer: u32, bytes: usize) -> Result<(Segment, Bell)> {
+    /// What the peer offered, checked: its segment must have `bytes` bytes and this layout, as all
+    /// of a host have.
+    fn accept(&mut self, peer: u32, bytes: usize, layout: u32) -> Result<(Segment, Bell)> {
         let mut fields = Fields(&self.input);
         let magic = fields.bytes(8)?;
         let size = fields.u64()?;
@@ -95,7 +97,7 @@ impl Trade {
             return Err(Error::new(Code::Protocol, "an offer that makes no sense"));
         }
         let segment = Segment::open(segment, bytes)?;
-        if segment.header()? != (peer, token) {
+        if segment.header(layout)? != (peer, token) {
             return Err(Error::new(Code::Protocol, "the segment is not the one the peer wrote"));
         }
         Ok((segment, Bell::from_fd(bell)?))
@@ -104,12 +106,16 @@ impl Trade {
 
 impl<'a> Mine<'a> {
     /// The own part; `token` stands in the segment's header.
-    pub(super) fn new(segment: &'a Segment, bell: &'a Bell, token: [u8; 32]) -> Self {
+    pub(super) fn new(
+        (segment, layout): (&'a Segment, u32),
+        bell: &'a Bell,
+        token: [u8; 32],
+    ) -> Self {
         let mut offer = [0; OFFER_BYTES];
         offer[..8].copy_from_slice(OFFER_MAGIC);
         offer[8..16].copy_from_slice(&(segment.len() as u64).to_le_bytes());
         offer[16..].copy_from_slice(&token);
-        Self { segment, bell, offer }
+        Self { segment, layout, bell, offer }
     }
 
     /// Takes a trade as far as it goes without waiting.
@@ -127,7 +133,7 @@ impl<'a> Mine<'a> {
             if !trade.fill(OFFER_BYTES)? {
                 return Ok(Traded::Pending(trade));
             }
-            trade.taken = Some(trade.accept(peer, self.segment.len())?);
+            trade.taken = Some(trade.accept(peer, self.segment.len(), self.layout)?);
             if unix::send_with_fds(&trade.stream, &[YES], &[])? != 1 {
                 return Err(Error::new(Code::Protocol, "the peer does not read"));
             }

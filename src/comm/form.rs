@@ -26,6 +26,7 @@ use crate::health::Health;
 use crate::health::control::{Control, Controls};
 use crate::health::threads::Thread;
 use crate::link::doze::Doze;
+use crate::link::layout::LAYOUT;
 use crate::link::shm::{self, Neighbour};
 use crate::link::tcp::{TcpRx, TcpTx};
 use crate::link::{AnyRx, AnyTx, Links, capacity, mem};
@@ -260,7 +261,8 @@ impl Forming<'_> {
             .collect();
         let deadline = self.place.deadline.min(Instant::now() + LOCAL_LIMIT);
         let place = Place { deadline, ..self.place };
-        let mut peers = exchange_local(&place, door, &names, &segment, &bell, Some(&mut *joined))?;
+        let own = (&segment, LAYOUT);
+        let mut peers = exchange_local(&place, door, &names, own, &bell, Some(&mut *joined))?;
         let memory = settle(joined, self.place.rank, &mut peers, self.place.deadline)?;
         let mut own = Some(Neighbour::new(me, segment, bell, None));
         let neighbour = |&rank: &usize| {

@@ -29,15 +29,15 @@
 use crate::engine::link::{AHEAD, Board, FLAT_BYTES, Fabric, STAGE_BYTES, area_room};
 
 /// Pieces begin at multiples of this.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 
 /// Pages for single small pieces of plans, and of flat calls in which everyone waits for everyone.
-const TIGHT_PAGES: usize = 2;
+pub(crate) const TIGHT_PAGES: usize = 2;
 
 /// Those for flat calls in which some wait for nobody.
 const LOOSE_PAGES: usize = AHEAD;
 
-const PAGES: usize = TIGHT_PAGES + LOOSE_PAGES;
+pub(crate) const PAGES: usize = TIGHT_PAGES + LOOSE_PAGES;
 
 /// Where those begin that go around: behind the pages.
 const RING_AT: u64 = PAGES as u64 * PAGE;

@@ -45,7 +45,7 @@ pub(super) const fn piece_bytes(shown: usize) -> u64 {
 }
 
 /// From here on loading buffers where they lie is faster than showing contributions.
-const PLACES_BYTES: usize = 8 << 10;
+pub(crate) const PLACES_BYTES: usize = 8 << 10;
 
 /// Whether notices of a flat `call` with contributions of `shown` bytes tell where the buffers are,
 /// and everyone hears everyone's.

@@ -14,6 +14,9 @@ use crate::kernel::Source;
 use crate::plan::{NO_STEP, PHASES_MAX, Plan, Region, Step, Verb, flag};
 use crate::types::Collective;
 
+/// How far a rank's counter on the board goes on with each tile of a plan.
+pub(crate) const TILE_PHASES: usize = PHASES_MAX as usize;
+
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {

@@ -15,10 +15,10 @@
 //!
 //! Not here: which algorithm (a [`Planner`] says), waiting, deadlines, who is alive.
 
-mod area;
+pub(crate) mod area;
 pub(crate) mod bind;
 mod direct;
-mod flat;
+pub(crate) mod flat;
 pub(crate) mod lane;
 pub mod link;
 mod meet;

@@ -19,6 +19,7 @@
 //! get their buffers back. So who has loaded such a buffer, and then finds no such turn there, has
 //! loaded what belonged to the call, as a reader of a seqlock has.
 
+use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -63,6 +64,17 @@ const HEAD_AT: usize = WORDS_AT + NOTICE_WORDS;
 pub(crate) const ROW_BYTES: usize = 128 * (3 + NOTICES);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Row>() == ROW_BYTES);
+
+/// Where everything in it lies.
+pub(crate) const ROW: [usize; 7] = [
+    ROW_BYTES,
+    offset_of!(Row, phase),
+    offset_of!(Row, past),
+    offset_of!(Row, gave_up),
+    offset_of!(Row, notices),
+    WORDS_AT,
+    HEAD_AT,
+];
 
 /// Begins to load the line of `at`, where the processor can be told to.
 fn prefetch<T>(at: &T) {

@@ -7,6 +7,7 @@
 pub(crate) mod board;
 pub(crate) mod doze;
 mod gift;
+pub(crate) mod layout;
 pub(crate) mod mem;
 mod pace;
 pub(crate) mod ring;

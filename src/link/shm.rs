@@ -47,6 +47,9 @@ pub(super) const GIFTS_AT: usize = FLAG_AT + 128;
 const AREA_AT: usize = (GIFTS_AT + 128).next_multiple_of(4096);
 const RINGS_AT: usize = AREA_AT + AREA_BYTES;
 
+/// Where everything in a segment begins.
+pub(super) const SEGMENT: [usize; 5] = [ROW_AT, FLAG_AT, GIFTS_AT, AREA_AT, RINGS_AT];
+
 /// Bytes of the segment of one of `local` ranks on a host.
 pub(crate) fn segment_bytes(local: usize) -> usize {
     RINGS_AT + local.saturating_sub(1) * FABRIC_LANES * (CONTROL_BYTES + RING_BYTES)

@@ -7,7 +7,7 @@
 //! The first [`HEADER_BYTES`] of a segment say whose it is:
 //!
 //! ```text
-//! 0  magic, u64     8  version, u32    12  owner, u32    16  token, 32 bytes    48  zero
+//! 0  magic, u64     8  layout, u32     12  owner, u32    16  token, 32 bytes    48  zero
 //! 60  initialised, u32: 1, written last with release order
 //! ```
 
@@ -25,14 +25,13 @@ const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEA
 /// The bytes at the start of a segment that its header takes.
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: u64 = u64::from_le_bytes(*b"UNISEGM1");
-const VERSION: u32 = 2;
 
 /// The header's fields before its flag, as they stand in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 struct Header {
     magic: u64,
-    version: u32,
+    layout: u32,
     owner: u32,
     token: [u8; 32],
 }
@@ -132,10 +131,11 @@ impl Segment {
         self.fd.as_fd()
     }
 
-    /// Writes the header of a segment we own, once, before its descriptor goes to anybody.
-    pub(crate) fn write_header(&self, owner: u32, token: [u8; 32]) -> Result<()> {
+    /// Writes the header of a segment we own, once, before its descriptor goes to anybody. `layout`
+    /// stands for what lies where behind it.
+    pub(crate) fn write_header(&self, owner: u32, token: [u8; 32], layout: u32) -> Result<()> {
         let ready = self.ready()?;
-        let header = Header { magic: MAGIC, version: VERSION, owner, token };
+        let header = Header { magic: MAGIC, layout, owner, token };
         // SAFETY: `ready` checked that the header fits; a mapping is page aligned. Nobody else
         // writes here, and readers look only after the flag.
         unsafe { self.at.cast::<Header>().write_volatile(header) };
@@ -144,8 +144,8 @@ impl Segment {
         Ok(())
     }
 
-    /// The owner and token in the header, once they are written.
-    pub(crate) fn header(&self) -> Result<(u32, [u8; 32])> {
+    /// The owner and token in the header, once they are written; the layout must be this one.
+    pub(crate) fn header(&self, layout: u32) -> Result<(u32, [u8; 32])> {
         // ORDERING: pairs with the release in `write_header`.
         if self.ready()?.load(Ordering::Acquire) != 1 {
             return Err(Error::new(Code::Protocol, "a peer's segment is not initialised"));
@@ -153,7 +153,7 @@ impl Segment {
         // SAFETY: `ready` checked that the header fits; a mapping is page aligned. Every bit
         // pattern is a valid header, so even an owner that writes it again only spoils its value.
         let header = unsafe { self.at.cast::<Header>().read_volatile() };
-        if (header.magic, header.version) != (MAGIC, VERSION) {
+        if (header.magic, header.layout) != (MAGIC, layout) {
             return Err(Error::new(Code::Protocol, "a peer's segment has another layout"));
         }
         Ok((header.owner, header.token))
@@ -271,9 +271,10 @@ mod tests {
         let mine = Segment::create("test", 4096).expect("create");
         let theirs = Segment::open(mine.fd().try_clone_to_owned().expect("dup"), 4096);
         let theirs = theirs.expect("open");
-        assert_eq!(theirs.header().expect_err("too early").code, Code::Protocol);
-        mine.write_header(7, [3; 32]).expect("write");
-        assert_eq!(theirs.header().expect("header"), (7, [3; 32]));
+        assert_eq!(theirs.header(5).expect_err("too early").code, Code::Protocol);
+        mine.write_header(7, [3; 32], 5).expect("write");
+        assert_eq!(theirs.header(5).expect("header"), (7, [3; 32]));
+        assert_eq!(theirs.header(6).expect_err("another layout").code, Code::Protocol);
     }
 
     #[test]
