@@ -44,8 +44,11 @@ pub(crate) struct Native {
     watched: Instant,
     /// When the first end of a connection was seen.
     lost_since: Option<Instant>,
-    /// The last call of which others were told, and how often: the ranks waited for, then all.
-    asked: (u64, usize),
+    /// Since when nothing had moved when others were told whom this rank waits for, and how many
+    /// times: the ranks waited for, then all.
+    asked: (Instant, usize),
+    /// Some were told, and nothing has moved since.
+    told: bool,
     /// Calls since this rank last listened.
     unheard: u32,
     /// Where ranks are listed.
@@ -62,7 +65,7 @@ impl Native {
         // Room for what is heard when somebody is late: a steady run allocates none.
         let news = News {
             asked: Vec::with_capacity(world),
-            waits: Vec::with_capacity(world),
+            waits: Vec::with_capacity(world * world.min(16)),
             ..News::default()
         };
         Self {
@@ -76,7 +79,8 @@ impl Native {
             stale: false,
             watched: Instant::now(),
             lost_since: None,
-            asked: (0, 0),
+            asked: (Instant::now(), 0),
+            told: false,
             unheard: 0,
             ranks: Vec::with_capacity(world),
             private: HashMap::new(),
@@ -174,21 +178,20 @@ impl Native {
             head.seq > engine.seq()
         });
         outcome?;
-        let Some(head) = self.engine.present() else {
-            return Ok(());
-        };
-        if self.asked.0 != head.seq {
-            self.asked = (head.seq, 0);
+        if self.asked.0 != self.moved {
+            self.asked = (self.moved, 0);
         }
         let stalls = [STALL, STALL_LONG];
         if stalls.get(self.asked.1).is_some_and(|stall| self.moved.elapsed() >= *stall) {
             self.asked.1 += 1;
             self.engine.awaited(&mut self.ranks);
-            if self.asked.1 == stalls.len() {
-                self.ranks.clear();
-                self.ranks.extend(self.engine.peers());
+            let head = self.engine.present();
+            if self.ranks.is_empty() && head.is_none() {
+                return Ok(());
             }
-            self.health.ask(&head, &self.ranks);
+            self.told = true;
+            let all = self.asked.1 == stalls.len();
+            self.health.ask(head.as_ref(), &self.ranks, all);
         }
         Ok(())
     }
@@ -239,6 +242,9 @@ impl Backend for Native {
         work.done();
         if progress == Progress::Moved {
             self.stale = true;
+            if std::mem::take(&mut self.told) {
+                self.health.go_on();
+            }
             // An error the engine itself has found is news to the others.
             if let Some(error) = self.engine.broken() {
                 self.health.tell(error);
@@ -301,20 +307,7 @@ impl Backend for Native {
     fn awaited(&mut self) -> Vec<Rank> {
         let mut awaited = Vec::new();
         self.engine.awaited(&mut awaited);
-        let Some(head) = self.engine.present() else {
-            return awaited;
-        };
-        // Who waits in this call too is not to blame, as long as somebody else is left.
-        let waits = |rank: Rank| {
-            let mut known = self.news.waits.iter();
-            known.any(|(other, seq)| *other == rank && *seq >= head.seq)
-        };
-        let silent: Vec<Rank> = awaited.iter().copied().filter(|r| !waits(*r)).collect();
-        if !silent.is_empty() {
-            return silent;
-        }
-        let others: Vec<Rank> = self.engine.peers().filter(|r| !waits(*r)).collect();
-        if others.is_empty() { awaited } else { others }
+        self.news.to_blame(self.engine.rank(), awaited)
     }
 
     fn standing(&self) -> String {

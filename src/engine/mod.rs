@@ -460,6 +460,12 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         self.broken = Some(error);
     }
 
+    /// The own rank.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        Rank::at(self.wires.me)
+    }
+
     /// Every other rank.
     pub fn peers(&self) -> impl Iterator<Item = Rank> + use<F, P> {
         let me = self.wires.me;

@@ -27,9 +27,12 @@ const FAULT: u16 = 1;
 const GOODBYE: u16 = 2;
 /// The text is the head of a call in which the sender waits for this rank.
 const CALL: u16 = 3;
+/// The text is a list of ranks, `u32` each, that the sender waits for; none when it goes on.
+const WAIT: u16 = 4;
 const NO_PEER: u32 = u32::MAX;
-/// The longest text of a fault.
+/// The longest text: a fault's, cut, or as many ranks waited for as fit.
 const TEXT_MAX: usize = 1024;
+const WAITS_MAX: usize = TEXT_MAX / 4;
 const FRAME_BYTES: usize = size_of::<Frame>();
 const TALLY_BYTES: usize = size_of::<Tally>();
 /// Room for questions from the start, so that a steady run allocates none.
@@ -46,6 +49,12 @@ struct Frame {
     seq: u64,
 }
 
+/// A frame that tells of no fault.
+fn plain(kind: u16, seq: u64, text_bytes: usize) -> Frame {
+    let text_bytes = u16::try_from(text_bytes).unwrap_or(0);
+    Frame { magic: MAGIC, kind, text_bytes, code: 0, peer: NO_PEER, seq }
+}
+
 /// The control connection to one peer.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -56,6 +65,8 @@ pub(crate) struct Control {
     partial: Vec<u8>,
     /// What the socket has not taken.
     unsent: Vec<u8>,
+    /// The peer was told that this rank waits, and not yet that it goes on.
+    waits_told: bool,
     /// Nothing more is to be heard: the peer has left or died.
     closed: bool,
 }
@@ -69,6 +80,7 @@ impl Control {
             process,
             partial: Vec::with_capacity(ROOM),
             unsent: Vec::with_capacity(ROOM),
+            waits_told: false,
             closed: false,
         }
     }
@@ -138,6 +150,10 @@ impl Control {
                 CALL if text.len() == HEAD_BYTES => {
                     news.asks(self.rank, pod_read_unaligned(text));
                 }
+                WAIT if text.len() % 4 == 0 => {
+                    let ranks = text.chunks_exact(4).map(pod_read_unaligned).map(Rank);
+                    news.stalls(self.rank, ranks.filter(|rank| rank.index() < world));
+                }
                 GOODBYE => {
                     self.closed = true;
                     let tally = (text.len() == TALLY_BYTES).then(|| pod_read_unaligned(text));
@@ -163,8 +179,10 @@ impl Control {
             return;
         }
         // A peer that never waits seldom listens, and its socket may fill: frames stay whole, and a
-        // question more tells it nothing.
-        if self.unsent.is_empty() || frame.kind != CALL {
+        // question more tells it nothing. That a wait it was told of is over it must hear.
+        let waits = frame.kind == WAIT && !text.is_empty();
+        if self.unsent.is_empty() || !(frame.kind == CALL || waits) {
+            self.waits_told |= waits;
             self.unsent.extend_from_slice(bytes_of(frame));
             self.unsent.extend_from_slice(text);
         }
@@ -204,29 +222,34 @@ impl Controls {
         self.0.iter_mut().for_each(|c| c.send(&frame, text));
     }
 
-    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
-        let frame = Frame {
-            magic: MAGIC,
-            kind: CALL,
-            text_bytes: u16::try_from(HEAD_BYTES).unwrap_or(0),
-            code: 0,
-            peer: NO_PEER,
-            seq: head.seq,
-        };
-        let asked = self.0.iter_mut().filter(|c| ranks.contains(&c.rank));
-        asked.for_each(|c| c.send(&frame, bytes_of(head)));
+    pub(crate) fn ask(&mut self, head: Option<&Head>, awaited: &[Rank], all: bool) {
+        let seq = head.map_or(0, |head| head.seq);
+        let told = &awaited[..awaited.len().min(WAITS_MAX)];
+        let mut text = [0; TEXT_MAX];
+        for (bytes, rank) in text.chunks_exact_mut(4).zip(told) {
+            bytes.copy_from_slice(&rank.0.to_le_bytes());
+        }
+        let waits = plain(WAIT, seq, 4 * told.len());
+        let call = head.map(|head| (plain(CALL, seq, HEAD_BYTES), head));
+        for control in self.0.iter_mut().filter(|c| all || awaited.contains(&c.rank)) {
+            control.send(&waits, &text[..4 * told.len()]);
+            if let Some((frame, head)) = &call {
+                control.send(frame, bytes_of(*head));
+            }
+        }
+    }
+
+    pub(crate) fn go_on(&mut self) {
+        for control in &mut self.0 {
+            if std::mem::take(&mut control.waits_told) {
+                control.send(&plain(WAIT, 0, 0), &[]);
+            }
+        }
     }
 
     pub(crate) fn leave(&mut self, tally: Option<Tally>) {
         let text = tally.as_ref().map_or(&[][..], bytes_of);
-        let frame = Frame {
-            magic: MAGIC,
-            kind: GOODBYE,
-            text_bytes: u16::try_from(text.len()).unwrap_or(0),
-            code: 0,
-            peer: NO_PEER,
-            seq: 0,
-        };
+        let frame = plain(GOODBYE, 0, text.len());
         self.0.iter_mut().for_each(|c| c.send(&frame, text));
     }
 }
@@ -272,6 +295,51 @@ mod tests {
             let error = told(Frame { code, peer: 2, seq: 0, ..FRAME }, b"abcdef");
             assert_eq!((error.code, error.peer, error.seq), (kept, None, None));
         }
+    }
+
+    #[test]
+    fn whom_a_rank_waits_for_is_told_taken_back_and_checked() {
+        let (controls, far) = connection();
+        // Of a world of 5.
+        let mut control = { controls }.0.remove(0);
+        let mut news = News::default();
+        let mut hear = |ranks: &[u32], cut: usize| {
+            let text: Vec<u8> = ranks.iter().flat_map(|rank| rank.to_le_bytes()).collect();
+            let text = &text[..text.len() - cut];
+            let bytes = [bytes_of(&plain(WAIT, 9, text.len())), text].concat();
+            assert_eq!(send(&far, &bytes).expect("send"), bytes.len());
+            // Loopback may take a moment: a fault behind it tells that all has come.
+            assert_eq!(send(&far, bytes_of(&Frame { text_bytes: 0, ..FRAME })).expect("send"), 24);
+            news.fault = None;
+            // BOUND: the fault arrives.
+            while news.fault.is_none() {
+                control.watch(&mut news, 5);
+            }
+            news.waits.clone()
+        };
+        let waits = |ranks: &[u32]| ranks.iter().map(|&r| (Rank(0), Rank(r))).collect::<Vec<_>>();
+        assert_eq!(hear(&[3, 2], 0), waits(&[3, 2]));
+        // Itself, and ranks that there are not.
+        assert_eq!(hear(&[0, 4, 5, u32::MAX], 0), waits(&[4]));
+        // No list.
+        assert_eq!(hear(&[1, 2], 1), waits(&[4]));
+        assert_eq!(hear(&[], 0), waits(&[]));
+    }
+
+    #[test]
+    fn that_a_rank_goes_on_is_told_to_those_who_heard_that_it_waits() {
+        let (mut controls, mut far) = connection();
+        controls.go_on();
+        controls.ask(None, &[Rank(3)], false);
+        controls.ask(None, &[Rank(0), Rank(3)], false);
+        controls.go_on();
+        controls.go_on();
+        drop(controls);
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).expect("all");
+        let (waits, on) = (plain(WAIT, 0, 8), plain(WAIT, 0, 0));
+        let ranks = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
+        assert_eq!(heard, [bytes_of(&waits), &ranks, bytes_of(&on)].concat());
     }
 
     #[test]

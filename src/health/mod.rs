@@ -9,8 +9,9 @@
 //!
 //! A rank whose call has not moved for [`STALL`] tells those it waits for which call it makes.
 //! Ranks that wait for each other in different calls, neither of which sends first, learn of it
-//! that way. After [`STALL_LONG`] it tells everyone, so that whose deadline passes can blame who
-//! has not come.
+//! that way. After [`STALL_LONG`] it tells everyone. With that it says whom it waits for, in
+//! collectives and messages, and takes it back when it gets on. So whose deadline passes can follow
+//! who waits for whom, and blame who waits for nobody.
 //!
 //! Not here: what to do about it (the backend), and heartbeats.
 
@@ -55,8 +56,8 @@ pub(crate) struct News {
     pub(crate) left: Vec<Left>,
     /// Calls in which peers wait for this rank: the latest of each.
     pub(crate) asked: Vec<(Rank, Head)>,
-    /// The last call in which each rank was heard to wait, for whomever.
-    pub(crate) waits: Vec<(Rank, u64)>,
+    /// Ranks that wait now, each with one of those that it waits for.
+    pub(crate) waits: Vec<(Rank, Rank)>,
 }
 
 /// A rank that has ended its communicator.
@@ -84,10 +85,36 @@ impl News {
     fn asks(&mut self, rank: Rank, head: Head) {
         self.asked.retain(|(other, _)| *other != rank);
         self.asked.push((rank, head));
-        match self.waits.iter_mut().find(|(other, _)| *other == rank) {
-            Some(entry) => entry.1 = head.seq,
-            None => self.waits.push((rank, head.seq)),
+    }
+
+    /// `rank` waits for `ranks` now; with none it goes on.
+    fn stalls(&mut self, rank: Rank, ranks: impl IntoIterator<Item = Rank>) {
+        self.waits.retain(|(other, _)| *other != rank);
+        let others = ranks.into_iter().filter(|other| *other != rank);
+        self.waits.extend(others.map(|other| (rank, other)));
+    }
+
+    /// Who is to blame when rank `me` waits for `awaited` in vain: of these and of those that they
+    /// are heard to wait for in turn, the ones that wait for nobody. All of them where they wait
+    /// for each other.
+    pub(crate) fn to_blame(&self, me: Rank, awaited: Vec<Rank>) -> Vec<Rank> {
+        let (mut chain, mut silent) = (awaited.clone(), Vec::new());
+        let mut at = 0;
+        // BOUND: the ranks of the world, each once.
+        while let Some(&rank) = chain.get(at) {
+            at += 1;
+            let mut whom = self.waits.iter().filter(|wait| wait.0 == rank).peekable();
+            if whom.peek().is_none() && rank != me {
+                silent.push(rank);
+            }
+            for &(_, other) in whom {
+                if !chain.contains(&other) {
+                    chain.push(other);
+                }
+            }
         }
+        silent.sort_unstable();
+        if silent.is_empty() { awaited } else { silent }
     }
 }
 
@@ -142,11 +169,20 @@ impl Health {
         }
     }
 
-    /// Tells `ranks` that they are waited for in the call of `head`.
-    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
+    /// Tells `awaited`, or `all` ranks, that this one waits for `awaited`, and in which collective,
+    /// if it is one.
+    pub(crate) fn ask(&mut self, head: Option<&Head>, awaited: &[Rank], all: bool) {
         match self {
-            Self::Processes(controls) => controls.ask(head, ranks),
-            Self::Threads(thread) => thread.ask(head, ranks),
+            Self::Processes(controls) => controls.ask(head, awaited, all),
+            Self::Threads(thread) => thread.ask(head, awaited, all),
+        }
+    }
+
+    /// Takes back that this rank waits.
+    pub(crate) fn go_on(&mut self) {
+        match self {
+            Self::Processes(controls) => controls.go_on(),
+            Self::Threads(thread) => thread.go_on(),
         }
     }
 
@@ -174,4 +210,29 @@ pub(crate) fn retold(teller: Rank, told: &Error) -> Error {
     error.peer = error.peer.or(told.peer);
     error.seq = told.seq;
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_nobody_is_to_blame() {
+        let mut news = News::default();
+        let blamed = |news: &News, awaited: &[u32]| {
+            let awaited = awaited.iter().copied().map(Rank).collect();
+            news.to_blame(Rank(1), awaited).iter().map(|rank| rank.0).collect::<Vec<_>>()
+        };
+        assert_eq!(blamed(&news, &[0]), [0]);
+        news.stalls(Rank(0), [Rank(2), Rank(3)]);
+        news.stalls(Rank(3), [Rank(1), Rank(4)]);
+        assert_eq!(blamed(&news, &[0]), [2, 4]);
+        assert_eq!(blamed(&news, &[0, 5]), [2, 4, 5]);
+        // It goes on, and may be late by itself.
+        news.stalls(Rank(3), []);
+        assert_eq!(blamed(&news, &[0]), [2, 3]);
+        // They wait for each other.
+        news.stalls(Rank(0), [Rank(1)]);
+        assert_eq!(blamed(&news, &[0]), [0]);
+    }
 }

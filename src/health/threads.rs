@@ -18,8 +18,22 @@ use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
 use crate::sys::barrier;
 use crate::types::Rank;
 
-/// A call, and the ranks it waits for.
-type Asked = (Option<Head>, Vec<Rank>);
+/// What a rank that waits tells.
+#[derive(Debug)]
+struct Asked {
+    /// The collective in which it waits, if it is one.
+    head: Option<Head>,
+    /// It asks all ranks whether theirs is another, not only those it waits for.
+    all: bool,
+    /// Whom it waits for: nobody, when it goes on.
+    awaited: Vec<Rank>,
+}
+
+impl Asked {
+    fn new(world: usize) -> Self {
+        Self { head: None, all: false, awaited: Vec::with_capacity(world) }
+    }
+}
 
 /// What all threads of a world see.
 #[derive(Debug)]
@@ -30,7 +44,7 @@ pub(crate) struct Slate {
     faulty: AtomicU32,
     /// Set by each rank that has left, with what it called unless its communicator was broken.
     left: Box<[OnceLock<Option<Tally>>]>,
-    /// The call in which each rank waits, and for whom; counted in `asks`.
+    /// What each rank that waits has told last; counted in `asks`.
     asked: Mutex<Vec<Asked>>,
     asks: AtomicU32,
     /// 1 while a rank's engine is at work.
@@ -57,7 +71,7 @@ impl Thread {
             fault: OnceLock::new(),
             faulty: AtomicU32::new(0),
             left: (0..world).map(|_| OnceLock::new()).collect(),
-            asked: Mutex::new((0..world).map(|_| (None, Vec::with_capacity(world))).collect()),
+            asked: Mutex::new((0..world).map(|_| Asked::new(world)).collect()),
             asks: AtomicU32::new(0),
             working: (0..world).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
             dozes: dozes.into(),
@@ -137,23 +151,33 @@ impl Thread {
         }
         let asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
         for (rank, ask) in asked.iter().enumerate() {
-            if let (Some(head), ranks) = ask
-                && ranks.contains(&self.me)
+            news.stalls(Rank::at(rank), ask.awaited.iter().copied());
+            if let Some(head) = ask.head
+                && (ask.all || ask.awaited.contains(&self.me))
+                && rank != self.me.index()
             {
-                news.asks(Rank::at(rank), *head);
+                news.asks(Rank::at(rank), head);
             }
         }
     }
 
-    pub(crate) fn ask(&mut self, head: &Head, ranks: &[Rank]) {
+    pub(crate) fn ask(&mut self, head: Option<&Head>, awaited: &[Rank], all: bool) {
         let mut asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let (call, waited_for) = &mut asked[self.me.index()];
-        *call = Some(*head);
-        waited_for.clear();
-        waited_for.extend_from_slice(ranks);
+        let own = &mut asked[self.me.index()];
+        (own.head, own.all) = (head.copied(), all);
+        own.awaited.clear();
+        own.awaited.extend_from_slice(awaited);
         drop(asked);
         self.slate.asks.fetch_add(1, Ordering::Relaxed);
         self.wake_all();
+    }
+
+    /// Takes back that this rank waits: to be seen when others look, which need not be now.
+    pub(crate) fn go_on(&self) {
+        let mut asked = self.slate.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked[self.me.index()].awaited.clear();
+        drop(asked);
+        self.slate.asks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Tells the others of `error`; then none of them works on our buffers any more.

@@ -1,10 +1,10 @@
-//! Cases in which a rank comes to a call that has already failed on the others.
+//! Cases in which a rank is late, or does not come at all.
 
 use std::time::Duration;
 
 use unisono::comm::Args;
 use unisono::config::Config;
-use unisono::{Code, Collective, Dtype, Result};
+use unisono::{Code, Collective, Dtype, Rank, Result};
 
 use super::event::Verdict;
 use super::fault::{expect, run};
@@ -13,6 +13,8 @@ use crate::cli::data::memory::{Buffer, Source};
 
 /// How long the others wait for the one that is late.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// So much later one comes than another.
+const HEAD_START: Duration = Duration::from_millis(30);
 /// Enough for ranks that share memory to load each other's buffers.
 const COUNT: usize = 50_000;
 /// What stands in the inputs while the call is made, and what the others write when it has failed.
@@ -77,4 +79,39 @@ fn late(bench: &Bench<'_>, collective: Collective, root: usize) -> Result<Verdic
         Ok(()) => Verdict::Failed("the late rank wrote to an output given back before".into()),
         Err(error) => expect(Err(error), Code::TimedOut, &[]),
     })
+}
+
+/// Who waits in the next call, or for a message, is not misled by whom it waits for.
+pub(super) fn who_waits_is_not_blamed(bench: &mut Bench<'_>) -> Result<Verdict> {
+    if bench.world() != 3 {
+        return Ok(Verdict::Skipped("made for three ranks".to_owned()));
+    }
+    for messages in [false, true] {
+        // The news of who waits for whom comes after a second.
+        let timeout = Some(Duration::from_millis(1500));
+        let comm = bench.home.fresh(&Config { timeout, ..Config::default() })?;
+        let mut word = [1u32];
+        let outcome = match (bench.me(), messages) {
+            (2, _) => Ok(()),
+            (0, true) => {
+                std::thread::sleep(HEAD_START);
+                comm.recv(&mut word, Rank(2))
+            }
+            (_, true) => comm.recv(&mut word, Rank(0)),
+            (me, false) => {
+                // The deadline of rank 1 is the first to pass, and it waits for rank 0.
+                std::thread::sleep(if me == 0 { HEAD_START } else { Duration::ZERO });
+                let mut all = [0u32; 3];
+                let all = if me == 0 { &mut all[..] } else { &mut [] };
+                comm.gather(&word, all, Rank(0)).and_then(|()| comm.broadcast(&mut word, Rank(0)))
+            }
+        };
+        bench.home.control.barrier()?;
+        if bench.me() < 2
+            && let Verdict::Failed(text) = expect(outcome, Code::TimedOut, &["waited for rank 2 "])
+        {
+            return Ok(Verdict::Failed(format!("messages {messages}: {text}")));
+        }
+    }
+    Ok(Verdict::Passed)
 }

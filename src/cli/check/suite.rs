@@ -394,6 +394,7 @@ fn errors(place: Place) -> Vec<Case> {
         ("abort ends a blocked call on every rank", fault::abort),
         ("a rank that does not come is named when time is up", fault::absent),
         ("a rank that has left is named", fault::left),
+        ("a rank that only waits is not blamed when time is up", late::who_waits_is_not_blamed),
         ("a late rank is not given what was written after a failure", late::after_a_failure),
     ];
     if place.world > 1 {
