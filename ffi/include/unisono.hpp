@@ -327,7 +327,7 @@ struct config {
     std::chrono::milliseconds init_timeout{0};
     std::optional<bool> deterministic;
     std::optional<bool> progress_thread;
-    std::string links, interface, name;
+    std::string links, interface, name, backend;
 
     /* Points into this object. */
     unisono_config_t native() const
@@ -340,6 +340,7 @@ struct config {
         settings.links = links.empty() ? nullptr : links.c_str();
         settings.interface = interface.empty() ? nullptr : interface.c_str();
         settings.name = name.empty() ? nullptr : name.c_str();
+        settings.backend = backend.empty() ? nullptr : backend.c_str();
         return settings;
     }
 };
@@ -600,6 +601,16 @@ public:
         return adopt(status, handle);
     }
     UNISONO_THROWING_STATIC(from_environment)
+
+    /* The ranks of an MPI_Comm, given as an address: see unisono_comm_init_mpi. */
+    static result<communicator> try_from_mpi(void *mpi_comm, const config &settings = {})
+    {
+        unisono_comm_t *handle = nullptr;
+        unisono_config_t native = settings.native();
+        int status = unisono_comm_init_mpi(&handle, mpi_comm, &native);
+        return adopt(status, handle);
+    }
+    UNISONO_THROWING_STATIC(from_mpi)
 
     /* Blocks until all `world` ranks have called it with the same id. */
     static result<communicator> try_from_id(const unique_id &id, int world, int rank,

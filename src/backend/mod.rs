@@ -3,6 +3,7 @@
 //! A backend is driven by one thread at a time. It never waits except in [`Backend::doze`].
 
 pub(crate) mod drive;
+pub(crate) mod mpi;
 pub(crate) mod native;
 
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::link::doze::Doze;
 use crate::plan::Algorithm;
 use crate::types::Rank;
+
+/// The ticket of the one call that waits; all others have other tickets.
+pub(crate) const BLOCKING: u32 = 0;
 
 /// Carries out calls for one rank of one communicator.
 pub(crate) trait Backend: Send + std::fmt::Debug {

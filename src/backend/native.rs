@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
-use crate::call::{Call, Ragged};
+use crate::call::{Call, Head, Ragged};
 use crate::engine::link::Fabric;
 use crate::engine::{Engine, Hurried, Known, Progress};
 use crate::error::{Code, Error, Result};
@@ -87,8 +87,13 @@ impl Native {
         }
     }
 
+    /// What ranks would compare of `call`.
+    pub(crate) fn head_of(&self, call: &Call) -> Head {
+        self.engine.head_of(call)
+    }
+
     /// What is done about the peers when a call comes.
-    fn before_call(&mut self) {
+    pub(crate) fn before_call(&mut self) {
         if let Some((rank, why, _)) = &self.news.dead
             && self.engine.broken().is_none()
         {

@@ -1,6 +1,6 @@
 //! Communicators and unique ids.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::fmt::Write;
 
 use super::config::{self, ConfigStruct};
@@ -114,6 +114,33 @@ pub unsafe extern "C" fn unisono_comm_init_env(
         // SAFETY: the caller's promise.
         let config = unsafe { config::read(config)? };
         let made = Communicator::init_env(&config)?;
+        // SAFETY: neither NULL nor misaligned; the caller promises that it is valid.
+        unsafe { comm.write(handle::give(made)) };
+        Ok(())
+    })
+}
+
+/// The ranks of `mpi_comm`, a communicator of the MPI that this program has initialised: its
+/// MPI_Comm as an address, `(void *)comm` or `(void *)(intptr_t)comm`. A collective call on it. A
+/// duplicate is used, and `mpi_comm` left as it is. With the native backend MPI only brings the
+/// ranks together. UNISONO_UNSUPPORTED where the library knows no MPI in this process,
+/// UNISONO_INVALID_STATE where MPI is not running, or this thread must not call it. `config` may be
+/// NULL.
+///
+/// # Safety
+/// `comm` and `config` are valid; `mpi_comm` is a communicator of this process's MPI.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisono_comm_init_mpi(
+    comm: *mut *mut Comm,
+    mpi_comm: *mut c_void,
+    config: *const ConfigStruct,
+) -> c_int {
+    guard(|| {
+        let comm = output(comm, "comm")?;
+        // SAFETY: the caller's promise.
+        let config = unsafe { config::read(config)? };
+        // SAFETY: the caller's promise.
+        let made = unsafe { Communicator::init_mpi(mpi_comm, &config)? };
         // SAFETY: neither NULL nor misaligned; the caller promises that it is valid.
         unsafe { comm.write(handle::give(made)) };
         Ok(())

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 
 use super::input;
-use crate::config::Config;
+use crate::config::{Config, Family};
 use crate::error::{Code, Error, Result, quoted};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub struct ConfigStruct {
     pub interface: *const c_char,
     /// The communicator's name in logs and errors, at most 255 bytes; NULL: none.
     pub name: *const c_char,
+    /// What carries out calls, "native" or "mpi"; NULL: native. Every rank must have the same.
+    pub backend: *const c_char,
 }
 
 /// No version of the struct is longer.
@@ -55,6 +57,7 @@ impl ConfigStruct {
         links: std::ptr::null(),
         interface: std::ptr::null(),
         name: std::ptr::null(),
+        backend: std::ptr::null(),
     };
 }
 
@@ -130,6 +133,12 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
             let wanted = "expected interface name, address or CIDR; several with commas";
             let text = format!("config.interface {}: {wanted}", quoted(interface));
             Error::new(Code::InvalidArgument, text)
+        })?;
+    }
+    if let Some(name) = text(given.backend, "config.backend")? {
+        config.backend = Family::from_name(name).ok_or_else(|| {
+            let text = format!("config.backend {}: expected native or mpi", quoted(name));
+            Error::new(Code::UnknownValue, text)
         })?;
     }
     if let Some(name) = text(given.name, "config.name")? {

@@ -17,6 +17,8 @@ mod watch;
 
 use std::process::ExitCode;
 
+use unisono::config::Family;
+
 use super::output;
 use super::ranks::{self, Link};
 use watch::Tally;
@@ -27,6 +29,9 @@ pub(crate) struct Options {
     /// Links to check
     #[arg(long, value_enum, value_delimiter = ',', default_value = "mem,shm,tcp")]
     link: Vec<Link>,
+    /// What carries out calls: native, or mpi, for which every rank is started by `mpirun`
+    #[arg(long, value_parser = parse_backend, default_value = "native")]
+    backend: Family,
     /// World sizes to check [default: 1,2,3,4,5,8]
     #[arg(short = 'n', long, value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -52,6 +57,11 @@ pub(crate) struct Options {
     /// A case that says nothing for this many seconds hangs
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
     patience: u64,
+}
+
+/// A backend by its name.
+pub(crate) fn parse_backend(name: &str) -> Result<Family, String> {
+    Family::from_name(name).ok_or_else(|| "there are native and mpi".to_owned())
 }
 
 /// How much of the suite.
@@ -122,6 +132,9 @@ pub(crate) fn main(options: &Options) -> ExitCode {
     if ranks::is_child() {
         ranks::follow_parent();
         return rank::process(options);
+    }
+    if options.backend == Family::Mpi && !options.list {
+        return watch::launched(options);
     }
     if options.selected().next().is_none() {
         // A suite of nothing would pass.

@@ -15,7 +15,7 @@ mod sweep;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use unisono::config::Config;
+use unisono::config::{Config, Family};
 use unisono::plan::Algorithm;
 use unisono::{Collective, Communicator, Dtype, ReduceOp};
 
@@ -76,6 +76,9 @@ pub(crate) struct Options {
     /// How the ranks that are started reach each other
     #[arg(long, value_enum, default_value = "shm")]
     link: Link,
+    /// What carries out calls: native, or mpi, for which every rank is started by `mpirun`
+    #[arg(long, value_parser = super::check::parse_backend)]
+    backend: Option<Family>,
     /// Use memory of the communicator, which local ranks can map, not plain memory
     #[arg(long)]
     registered: bool,
@@ -248,6 +251,7 @@ impl Options {
         config.timeout = Some(Duration::from_secs(self.timeout));
         config.algorithm = self.algo.or(config.algorithm);
         config.deterministic |= self.deterministic;
+        config.backend = self.backend.unwrap_or(config.backend);
         // Whoever waits drives: there is nothing to overlap with.
         config.progress_thread = false;
         if let Some(link) = link {

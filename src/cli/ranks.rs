@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use unisono::boot::env::Launch;
-use unisono::config::Config;
+use unisono::config::{Config, Family};
 use unisono::{Communicator, Result};
 
 /// How ranks reach each other.
@@ -21,6 +21,10 @@ pub(crate) enum Link {
     Shm,
     /// Ranks are processes; everything goes through sockets.
     Tcp,
+    /// Ranks are processes that `mpirun` has started; MPI moves everything. Not a link, but in its
+    /// place where there is none to choose.
+    #[value(skip)]
+    Mpi,
 }
 
 impl Link {
@@ -29,13 +33,18 @@ impl Link {
             Self::Mem => "mem",
             Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Mpi => "mpi",
         }
     }
 
     /// Lets `config` use this link only.
     pub(crate) fn apply(self, config: &mut Config) {
-        if self != Self::Mem {
-            (config.shm, config.tcp) = (self == Self::Shm, self == Self::Tcp);
+        match self {
+            Self::Mem => {}
+            Self::Shm | Self::Tcp => {
+                (config.shm, config.tcp) = (self == Self::Shm, self == Self::Tcp);
+            }
+            Self::Mpi => config.backend = Family::Mpi,
         }
     }
 }

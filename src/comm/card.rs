@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! card:   hint (32) | name bytes (1) | name | addresses (1) | each: family (1) port (2) ip (4, 16)
-//!         | words (1) | processors (8 each)
-//! terms:  tile bytes (4) | window (4) | algorithm (1) | links (1) | rows of the tuning table
+//!         | words (1) | processors (8 each) | foreign rank (4) | text bytes (1) | text
+//! terms:  tile bytes (4) | window (4) | algorithm (1) | links and checks (1) | count (4)
+//!         | rows of the tuning table
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use crate::boot::frame::Fields;
 use crate::config::{Config, Tuning};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, cut, shown};
 use crate::plan::Algorithm;
 use crate::tune::table::Table;
 use crate::types::Rank;
@@ -21,6 +22,9 @@ const ADDRESSES_MAX: usize = 32;
 /// Words of processors a card may hold.
 const WORDS_MAX: usize = 128;
 const NO_ALGORITHM: u8 = u8::MAX;
+const NO_RANK: u32 = u32::MAX;
+/// Bytes of a foreign library's text.
+const FOREIGN_MAX: usize = 255;
 
 /// Where a rank is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub(crate) struct Card {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Processors it may run on, as bits.
     pub(crate) processors: Vec<u64>,
+    /// Which rank of which foreign library it is: `None` on the native backend.
+    pub(crate) foreign: Option<(u32, String)>,
 }
 
 impl Card {
@@ -53,6 +59,11 @@ impl Card {
         let processors = &self.processors[..self.processors.len().min(WORDS_MAX)];
         bytes.push(u8::try_from(processors.len()).unwrap_or(0));
         processors.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+        let (rank, text) = self.foreign.as_ref().map_or((NO_RANK, ""), |(r, text)| (*r, text));
+        let text = cut(text, FOREIGN_MAX);
+        bytes.extend_from_slice(&rank.to_le_bytes());
+        bytes.push(u8::try_from(text.len()).unwrap_or(0));
+        bytes.extend_from_slice(text.as_bytes());
         bytes
     }
 
@@ -87,8 +98,12 @@ impl Card {
             return Err(bad("too many processors"));
         }
         let processors = (0..words).map(|_| rest.u64()).collect::<Result<_>>()?;
+        let rank = rest.u32()?;
+        let length = usize::from(rest.u8()?);
+        let text = shown(rest.bytes(length)?);
         rest.end()?;
-        Ok(Self { hint, name: name.to_owned(), addresses, processors })
+        let foreign = (rank != NO_RANK).then_some((rank, text));
+        Ok(Self { hint, name: name.to_owned(), addresses, processors, foreign })
     }
 }
 
@@ -97,7 +112,8 @@ pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
     let mut bytes = config.tile_bytes.to_le_bytes().to_vec();
     bytes.extend_from_slice(&config.window.to_le_bytes());
     bytes.push(config.algorithm.map_or(NO_ALGORITHM, |a| a as u8));
-    bytes.push(u8::from(config.shm) | u8::from(config.tcp) << 1);
+    bytes.push(u8::from(config.shm) | u8::from(config.tcp) << 1 | u8::from(config.check) << 2);
+    bytes.extend_from_slice(&config.mpi_count_max.to_le_bytes());
     if let Some(Tuning::Table(table)) = &config.tuning {
         bytes.extend(table.encode());
     }
@@ -108,10 +124,11 @@ pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
 pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
     let bad = || Error::new(Code::Protocol, "rank 0's terms are damaged").with_peer(Rank(0));
     let mut rest = Fields(bytes);
-    let mut read = || Ok::<_, Error>((rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?));
-    let (tile, window, algorithm, links) = read().map_err(|_| bad())?;
+    let mut read =
+        || Ok::<_, Error>((rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?, rest.u32()?));
+    let (tile, window, algorithm, flags, count) = read().map_err(|_| bad())?;
     let table = Table::decode(rest.0).ok_or_else(bad)?;
-    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || links >= 4 {
+    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || flags >= 8 || count == 0 {
         return Err(bad());
     }
     config.algorithm = match algorithm {
@@ -120,7 +137,8 @@ pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
     };
     config.tuning = (!table.rows().is_empty()).then(|| Tuning::Table(Arc::new(table)));
     (config.tile_bytes, config.window) = (tile, window);
-    (config.shm, config.tcp) = (links & 1 != 0, links & 2 != 0);
+    (config.shm, config.tcp, config.check) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+    config.mpi_count_max = count;
     Ok(())
 }
 
@@ -132,7 +150,8 @@ mod tests {
     fn cards_and_terms_round_trip_and_damage_is_found() {
         let addresses = vec!["10.1.2.3:99".parse().expect("v4"), "[::1]:7".parse().expect("v6")];
         let processors = vec![3, 1 << 63];
-        let card = Card { hint: [7; 32], name: "door".to_owned(), addresses, processors };
+        let (name, foreign) = ("door".to_owned(), Some((3, "MPICH 5".to_owned())));
+        let card = Card { hint: [7; 32], name, addresses, processors, foreign };
         let bytes = card.encode();
         assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
         for cut in 0..bytes.len() {
@@ -152,6 +171,6 @@ mod tests {
         let none = encode_terms(&Config { tuning: None, ..config });
         apply_terms(&mut other, &none).expect("whole");
         assert_eq!(other.tuning, None);
-        assert!(apply_terms(&mut other, &[0; 10]).is_err());
+        assert!(apply_terms(&mut other, &[0; 14]).is_err());
     }
 }

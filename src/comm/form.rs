@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::algo::Hosts;
+use crate::backend::Backend;
 use crate::backend::native::Native;
 use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
@@ -17,7 +18,8 @@ use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, se
 use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
 use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, apply_terms, encode_terms};
-use crate::config::{Config, Tuning};
+use crate::comm::ground::{self, Ground};
+use crate::config::{Config, Family, Tuning};
 use crate::engine::Engine;
 use crate::engine::link::Fabric;
 use crate::engine::wires::FABRIC_LANES;
@@ -46,7 +48,9 @@ const LOCAL_LIMIT: Duration = Duration::from_secs(10);
 /// A rank's backend, and what was decided on the way.
 #[derive(Debug)]
 pub(crate) struct Formed {
-    pub(crate) backend: Native,
+    pub(crate) backend: Box<dyn Backend>,
+    /// What the backend stands on besides: what a split needs.
+    pub(crate) ground: Option<Ground>,
     pub(crate) config: Config,
     /// Every rank of this host can have a processor for itself.
     pub(crate) own_cores: bool,
@@ -57,6 +61,10 @@ pub(crate) struct Formed {
 /// Backends for `world` threads of this process.
 pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     check_place(0, world)?;
+    if config.backend != Family::Native {
+        let text = "ranks that are threads of one process have the native backend only";
+        return Err(Error::new(Code::Unsupported, text));
+    }
     let config = &with_table(config)?;
     let count = world as usize;
     let hosts = Arc::new(one_host(count)?);
@@ -69,7 +77,8 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
         let facts = facts(Rank(rank), world, &hosts, config, &links, Memory::All);
         let engine = engine(links, facts, 0);
         Ok(Formed {
-            backend: Native::new(engine, Health::Threads(health), poller),
+            backend: Box::new(Native::new(engine, Health::Threads(health), poller)),
+            ground: None,
             config: config.clone(),
             own_cores,
             notes: [format!("{world} ranks are threads of one process")]
@@ -162,11 +171,12 @@ pub(crate) fn processes(
     world: i64,
     config: &Config,
     epoch: u32,
+    ground: Option<&Ground>,
 ) -> Result<Formed> {
     let (rank, world) = place(rank, world)?;
     let deadline = super::start::deadline(config);
     match prepare(config, rank == 0) {
-        Ok(prepared) => gather(id, (rank, world), config, epoch, prepared),
+        Ok(prepared) => gather(id, (rank, world), config, epoch, (prepared, ground)),
         Err(error) => {
             decline(id, rank, world, &error, deadline);
             Err(error)
@@ -180,7 +190,7 @@ pub(crate) fn gather(
     (rank, world): (u32, u32),
     config: &Config,
     epoch: u32,
-    prepared: Prepared,
+    (prepared, ground): (Prepared, Option<&Ground>),
 ) -> Result<Formed> {
     let deadline = super::start::deadline(config);
     let Prepared { reason, listeners, door, bell, terms, spare } = prepared;
@@ -189,6 +199,7 @@ pub(crate) fn gather(
         name: door.name().to_owned(),
         addresses: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
         processors: affinity::mask(),
+        foreign: ground.map(Ground::card),
     };
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;
@@ -197,14 +208,23 @@ pub(crate) fn gather(
         apply_terms(&mut config, &joined.terms)?;
         let cards = joined.cards.iter().enumerate();
         let cards = cards.map(|(r, c)| Card::decode(c, r)).collect::<Result<Vec<_>>>()?;
+        let ranks = ground::agree(&cards, rank)?;
         let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
         let notes = [reason].into_iter().chain(table_note(&config)).collect();
         let mut forming = Forming { place, cards, config, notes };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
         let sockets = forming.sockets(&listeners, &neighbours, &mut joined)?;
-        let formed = forming.finish(neighbours, me, sockets, memory, epoch)?;
+        let Finished { native, mut config, own_cores, mut notes } =
+            forming.finish(neighbours, me, sockets, memory, epoch)?;
         joined.exchange(&[], deadline)?;
-        Ok(formed)
+        let Some(ground) = ground else {
+            let backend = Box::new(native);
+            return Ok(Formed { backend, ground: None, config, own_cores, notes });
+        };
+        // Nothing fails on one rank alone from here on, but what MPI itself refuses.
+        let settings = (&mut config, &mut notes);
+        let (backend, ground) = ground.build(native, &ranks, (Rank(rank), id), settings)?;
+        Ok(Formed { backend, ground: Some(ground), config, own_cores, notes })
     })();
     match outcome {
         Err(error) => {
@@ -225,6 +245,14 @@ pub(crate) fn place(rank: i64, world: i64) -> Result<(u32, u32)> {
     let rank = u32::try_from(rank).map_err(|_| out())?;
     check_place(rank, world_size)?;
     Ok((rank, world_size))
+}
+
+/// A native backend whose ranks have met, and what was decided on the way.
+struct Finished {
+    native: Native,
+    config: Config,
+    own_cores: bool,
+    notes: Vec<String>,
 }
 
 struct Forming<'a> {
@@ -317,7 +345,7 @@ impl Forming<'_> {
         sockets: Vec<Option<PeerSockets>>,
         memory: bool,
         epoch: u32,
-    ) -> Result<Formed> {
+    ) -> Result<Finished> {
         let me = self.me();
         let world = self.cards.len();
         let mut processes: Vec<Option<Process>> = (0..world).map(|_| None).collect();
@@ -371,9 +399,9 @@ impl Forming<'_> {
         let rank = Rank(self.place.rank);
         let given = if memory { Memory::Given } else { Memory::Apart };
         let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
-        let backend =
+        let native =
             Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
-        Ok(Formed { backend, config: self.config, own_cores, notes: self.notes })
+        Ok(Finished { native, config: self.config, own_cores, notes: self.notes })
     }
 
     /// Which ranks share a host, as every rank reads it from the cards.

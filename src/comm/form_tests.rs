@@ -18,7 +18,7 @@ fn a_rank_that_cannot_come_says_so() {
     let form = |rank, interface: Option<&str>| {
         let interface = interface.map(str::to_owned);
         let config = Config { interface, ..Config::default() };
-        processes(&id, rank, 2, &config, 0).map(drop).expect_err("rank 1 has no address")
+        processes(&id, rank, 2, &config, 0, None).map(drop).expect_err("rank 1 has no address")
     };
     let errors = thread::scope(|scope| {
         let waits = scope.spawn(|| form(0, None));
@@ -38,7 +38,7 @@ fn a_rank_that_stops_after_it_came_is_named_alone() {
     let form = |rank, seconds| {
         let init_timeout = Duration::from_secs(seconds);
         let config = Config { init_timeout, ..Config::default() };
-        let result = processes(&id, rank, 3, &config, 0);
+        let result = processes(&id, rank, 3, &config, 0, None);
         gate.wait();
         result.map(drop).expect_err("rank 1 is silent")
     };
@@ -46,7 +46,8 @@ fn a_rank_that_stops_after_it_came_is_named_alone() {
         let silent = scope.spawn(|| {
             let door = LocalListener::new().expect("door");
             let (hint, name) = (host_hint(), door.name().to_owned());
-            let card = Card { hint, name, addresses: Vec::new(), processors: vec![1] }.encode();
+            let (addresses, processors) = (Vec::new(), vec![1]);
+            let card = Card { hint, name, addresses, processors, foreign: None }.encode();
             let deadline = Instant::now() + Duration::from_secs(30);
             let joined = join(&id, 1, 3, &card, b"", deadline);
             gate.wait();

@@ -110,7 +110,8 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let rank = members.iter().position(|m| m.rank == me).unwrap_or(0);
     let place = (count(rank), count(members.len()));
-    let made = Communicator::with_prepared(&id, place, parent.config(), prepared);
+    let formed = (prepared, parent.ground());
+    let made = Communicator::with_prepared(&id, place, parent.config(), formed);
     made.map(Some).map_err(|error| in_parent(error, &members))
 }
 

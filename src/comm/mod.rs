@@ -18,6 +18,7 @@ pub(crate) mod card;
 pub(crate) mod core;
 pub(crate) mod form;
 mod fuse;
+pub(crate) mod ground;
 mod group;
 mod request;
 mod safe;
@@ -38,6 +39,8 @@ pub use self::call::Operation;
 use self::call::{Seat, apart};
 use self::core::Core;
 use self::form::Formed;
+use self::ground::Ground;
+pub use self::ground::mpi;
 pub use self::request::Request;
 pub use self::safe::{Element, F8E4M3, F8E5M2};
 pub use self::scope::Scope;
@@ -57,6 +60,8 @@ use crate::types::Rank;
 #[derive(Debug)]
 pub struct Communicator {
     core: Arc<Core>,
+    /// What a split stands on, on a foreign backend.
+    ground: Option<Ground>,
     seat: Seat,
     config: Config,
     notes: Vec<String>,
@@ -82,10 +87,11 @@ impl Drop for Inside<'_> {
 
 impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
-        let Formed { backend, config, own_cores, notes } = formed;
+        let Formed { backend, ground, config, own_cores, notes } = formed;
         let patience = Patience::new(!own_cores, config.spin);
         let mut made = Self {
-            core: Arc::new(Core::new(Box::new(backend), patience)),
+            core: Arc::new(Core::new(backend, patience)),
+            ground,
             seat,
             config,
             notes: Vec::new(),
@@ -144,6 +150,10 @@ impl Communicator {
     /// Lists of counts that earlier calls have done with.
     fn spare_blocks(&self) -> std::sync::MutexGuard<'_, Vec<Ragged>> {
         lock(&self.core.spare)
+    }
+
+    pub(crate) fn ground(&self) -> Option<&Ground> {
+        self.ground.as_ref()
     }
 
     pub(crate) fn seat(&self) -> &Seat {

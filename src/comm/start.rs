@@ -9,8 +9,9 @@ use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
 use crate::comm::call::Seat;
 use crate::comm::form::Prepared;
+use crate::comm::ground::Ground;
 use crate::comm::{Communicator, form};
-use crate::config::Config;
+use crate::config::{Config, Family};
 use crate::error::Result;
 use crate::obs::log::Level;
 use crate::sync::{Ordering, StaticU32};
@@ -74,8 +75,37 @@ impl Communicator {
         epoch: u32,
     ) -> Result<Self> {
         let (number, size) = form::place(rank, world)?;
-        let formed = form::processes(id, rank, world, config, epoch)?;
+        let ground = match config.backend {
+            Family::Native => None,
+            Family::Mpi => Some(Ground::world(config)?),
+        };
+        let formed = form::processes(id, rank, world, config, epoch, ground.as_ref())?;
         Ok(Self::new(formed, Seat { rank: Rank(number), world: size }))
+    }
+
+    /// The ranks of a communicator of MPI's, which the program has initialised: `comm` is its
+    /// handle, as an address. A duplicate is used. With the native backend MPI only brings the
+    /// ranks together.
+    ///
+    /// # Safety
+    /// `comm` must be a communicator of the process's MPI, or none.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where no MPI can be used, `INVALID_STATE` where it does not run or this thread
+    /// must not call it, `INVALID_ARGUMENT`; else as [`Communicator::init_rank`].
+    pub unsafe fn init_mpi(comm: *mut std::ffi::c_void, config: &Config) -> Result<Self> {
+        Self::on_ground(&Ground::duplicate(comm, config)?, config)
+    }
+
+    /// The ranks of `ground`, on the backend that `config` asks for.
+    fn on_ground(ground: &Ground, config: &Config) -> Result<Self> {
+        let (rank, world) = ground.place();
+        let id = ground.share_id(config.interface.as_deref())?;
+        let under = (config.backend == Family::Mpi).then_some(ground);
+        let formed = form::processes(&id, i64::from(rank), i64::from(world), config, 0, under)?;
+        let mut made = Self::new(formed, Seat { rank: Rank(rank), world });
+        made.say(Level::Info, format!("rank and world from {}", ground.name()));
+        Ok(made)
     }
 
     /// As [`Communicator::init_rank`], with what this rank has got already.
@@ -83,18 +113,22 @@ impl Communicator {
         id: &UniqueId,
         (rank, world): (u32, u32),
         config: &Config,
-        prepared: Prepared,
+        prepared: (Prepared, Option<&Ground>),
     ) -> Result<Self> {
         let formed = form::gather(id, (rank, world), config, 0, prepared)?;
         Ok(Self::new(formed, Seat { rank: Rank(rank), world }))
     }
 
-    /// This rank's place as the launcher's environment tells it.
+    /// This rank's place as the launcher's environment tells it; with backend or bootstrap MPI, as
+    /// MPI does, which is initialised for that.
     ///
     /// # Errors
     /// `NO_LAUNCHER` when no launcher's variables are set, `INVALID_ENVIRONMENT` when they are half
     /// set; else as [`Communicator::init_rank`].
     pub fn init_env(config: &Config) -> Result<Self> {
+        if config.backend == Family::Mpi || config.bootstrap_mpi {
+            return Self::on_ground(&Ground::world(config)?, config);
+        }
         let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
         let launch = Launch::from_env(instance)?;
         let deadline = deadline(config);

@@ -6,6 +6,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+pub(crate) use crate::backend::BLOCKING;
 use crate::error::{Code, Error, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -41,9 +42,6 @@ pub(crate) struct Table {
     pending: AtomicU32,
     born: Instant,
 }
-
-/// The blocking call's ticket.
-pub(crate) const BLOCKING: u32 = 0;
 
 impl Table {
     pub(crate) fn new() -> Self {

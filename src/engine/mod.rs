@@ -472,7 +472,16 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         (0..self.wires.world).filter(move |&r| r != me).map(Rank::at)
     }
 
+    /// The head of `call`, without number and plan.
+    #[must_use]
+    pub fn head_of(&self, call: &Call) -> Head {
+        self.head(call, 0, 0)
+    }
+
     fn head(&self, call: &Call, seq: u64, plan: u32) -> Head {
+        if let Some(guise) = call.guise {
+            return Head { seq, epoch: self.epoch, plan, ..guise };
+        }
         let mut flags = 0;
         if self.deterministic && call.collective.reduces() {
             flags |= head_flag::DETERMINISTIC;

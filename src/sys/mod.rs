@@ -8,6 +8,7 @@ pub(crate) mod barrier;
 pub(crate) mod bell;
 pub(crate) mod interface;
 pub(crate) mod limits;
+pub(crate) mod loaded;
 pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod process;

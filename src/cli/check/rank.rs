@@ -71,6 +71,9 @@ impl Home<'_> {
         config.init_timeout = TIMEOUT;
         // Errors that a case asks for are no news to an operator.
         config.log = Level::Off;
+        let of_environment = Config::from_env()?;
+        (config.mpi_lib, config.mpi_count_max) =
+            (of_environment.mpi_lib, of_environment.mpi_count_max);
         self.link.apply(&mut config);
         if let Some(meeting) = self.meeting {
             return meeting.fresh(rank.index(), world, &config);
@@ -165,6 +168,19 @@ pub(super) fn process(options: &Options) -> ExitCode {
         let _ = writeln!(out, "{}", event.encode()).and_then(|()| out.flush());
     });
     ExitCode::SUCCESS
+}
+
+/// A rank that `mpirun` has started, on the MPI backend. What the cases need to meet and to recover
+/// goes by the native one.
+///
+/// # Errors
+/// The ranks could not meet.
+pub(super) fn launched(options: &Options, tell: &mut dyn FnMut(Event)) -> Result<Communicator> {
+    let mut config = Config { init_timeout: TIMEOUT, timeout: Some(TIMEOUT), ..Config::default() };
+    (config.bootstrap_mpi, config.mpi_lib) = (true, Config::from_env()?.mpi_lib);
+    let comm = Communicator::init_env(&config)?;
+    run(options, &Home { control: &comm, link: Link::Mpi, meeting: None }, tell);
+    Ok(comm)
 }
 
 /// A rank that is a thread.

@@ -94,7 +94,10 @@ pub(super) fn sections(world: u32, link: Link, depth: Depth) -> impl Iterator<It
         config,
         cases: cases(place),
     });
-    let forced = Algorithm::ALL.iter().map(move |&algorithm| algorithms(place, algorithm));
+    let forced = Algorithm::ALL.iter().map(move |&algorithm| match link {
+        Link::Mpi => foreign(algorithm),
+        _ => algorithms(place, algorithm),
+    });
     plain.chain(forced).chain(deterministic(place)).map(|mut section| {
         // In small worlds some shapes come to the same: one of each is enough.
         let mut seen = std::collections::HashSet::new();
@@ -410,6 +413,14 @@ fn errors(place: Place) -> Vec<Case> {
     cases
 }
 
+/// An algorithm that is not ours to choose.
+fn foreign(algorithm: Algorithm) -> Section {
+    let reason = "MPI chooses its algorithms itself";
+    let cases = vec![Case { name: "collectives".to_owned(), act: Act::Skip(reason) }];
+    let name = format!("algorithm {}", algorithm.name());
+    Section { name, config: Config::default(), cases }
+}
+
 /// Every collective an algorithm offers, by that algorithm.
 fn algorithms(place: Place, algorithm: Algorithm) -> Section {
     let config = Config { algorithm: Some(algorithm), tile_bytes: TILE_BYTES, ..Config::default() };
@@ -462,7 +473,8 @@ fn algorithms(place: Place, algorithm: Algorithm) -> Section {
 /// Order-sensitive data by every ordered algorithm and several tiles: bits as the tree order gives
 /// them.
 fn deterministic(place: Place) -> impl Iterator<Item = Section> {
-    let algorithms = [None].into_iter().chain(Algorithm::ALL.iter().copied().map(Some));
+    let ours: &[Algorithm] = if place.link == Link::Mpi { &[] } else { Algorithm::ALL };
+    let algorithms = [None].into_iter().chain(ours.iter().copied().map(Some));
     algorithms.flat_map(move |algorithm| {
         let tiles: &[u32] = match (place.depth, algorithm) {
             (Depth::Quick, Some(_)) => &[192],

@@ -71,6 +71,55 @@ pub(super) fn world(options: &Options, link: Link, world: u32) -> unisono::Resul
     Ok(tally)
 }
 
+/// Runs the suite as one rank of several that `mpirun` has started. Each counts for itself; rank 0
+/// prints, the others only what failed with them.
+pub(super) fn launched(options: &Options) -> ExitCode {
+    let (sender, receiver) = channel();
+    let patience = Duration::from_secs(options.patience);
+    let collector = Collector::new(1, ProgressBar::hidden(), options.verbose);
+    let hung = options.clone();
+    let started = Instant::now();
+    let collecting = std::thread::spawn(move || {
+        let mut tally = collector.run(&receiver, patience);
+        if tally.hung {
+            // The rank is inside a call that does not end.
+            tally.seconds = started.elapsed().as_secs_f64();
+            report(&hung, &[(Link::Mpi, 0, tally)]);
+            std::process::exit(1);
+        }
+        tally
+    });
+    let made = rank::launched(options, &mut |event| {
+        // A collector that has given up ends this process.
+        let _ = sender.send((0, event));
+    });
+    let _ = sender.send((0, Event::Gone));
+    drop(sender);
+    let comm = match made {
+        Ok(comm) => comm,
+        Err(error) => return crate::cli::fail(error),
+    };
+    let Ok(mut tally) = collecting.join() else { return ExitCode::FAILURE };
+    tally.seconds = started.elapsed().as_secs_f64();
+    let mut failed = vec![0u64; comm.world_size() as usize];
+    if let Err(error) = comm.all_gather(&[tally.failed.len() as u64], &mut failed) {
+        return crate::cli::fail(error);
+    }
+    let rank = comm.rank().index();
+    if rank > 0 {
+        for (name, what) in tally.failed {
+            output::line(format_args!("FAILED  on rank {rank}  {name}: {what}"));
+        }
+    } else {
+        for (rank, count) in failed.iter().enumerate().skip(1).filter(|(_, count)| **count > 0) {
+            let text = format!("{count} cases failed there");
+            tally.failed.push((format!("rank {rank}"), text));
+        }
+        report(options, &[(Link::Mpi, comm.world_size(), tally)]);
+    }
+    if failed.iter().all(|count| *count == 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// Starts a thread that runs the ranks as threads of this process.
 fn threads(options: &Options, world: usize, sender: &Sender<Told>) {
     let (options, sender) = (options.clone(), sender.clone());

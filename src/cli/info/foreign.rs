@@ -23,12 +23,6 @@ const FOREIGN: &[Foreign] = &[
         install: "the package libnccl2 of NVIDIA's repository",
     },
     Foreign { name: "CUDA driver", file: "libcuda.so.1", install: "NVIDIA's driver" },
-    Foreign {
-        name: "MPI library",
-        file: "libmpi.so",
-        install: "the package libopenmpi-dev or libmpich-dev",
-    },
-    Foreign { name: "MPI launcher", file: "mpirun", install: "the package openmpi-bin or mpich" },
     Foreign { name: "RDMA verbs", file: "libibverbs.so.1", install: "the package libibverbs1" },
     Foreign { name: "RDMA connections", file: "librdmacm.so.1", install: "the package librdmacm1" },
 ];

@@ -119,6 +119,16 @@ fn is_none(error: &unisono::Error) -> bool {
     error.code == Code::NoLauncher || error.detail.starts_with("no launcher")
 }
 
+/// Which MPI calls would go by.
+pub(super) fn mpi() -> Part {
+    let found = Config::from_env().and_then(|config| unisono::comm::mpi(&config));
+    let (text, value) = match found {
+        Ok(line) => (format!("  {line}\n"), json!({"found": line})),
+        Err(error) => (format!("  none: {}\n", error.detail), json!({"error": &*error.detail})),
+    };
+    Part { name: "mpi", title: "MPI (UNISONO_BACKEND=mpi)".to_owned(), text, value }
+}
+
 /// The knobs that are set, and whether they are understood.
 pub(super) fn settings() -> Part {
     let mut table = Table::new(2, &[]);

@@ -82,6 +82,7 @@ pub(crate) fn main(options: &Options) -> ExitCode {
             machine::memory(),
             machine::network(),
             machine::launcher(),
+            machine::mpi(),
             foreign::part(),
             machine::settings(),
         ];

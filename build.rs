@@ -1,0 +1,118 @@
+//! Makes the bindings to foreign libraries from the headers in `ffi/`; nothing else.
+//!
+//! bindgen needs libclang. Where that is missing the library is built without MPI: a warning says
+//! what to install, and `unisono info` says the same. No header of an MPI is needed; those that are
+//! found are read as well, for the test that compares them with ours.
+
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The ABIs of MPI: header in `ffi/mpi`, name of the loaded library, the installations' header.
+const ABIS: &[(&str, &str, &str)] = &[
+    ("openmpi", "OpenMpi", "mpi.h"),
+    ("mpich", "Mpich", "mpi.h"),
+    ("standard", "Standard", "mpi_abi.h"),
+];
+
+/// Folders with headers of installed MPIs, besides those of `mpicc` and the usual places.
+const HEADERS: &str = "UNISONO_MPI_HEADERS";
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(unisono_mpi)");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=ffi/mpi");
+    for variable in [HEADERS, "MPI_HOME", "LIBCLANG_PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    // bindgen panics where it cannot load libclang.
+    match catch_unwind(|| mpi(&out)) {
+        Ok(()) => println!("cargo::rustc-cfg=unisono_mpi"),
+        Err(_) => println!(
+            "cargo::warning=built without MPI: libclang was not found (Debian: libclang-dev; or \
+             set LIBCLANG_PATH)"
+        ),
+    }
+}
+
+fn mpi(out: &Path) {
+    for (abi, library, _) in ABIS {
+        let bindings = bindgen::Builder::default()
+            .header(format!("ffi/mpi/{abi}.h"))
+            .dynamic_library_name(*library)
+            .allowlist_function("MPI_.*")
+            .allowlist_type("MPI_.*")
+            .allowlist_var("UNISONO_.*")
+            .layout_tests(true)
+            .derive_default(true)
+            .rust_edition(bindgen::RustEdition::Edition2024)
+            .rust_target(bindgen::RustTarget::stable(85, 0).expect("a version"))
+            .generate()
+            .expect("our own header");
+        bindings.write_to_file(out.join(format!("mpi_{abi}.rs"))).expect("OUT_DIR is writable");
+    }
+    fs::write(out.join("mpi_headers.rs"), real_headers()).expect("OUT_DIR is writable");
+}
+
+/// What bindgen makes of the headers of installed MPIs, as a Rust list of (header, ABI, text).
+fn real_headers() -> String {
+    let mut list = "&[\n".to_owned();
+    for folder in folders() {
+        for (abi, _, name) in ABIS {
+            let header = folder.join(name);
+            let text = fs::read_to_string(&header).unwrap_or_default();
+            // Open MPI and the MPICH family call their headers the same.
+            let is_open_mpi = text.contains("OMPI_MAJOR_VERSION");
+            if text.is_empty() || *name == "mpi.h" && is_open_mpi != (*abi == "openmpi") {
+                continue;
+            }
+            println!("cargo::rerun-if-changed={}", header.display());
+            let made = bindgen::Builder::default()
+                .header(header.display().to_string())
+                .allowlist_function("MPI_.*")
+                .allowlist_type("MPI_.*")
+                .layout_tests(true)
+                .generate();
+            if let Ok(bindings) = made {
+                let entry = (header.display().to_string(), abi, bindings.to_string());
+                writeln!(list, "{entry:?},").expect("a string takes it");
+            }
+        }
+    }
+    list + "]\n"
+}
+
+/// Where headers of MPIs may be, each once.
+fn folders() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    if let Some(list) = env::var_os(HEADERS) {
+        found.extend(env::split_paths(&list));
+    }
+    found.extend(env::var_os("MPI_HOME").map(|home| PathBuf::from(home).join("include")));
+    for arguments in [&["-show"][..], &["--showme:compile"]] {
+        let Ok(said) = Command::new("mpicc").args(arguments).output() else { break };
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        found.extend(said.split_whitespace().filter_map(|w| w.strip_prefix("-I")).map(Into::into));
+    }
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let usual = ["openmpi/include", "mpich/include"].map(|kind| {
+        let triple = format!("/usr/lib/{arch}-linux-gnu");
+        Path::new(&triple).join(kind)
+    });
+    found.extend(usual);
+    // What the tests have installed for themselves.
+    let own = fs::read_dir("build/venv").into_iter().flatten().flatten();
+    found.extend(own.map(|entry| entry.path().join("include")));
+    let real: Vec<PathBuf> = found.iter().filter_map(|f| f.canonicalize().ok()).collect();
+    let mut once: Vec<PathBuf> = Vec::new();
+    for folder in real {
+        if !once.contains(&folder) {
+            once.push(folder);
+        }
+    }
+    once
+}
