@@ -48,6 +48,19 @@ impl Ragged {
     }
 }
 
+/// What a call shows the other ranks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Guise {
+    /// What it is.
+    #[default]
+    Own,
+    /// Several calls of a group, packed into this one: a hash of their counts.
+    Packed(u64),
+    /// A call that another backend is about to make, but for number, epoch and plan. In a box, so
+    /// that calls stay small: they are copied often.
+    Of(Box<Head>),
+}
+
 /// One call of one rank.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -68,12 +81,8 @@ pub struct Call {
     /// Elements: of the buffer (buffer-wide collectives), of one block (the others), of the
     /// message.
     pub count: u64,
-    /// Stands for the counts of the calls that were packed into this one; `None` for a call of its
-    /// own.
-    pub packed: Option<u64>,
-    /// The head to show in place of its own, but for number, epoch and plan: this call compares
-    /// what another backend is about to do.
-    pub guise: Option<Head>,
+    /// What it is taken for.
+    pub guise: Guise,
     /// Blocks of the send buffer, for scatter_v and all_to_all_v.
     pub send_blocks: Ragged,
     /// Blocks of the receive buffer (for reduce_scatter_v: of the input).
@@ -96,8 +105,7 @@ impl Call {
             send: std::ptr::null(),
             recv: std::ptr::null_mut(),
             count: 0,
-            packed: None,
-            guise: None,
+            guise: Guise::Own,
             send_blocks: Ragged::default(),
             recv_blocks: Ragged::default(),
         }
@@ -107,7 +115,7 @@ impl Call {
     #[must_use]
     pub fn agreed_count(&self) -> u64 {
         use Collective as C;
-        if let Some(counts) = self.packed {
+        if let Guise::Packed(counts) = self.guise {
             return counts;
         }
         match self.collective {

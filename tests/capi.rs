@@ -218,7 +218,9 @@ fn every_function_of_the_header_is_called() {
     let header = fs::read_to_string(root().join("ffi/include/unisono.h")).expect("header");
     let calls = fs::read_to_string(root().join("tests/capi/calls.c")).expect("calls.c")
         + &fs::read_to_string(root().join("tests/capi/bad.c")).expect("bad.c")
-        + &fs::read_to_string(root().join("tests/capi/harness.h")).expect("harness.h");
+        + &fs::read_to_string(root().join("tests/capi/harness.h")).expect("harness.h")
+        // Under every MPI, by tests/mpi.rs.
+        + &fs::read_to_string(root().join("ffi/tests/mpi.c")).expect("mpi.c");
     let mut count = 0;
     for symbol in exported_symbols() {
         assert!(header.contains(&format!("{symbol}(")), "{symbol} is not in the header");

@@ -7,7 +7,7 @@
 //!
 //! Bits stay as they are: a reduction treats every element by itself.
 
-use crate::call::{Call, hash_counts};
+use crate::call::{Call, Guise, hash_counts};
 use crate::types::{Collective, ReduceOp};
 
 /// Larger calls gain nothing from company.
@@ -75,7 +75,7 @@ pub(crate) unsafe fn pack(calls: &[Call], parent: u32) -> (Pack, Call) {
     }
     let mut whole = Call::new(Collective::AllReduce, dtype);
     (whole.op, whole.count) = (calls[0].op, total);
-    whole.packed = Some(hash_counts(calls.iter().map(|call| &call.count)));
+    whole.guise = Guise::Packed(hash_counts(calls.iter().map(|call| &call.count)));
     (whole.send, whole.recv) = (base.cast_const(), base);
     (pack, whole)
 }

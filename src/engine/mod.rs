@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
-use crate::call::{Call, Head, Ragged, Tally, head_flag};
+use crate::call::{Call, Guise, Head, Ragged, Tally, head_flag};
 use crate::engine::area::{Pieces, Taker};
 use crate::engine::bind::{Before, Bound, LastKernels, PeerBuffers, work_bytes};
 use crate::engine::lane::{Context, Cursor};
@@ -479,14 +479,14 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     }
 
     fn head(&self, call: &Call, seq: u64, plan: u32) -> Head {
-        if let Some(guise) = call.guise {
-            return Head { seq, epoch: self.epoch, plan, ..guise };
+        if let Guise::Of(head) = &call.guise {
+            return Head { seq, epoch: self.epoch, plan, ..**head };
         }
         let mut flags = 0;
         if self.deterministic && call.collective.reduces() {
             flags |= head_flag::DETERMINISTIC;
         }
-        if call.packed.is_some() {
+        if matches!(call.guise, Guise::Packed(_)) {
             flags |= head_flag::PACKED;
         }
         if call.in_place_all_to_all() {

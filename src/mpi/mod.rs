@@ -94,7 +94,7 @@ unsafe impl Sync for Constants {}
 pub(crate) enum Kind {
     AllReduce,
     Reduce,
-    /// Blocks of the lengths in [`Primitive::recvs`].
+    /// Blocks of the lengths in the second list.
     ReduceScatter,
     ReduceScatterBlock,
     Broadcast,

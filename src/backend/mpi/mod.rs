@@ -40,7 +40,7 @@ use self::ops::Ops;
 use self::script::{INT_MAX, Rules};
 use crate::backend::native::Native;
 use crate::backend::{BLOCKING, Backend};
-use crate::call::{Call, Head, Ragged};
+use crate::call::{Call, Guise, Head, Ragged};
 use crate::engine::wires::mismatch;
 use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result};
@@ -215,7 +215,7 @@ impl Mpi {
         } else {
             job.cells.gate(call, self.parts.rank.index(), job.later)
         };
-        gate.guise = Some(self.side.head_of(call));
+        gate.guise = Guise::Of(Box::new(self.side.head_of(call)));
         gate
     }
 
@@ -342,8 +342,16 @@ impl Backend for Mpi {
             return Hurried::Left;
         }
         if self.parts.checks {
-            self.gate = self.cells.gate(call, self.parts.rank.index(), false);
-            self.gate.guise = Some(self.side.head_of(call));
+            let head = self.side.head_of(call);
+            let mut gate = self.cells.gate(call, self.parts.rank.index(), false);
+            gate.guise = match std::mem::take(&mut self.gate.guise) {
+                Guise::Of(mut place) => {
+                    *place = head;
+                    Guise::Of(place)
+                }
+                _ => Guise::Of(Box::new(head)),
+            };
+            self.gate = gate;
             self.numbers = self.numbers.wrapping_add(1);
             // SAFETY: the cells are our own, and the gate's alone until it has ended.
             let hurried = unsafe { self.side.hurry((&self.gate, known), self.numbers, polls) };
