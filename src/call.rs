@@ -125,6 +125,12 @@ impl Call {
         }
     }
 
+    /// Its lists of counts, to be used again once it is over.
+    pub(crate) fn into_lists(self) -> impl Iterator<Item = Ragged> {
+        let lists = [self.send_blocks, self.recv_blocks].into_iter();
+        lists.filter(|blocks| blocks.counts.capacity() > 0)
+    }
+
     /// Whether this is an all_to_all over one buffer. Where blocks have lengths of their own the
     /// plan is the same in place; and no data is in place nowhere, whatever the addresses.
     pub(crate) fn in_place_all_to_all(&self) -> bool {

@@ -231,19 +231,8 @@ impl Facts {
 /// The process that started the ranks of this host: the nearest ancestor that is a launcher, else
 /// the parent.
 fn starter() -> (u32, u64) {
-    let mut pid = std::process::id();
-    let mut chosen = std::os::unix::process::parent_id();
-    // BOUND: a fixed number of generations.
-    for _ in 0..16 {
-        let Some((parent, name)) = process::parent_of(pid) else {
-            break;
-        };
-        if STARTERS.contains(&name.as_str()) {
-            chosen = parent;
-            break;
-        }
-        pid = parent;
-    }
+    let found = process::ancestors().find(|(_, name)| STARTERS.contains(&name.as_str()));
+    let chosen = found.map_or_else(std::os::unix::process::parent_id, |(pid, _)| pid);
     (chosen, process::start_ticks(chosen).unwrap_or(0))
 }
 

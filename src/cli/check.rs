@@ -120,6 +120,11 @@ impl Options {
     fn replay(&self, link: Link, world: u32, case: &str) -> String {
         let depth = self.selection().map(|flag| format!(" {flag}")).unwrap_or_default();
         let seed = self.seed;
+        if link == Link::Mpi {
+            return format!(
+                "mpirun -n {world} unisono check --backend mpi{depth} --seed {seed} --filter \"{case}\""
+            );
+        }
         format!(
             "unisono check --link {} -n {world}{depth} --seed {seed} --filter \"{case}\"",
             link.name()

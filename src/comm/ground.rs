@@ -17,7 +17,7 @@ use crate::backend::mpi::{Mpi, Parts};
 use crate::backend::native::Native;
 use crate::boot::id::{ID_BYTES, UniqueId};
 use crate::comm::card::Card;
-use crate::comm::start::unique_id_on;
+use crate::comm::start::{encode_made, not_made, unique_id_on};
 use crate::config::{Config, Family};
 use crate::error::{Code, Error, Result};
 use crate::mpi::{Handle, Kind, Level, Library, Lists, Primitive, Unit};
@@ -138,12 +138,7 @@ impl Ground {
     /// As [`crate::unique_id`] on rank 0, and what it met with on the others; MPI's own.
     pub(crate) fn share_id(&self, interface: Option<&str>) -> Result<UniqueId> {
         let made = (self.rank == 0).then(|| unique_id_on(interface)).transpose();
-        let mut bytes = [0; ID_BYTES];
-        match &made {
-            Ok(Some(id)) => bytes = id.encode(),
-            Ok(None) => {}
-            Err(error) => bytes[..4].copy_from_slice(&(error.code as i32).to_le_bytes()),
-        }
+        let mut bytes = encode_made(&made);
         let constants = self.library.api().constants();
         let whole = Primitive {
             kind: Kind::Broadcast,
@@ -165,8 +160,7 @@ impl Ground {
         if let Some(id) = made? {
             return Ok(id);
         }
-        let number = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        if let Some(code) = Code::from_number(number) {
+        if let Some(code) = not_made(&bytes) {
             let text = format!("rank 0 could make no id: {}", code.text());
             return Err(Error::new(code, text).with_peer(Rank(0)));
         }

@@ -3,7 +3,7 @@
 use crate::boot::id::{ID_BYTES, UniqueId};
 use crate::call::Call;
 use crate::comm::form::prepare;
-use crate::comm::start::unique_id_on;
+use crate::comm::start::{encode_made, not_made, unique_id_on};
 use crate::comm::table::lock;
 use crate::comm::{Communicator, Request};
 use crate::error::{Code, Error, Result};
@@ -82,15 +82,10 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
     members.sort_unstable();
     let leads = failed.is_none() && members.first().is_some_and(|m| m.rank == me);
     // Everyone takes part in the exchange of ids, whatever its color, and even when it could make
-    // none: then the code of its error stands where the id would.
+    // none.
     let interface = parent.config().interface.as_deref();
     let made = leads.then(|| unique_id_on(interface)).transpose();
-    let mut mine = [0; ID_BYTES];
-    match &made {
-        Ok(Some(id)) => mine = id.encode(),
-        Ok(None) => {}
-        Err(error) => mine[..4].copy_from_slice(&(error.code as i32).to_le_bytes()),
-    }
+    let mine = encode_made(&made);
     let mut ids = vec![0u8; ID_BYTES * world];
     parent.all_gather(&mine, &mut ids)?;
     made?;
@@ -102,9 +97,8 @@ pub(crate) fn split(parent: &Communicator, color: i32, key: i32) -> Result<Optio
     }
     let at = ID_BYTES * first.rank as usize;
     let bytes = &ids[at..at + ID_BYTES];
-    let number = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    if Code::from_number(number).is_some() {
-        return Err(not_split(first.rank, number));
+    if let Some(code) = not_made(bytes) {
+        return Err(not_split(first.rank, code as i32));
     }
     let id = UniqueId::decode(bytes)?;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::boot::env::Launch;
-use crate::boot::id::UniqueId;
+use crate::boot::id::{ID_BYTES, UniqueId};
 use crate::boot::interface::choose;
 use crate::boot::key::Key;
 use crate::boot::rendezvous::Rendezvous;
@@ -12,7 +12,7 @@ use crate::comm::form::Prepared;
 use crate::comm::ground::Ground;
 use crate::comm::{Communicator, form};
 use crate::config::{Config, Family};
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::obs::log::Level;
 use crate::sync::{Ordering, StaticU32};
 use crate::sys::affinity;
@@ -36,6 +36,24 @@ pub(super) fn unique_id_on(spec: Option<&str>) -> Result<UniqueId> {
     let addresses: Vec<_> =
         choice.addresses.iter().map(|&ip| std::net::SocketAddr::new(ip, 0)).collect();
     Rendezvous::listen(&addresses, Key::random()?)?.unique_id()
+}
+
+/// What one rank gives the others of the id it has made, if it was to make one: where it could not,
+/// the code of its error stands in the id's place.
+pub(super) fn encode_made(made: &Result<Option<UniqueId>>) -> [u8; ID_BYTES] {
+    let mut bytes = [0; ID_BYTES];
+    match made {
+        Ok(Some(id)) => bytes = id.encode(),
+        Ok(None) => {}
+        Err(error) => bytes[..4].copy_from_slice(&(error.code as i32).to_le_bytes()),
+    }
+    bytes
+}
+
+/// The code of the error with which no id was made.
+pub(super) fn not_made(bytes: &[u8]) -> Option<Code> {
+    let number = bytes.first_chunk().map_or(0, |word| i32::from_le_bytes(*word));
+    Code::from_number(number)
 }
 
 /// Lets the calling thread, and threads it starts later, run on one processor only: number `index`

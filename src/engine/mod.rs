@@ -541,8 +541,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             && let Some(run) = self.run.take()
         {
             self.running = None;
-            let lists = [run.call.send_blocks, run.call.recv_blocks];
-            self.spent.extend(lists.into_iter().filter(|blocks| blocks.counts.capacity() > 0));
+            self.spent.extend(run.call.into_lists());
             self.ended.push_back((run.ticket, Ok(())));
         }
     }

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::library::{Library, display};
+use super::library::Library;
 use crate::error::{Code, Error, Result};
 use crate::sys::loaded;
-use crate::sys::process::parent_of;
+use crate::sys::process::ancestors;
 
 /// A library that may be the one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +25,6 @@ const NAMES: &[&str] =
 
 /// Launchers that belong to an MPI, by the beginnings of their programs' names.
 const LAUNCHERS: &[&str] = &["mpirun", "mpiexec", "orterun", "prterun", "prted", "orted", "hydra"];
-
-/// Generations between a rank and its launcher.
-const GENERATIONS: usize = 16;
 
 /// Libraries to try, the best first.
 ///
@@ -59,7 +56,7 @@ pub(super) fn candidates(named: Option<&str>) -> Result<Vec<Candidate>> {
         let there = NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
         // `libmpi_abi` lies beside the same MPI's own: one of a folder is enough.
         found.extend(there.take(1).map(|path| Candidate {
-            name: display(&path).into_os_string(),
+            name: path.canonicalize().unwrap_or(path).into_os_string(),
             why: "of the launcher",
             binding: false,
         }));
@@ -82,14 +79,7 @@ fn is_mpi(path: &Path) -> bool {
 
 /// Where the launcher's MPI lies, if this process was started by one.
 fn launcher_folders() -> impl Iterator<Item = PathBuf> {
-    let mut pid = std::process::id();
-    // BOUND: a fixed number of generations.
-    let ancestors = (0..GENERATIONS).map_while(move |_| {
-        let (parent, name) = parent_of(pid)?;
-        pid = parent;
-        Some((parent, name))
-    });
-    let launchers = ancestors.filter(|(_, name)| LAUNCHERS.iter().any(|l| name.starts_with(l)));
+    let launchers = ancestors().filter(|(_, name)| LAUNCHERS.iter().any(|l| name.starts_with(l)));
     launchers.filter_map(|(pid, _)| std::fs::read_link(format!("/proc/{pid}/exe")).ok()).flat_map(
         |program| {
             // PREFIX/bin/mpirun and PREFIX/lib; a launcher may lie deeper.

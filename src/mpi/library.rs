@@ -1,7 +1,6 @@
 //! One open MPI: which it is, whether it runs, and on which threads it may be called.
 
 use std::ffi::{c_int, c_void};
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -336,9 +335,4 @@ fn bind(abi: Abi, shared: Shared) -> Result<Box<dyn Api>> {
 #[cfg(not(unisono_mpi))]
 fn bind(_: Abi, _: Shared) -> Result<Box<dyn Api>> {
     Err(Error::new(Code::Unsupported, WITHOUT))
-}
-
-/// A name of a library that exists, for messages about it.
-pub(super) fn display(path: &std::path::Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

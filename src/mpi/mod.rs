@@ -114,6 +114,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether it is between two ranks.
+    pub(crate) const fn is_message(self) -> bool {
+        matches!(self, Self::Send | Self::Recv)
+    }
+
     /// The call's name in the standard, for errors.
     pub(crate) const fn name(self) -> &'static str {
         match self {

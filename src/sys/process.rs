@@ -81,12 +81,23 @@ pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
 }
 
 /// The parent of process `pid` and the first 15 letters of the parent's name.
-pub(crate) fn parent_of(pid: u32) -> Option<(u32, String)> {
+fn parent_of(pid: u32) -> Option<(u32, String)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     let parent: u32 = line.trim().parse().ok().filter(|&parent| parent > 0)?;
     let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
     Some((parent, name.trim_end().to_owned()))
+}
+
+/// This process's ancestors, the nearest first, with their names: at most 16.
+pub(crate) fn ancestors() -> impl Iterator<Item = (u32, String)> {
+    let mut pid = std::process::id();
+    // BOUND: a fixed number of generations.
+    (0..16).map_while(move |_| {
+        let (parent, name) = parent_of(pid)?;
+        pid = parent;
+        Some((parent, name))
+    })
 }
 
 /// Forks between the first process that asked and this one.

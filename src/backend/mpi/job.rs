@@ -198,7 +198,7 @@ impl Job {
 
     /// The rank that a message under way is waited for from, or by.
     pub(super) fn peer(&self) -> Option<Rank> {
-        let messages = self.requests.iter().filter(|p| matches!(p.kind, Kind::Send | Kind::Recv));
+        let messages = self.requests.iter().filter(|p| p.kind.is_message());
         messages.filter_map(|p| u32::try_from(p.peer).ok()).map(Rank).next()
     }
 
@@ -226,14 +226,13 @@ impl Job {
     /// Carries out or begins MPI's part; of messages all that follow each other.
     fn mpi(&mut self, on: Ground<'_>, waits: bool) -> Result<()> {
         let api = on.library.api();
-        let message = |kind: Kind| matches!(kind, Kind::Send | Kind::Recv);
         let mut first = true;
         while let Some(&Step::Mpi { call, lists }) = self.script.steps.get(self.at)
-            && (first || message(call.kind))
+            && (first || call.kind.is_message())
         {
             let lists = self.script.lists(lists);
             self.at += 1;
-            if waits && !message(call.kind) {
+            if waits && !call.kind.is_message() {
                 // SAFETY: as in `advance`; the call has ended when this returns.
                 let code = unsafe { api.call(&call, lists, on.comm, None) };
                 return on.library.check(code, call.kind.name());
@@ -245,7 +244,7 @@ impl Job {
             on.library.check(code, call.kind.name())?;
             let Primitive { kind, count, unit, root: peer, .. } = call;
             self.requests.push(Pending { request, kind, count, unit, peer });
-            if !message(kind) {
+            if !kind.is_message() {
                 return Ok(());
             }
             first = false;
@@ -316,19 +315,16 @@ impl Job {
     /// Ends what MPI has under way as far as it lets us. What cannot be ended keeps its scratch and
     /// lists for good: MPI may still read and write there.
     pub(super) fn abandon(mut self, library: &Library) {
+        let mut kept = false;
         for pending in &mut self.requests {
             if pending.kind == Kind::Recv {
                 library.api().cancel(&mut pending.request);
             }
             let mut tested = Tested::default();
             library.api().test(&mut pending.request, None, &mut tested);
-            if tested.done {
-                pending.kind = Kind::Barrier;
-                pending.request = library.api().constants().request_null;
-            }
+            kept |= !tested.done;
         }
-        let null = library.api().constants().request_null;
-        if self.requests.iter().any(|pending| pending.request != null) {
+        if kept {
             std::mem::forget(self);
         }
     }

@@ -196,8 +196,9 @@ impl Mpi {
         if written.is_ok() {
             if self.parts.checks {
                 let gate = self.gate_of(&call, &mut job);
-                // SAFETY: the gate's buffers are the job's cells, which stay where they are until
-                // the gate has ended: jobs that are abandoned before that are kept (`end_all`).
+                // SAFETY: the gate's buffers are the job's cells, which stay where they are while
+                // the job is in line; it leaves the line when the gate has ended, or with a side
+                // that is broken and touches nothing any more.
                 unsafe { self.side.submit(gate, job.number) };
             } else {
                 job.state = State::Ready { waits: !job.later };
@@ -261,7 +262,7 @@ impl Mpi {
             if matches!(job.state, State::Ready { .. }) && job.is_over() {
                 if let Some(mut job) = self.jobs.remove(index) {
                     self.ended.push_back((job.ticket, Ok(())));
-                    self.spent.extend(job.call.take().into_iter().flat_map(lists_of));
+                    self.spent.extend(job.call.take().into_iter().flat_map(Call::into_lists));
                     self.spare.push(job);
                 }
                 moved = true;
@@ -303,12 +304,6 @@ impl Mpi {
         }
         Ok(moved)
     }
-}
-
-/// The lists of counts of a call that is over, to be used again.
-fn lists_of(call: Call) -> impl Iterator<Item = Ragged> {
-    let lists = [call.send_blocks, call.recv_blocks].into_iter();
-    lists.filter(|blocks| blocks.counts.capacity() > 0)
 }
 
 impl Backend for Mpi {
@@ -355,17 +350,16 @@ impl Backend for Mpi {
             self.numbers = self.numbers.wrapping_add(1);
             // SAFETY: the cells are our own, and the gate's alone until it has ended.
             let hurried = unsafe { self.side.hurry((&self.gate, known), self.numbers, polls) };
-            let state = match hurried {
-                Hurried::Left => return Hurried::Left,
-                Hurried::Taken => Some(State::Gate),
-                Hurried::Ended => self.cells.heard(call).1.then_some(State::Ready { waits: false }),
-            };
-            self.seq += 1;
-            if state.is_none() && !self.still_whole() {
-                // What it was ends the call with the others.
-                self.take(call, ticket, State::Gate);
-                return Hurried::Taken;
+            if hurried == Hurried::Left {
+                return Hurried::Left;
             }
+            self.seq += 1;
+            let state = match hurried {
+                Hurried::Ended if self.cells.heard(call).1 => Some(State::Ready { waits: false }),
+                Hurried::Ended if self.still_whole() => None,
+                // Under way, or broken: then what broke it ends the call with the others.
+                _ => Some(State::Gate),
+            };
             if let Some(state) = state {
                 self.take(call, ticket, state);
                 return Hurried::Taken;

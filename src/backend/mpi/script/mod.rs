@@ -121,6 +121,8 @@ impl Script {
         Writer { rules, call, script: self }.write()
     }
 
+    /// Scratch of at least so many bytes. It may move when it grows, so the first to ask in a
+    /// script asks for the most.
     fn scratch(&mut self, bytes: usize) -> Result<*mut u8> {
         let words = bytes.div_ceil(16);
         if self.scratch.len() < words {
@@ -250,20 +252,20 @@ impl Writer<'_> {
     /// A message of any length: as many of MPI's as that takes.
     fn message(&mut self, kind: Kind, at: *mut u8, peer: Rank, count: u64) {
         let own = self.call.collective.point_to_point();
-        let piece = if self.rules.large { count } else { self.rules.limit }.max(1);
-        let mut done = 0;
-        loop {
-            let some = piece.min(count - done);
+        // One without elements is a message, too.
+        let empty = (count == 0).then_some((0, 0));
+        for (done, some) in pieces(count, self.most(count)).chain(empty) {
             let at = at.wrapping_add(number(done) * self.bytes());
             let mut call = self.primitive(kind, (at, at), some);
             call.root = int(peer.index());
             call.tag = if own { USER_TAG } else { SCRIPT_TAG };
             self.push(Step::Mpi { call, lists: 0 });
-            done += some;
-            if done == count {
-                return;
-            }
         }
+    }
+
+    /// How many of `count` elements one call of MPI may have.
+    fn most(&self, count: u64) -> u64 {
+        if self.rules.large { count } else { self.rules.limit }
     }
 
     /// A world of one: what reductions do to an element besides combining it.
@@ -271,10 +273,7 @@ impl Writer<'_> {
         let call = self.call;
         let (mut from, mut to, mut count) = (call.send, call.recv, call.count);
         if call.collective.ragged() {
-            let first = |blocks: &Ragged| {
-                let place = blocks.displacements.first().copied().unwrap_or(0);
-                (place, blocks.counts.first().copied().unwrap_or(0))
-            };
+            let first = |blocks: &Ragged| places(blocks).next().unwrap_or((0, 0));
             let sends = first(&call.send_blocks);
             let recvs = first(&call.recv_blocks);
             if matches!(call.collective, Collective::ScatterV | Collective::AllToAllV) {
@@ -293,13 +292,12 @@ impl Writer<'_> {
         let kernels = kernel::select(call.dtype, call.op)?;
         let mut form = Form::Native;
         let wide = call.dtype.accumulator().bytes();
-        let piece = number(count).min(SCRATCH_BYTES / wide);
-        let mut done = 0;
-        while done < number(count) {
-            let some = piece.min(number(count) - done);
+        let piece = count.min((SCRATCH_BYTES / wide) as u64);
+        for (done, some) in pieces(count, piece) {
+            let (done, some) = (number(done), number(some));
             let mut at = from.wrapping_add(done * self.bytes());
             if call.op == ReduceOp::PreMulSum {
-                let scratch = self.script.scratch(piece * wide)?;
+                let scratch = self.script.scratch(number(piece) * wide)?;
                 let scale = Stage::Prepare(call.scalar);
                 let one = Move {
                     from: at,
@@ -314,16 +312,25 @@ impl Writer<'_> {
             let to = to.wrapping_add(done * self.bytes());
             let one = Move { from: at, form, to, to_form: Form::Native, count: some };
             self.push(Step::Fold { one, kernels, stride: 0, sources: 1 });
-            done += some;
         }
         Ok(())
     }
 }
 
+/// `count` elements in pieces of at most `most`: where each begins, and its elements.
+fn pieces(count: u64, most: u64) -> impl Iterator<Item = (u64, u64)> {
+    let most = most.max(1);
+    (0..count.div_ceil(most)).map(move |piece| (piece * most, most.min(count - piece * most)))
+}
+
+/// Where blocks begin, and their elements.
+fn places(blocks: &Ragged) -> impl Iterator<Item = (u64, u64)> {
+    blocks.displacements.iter().copied().zip(blocks.counts.iter().copied())
+}
+
 /// One past the last element of any block.
 fn extent(blocks: &Ragged) -> u64 {
-    let ends = blocks.counts.iter().zip(&blocks.displacements).map(|(c, d)| c + d);
-    ends.max().unwrap_or(0)
+    places(blocks).map(|(at, count)| at + count).max().unwrap_or(0)
 }
 
 /// Puts blocks (where each begins, and its elements) into `lists`; the largest number in them.

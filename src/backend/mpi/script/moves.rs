@@ -2,8 +2,7 @@
 
 use std::ptr;
 
-use super::{INT_MAX, Step, Writer, extent, fill, int, number};
-use crate::call::Ragged;
+use super::{INT_MAX, Step, Writer, extent, fill, int, number, pieces, places};
 use crate::error::{Code, Error, Result};
 use crate::mpi::Kind;
 use crate::types::{Collective, Rank};
@@ -21,15 +20,11 @@ impl Writer<'_> {
 
     /// `root`'s elements to everyone's place `at`, in as many calls as MPI needs.
     fn broadcast_block(&mut self, at: *mut u8, root: usize, count: u64) {
-        let piece = if self.rules.large { count } else { self.rules.limit }.max(1);
-        let mut done = 0;
-        while done < count {
-            let some = piece.min(count - done);
+        for (done, some) in pieces(count, self.most(count)) {
             let place = at.wrapping_add(number(done) * self.bytes());
             let mut one = self.primitive(Kind::Broadcast, (place, place), some);
             one.root = int(root);
             self.push(Step::Mpi { call: one, lists: 0 });
-            done += some;
         }
     }
 
@@ -85,8 +80,8 @@ impl Writer<'_> {
         if !self.rules.large && self.rules.limit < INT_MAX {
             let all = if gathers { call.recv } else { call.send.cast_mut() };
             let own = if gathers { call.send.cast_mut() } else { call.recv };
-            let places = blocks.displacements.iter().zip(&blocks.counts);
-            let places = places.map(|(d, c)| (all.wrapping_add(number(*d) * self.bytes()), *c));
+            let places =
+                places(blocks).map(|(d, c)| (all.wrapping_add(number(d) * self.bytes()), c));
             self.by_messages(own, call.count, places.collect());
             return Ok(());
         }
@@ -95,8 +90,7 @@ impl Writer<'_> {
         let mut one = self.primitive(kind, (call.send, call.recv), call.count);
         let (index, lists) = self.script.list();
         let list = &mut lists[usize::from(gathers)];
-        let places = blocks.displacements.iter().copied().zip(blocks.counts.iter().copied());
-        let most = fill(list, places).max(call.count);
+        let most = fill(list, places(blocks)).max(call.count);
         if root {
             let start = number(blocks.displacements[me]) * self.bytes();
             if gathers && ptr::eq(call.send, call.recv.wrapping_add(start)) {
@@ -180,8 +174,7 @@ impl Writer<'_> {
             one.send = self.in_place();
         }
         let (index, lists) = self.script.list();
-        let places = blocks.displacements.iter().copied().zip(blocks.counts.iter().copied());
-        fill(&mut lists[1], places);
+        fill(&mut lists[1], places(blocks));
         one.wide = self.wide(most);
         self.push(Step::Mpi { call: one, lists: index });
         Ok(())
@@ -189,24 +182,22 @@ impl Writer<'_> {
 
     pub(super) fn all_to_all_v(&mut self) -> Result<()> {
         let call = self.call;
-        let places = |blocks: &Ragged| -> Vec<(u64, u64)> {
-            blocks.displacements.iter().copied().zip(blocks.counts.iter().copied()).collect()
-        };
-        let (sends, recvs) = (places(&call.send_blocks), places(&call.recv_blocks));
+        let (sends, recvs) = (&call.send_blocks, &call.recv_blocks);
         // Each rank knows its own counts only; the form must not depend on them.
         if !self.rules.large && self.rules.limit < INT_MAX {
-            return self.all_by_messages(&sends, &recvs);
+            let lists = |blocks| places(blocks).collect::<Vec<_>>();
+            return self.all_by_messages(&lists(sends), &lists(recvs));
         }
-        let most = extent(&call.send_blocks).max(extent(&call.recv_blocks));
+        let most = extent(sends).max(extent(recvs));
         self.countable(most)?;
         let mut one = self.primitive(Kind::AllToAllV, (call.send, call.recv), 0);
-        let moves = call.send_blocks.counts.iter().any(|c| *c > 0);
+        let moves = sends.counts.iter().any(|c| *c > 0);
         if moves && ptr::eq(call.send, call.recv) {
             one.send = self.in_place();
         }
         let (index, lists) = self.script.list();
-        fill(&mut lists[0], sends.iter().copied());
-        fill(&mut lists[1], recvs.iter().copied());
+        fill(&mut lists[0], places(sends));
+        fill(&mut lists[1], places(recvs));
         one.wide = self.wide(most);
         self.push(Step::Mpi { call: one, lists: index });
         Ok(())

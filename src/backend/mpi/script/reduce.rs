@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::{GATHER_BYTES, Move, SCRATCH_BYTES, Step, Writer, fill, number, unit};
+use super::{GATHER_BYTES, Move, SCRATCH_BYTES, Step, Writer, fill, number, pieces, places, unit};
 use crate::error::Result;
 use crate::kernel::{self, Form, Kernels, Stage};
 use crate::mpi::{BuiltIn, Handle, Kind};
@@ -78,17 +78,13 @@ impl Writer<'_> {
         let all = call.collective == Collective::AllReduce;
         let gets = all || call.root.index() == self.rules.me;
         let kind = if all { Kind::AllReduce } else { Kind::Reduce };
-        let kernels = kernel::select(call.dtype, call.op)?;
+        // Most calls need none of our own.
+        let kernels = || kernel::select(call.dtype, call.op);
         let through = way.form == Form::Wide || self.scales().is_some();
-        let most = match (through, way.own || !self.rules.large) {
-            (true, _) => (SCRATCH_BYTES / way.bytes) as u64,
-            (false, true) => self.rules.limit,
-            (false, false) => call.count,
-        };
-        let piece = most.min(if self.rules.large { most } else { self.rules.limit }).max(1);
-        let mut done = 0;
-        while done < call.count {
-            let some = piece.min(call.count - done);
+        let counted = if way.own { self.rules.limit } else { self.most(call.count) };
+        let piece = if through { (SCRATCH_BYTES / way.bytes) as u64 } else { counted };
+        let piece = piece.min(counted);
+        for (done, some) in pieces(call.count, piece) {
             let at = number(done) * self.bytes();
             let (from, to) = (call.send.wrapping_add(at), call.recv.wrapping_add(at));
             let mut one = self.primitive(kind, (from, to), some);
@@ -102,7 +98,8 @@ impl Writer<'_> {
                     to_form: Form::Wide,
                     count: number(some),
                 };
-                self.push(Step::Convert(widened, kernels, self.scales().unwrap_or(Stage::Plain)));
+                let stage = self.scales().unwrap_or(Stage::Plain);
+                self.push(Step::Convert(widened, kernels()?, stage));
                 one.send = if gets { self.in_place() } else { scratch.cast_const().cast() };
                 one.recv = if gets { scratch.cast() } else { ptr::null_mut() };
                 self.push(Step::Mpi { call: one, lists: 0 });
@@ -114,7 +111,7 @@ impl Writer<'_> {
                         to_form: Form::Native,
                         count: number(some),
                     };
-                    self.push(Step::Convert(back, kernels, self.finish()));
+                    self.push(Step::Convert(back, kernels()?, self.finish()));
                 }
             } else {
                 if gets && ptr::eq(from, to) {
@@ -122,10 +119,9 @@ impl Writer<'_> {
                 }
                 self.push(Step::Mpi { call: one, lists: 0 });
                 if gets && call.op == ReduceOp::Avg {
-                    self.finish_at(to, some, kernels);
+                    self.finish_at(to, some, kernels()?);
                 }
             }
-            done += some;
         }
         Ok(())
     }
@@ -146,8 +142,7 @@ impl Writer<'_> {
     fn blocks(&self) -> Vec<(u64, u64)> {
         let call = self.call;
         if call.collective.ragged() {
-            let lists = call.recv_blocks.displacements.iter().zip(&call.recv_blocks.counts);
-            return lists.map(|(at, count)| (*at, *count)).collect();
+            return places(&call.recv_blocks).collect();
         }
         (0..self.rules.world as u64).map(|r| (r * call.count, call.count)).collect()
     }
