@@ -201,6 +201,7 @@ impl Ground {
             deterministic: config.deterministic,
             checks: config.check,
             limit: u64::from(config.mpi_count_max),
+            timeout: config.timeout,
         };
         let backend = Mpi::new(side, parts)?;
         let ground =

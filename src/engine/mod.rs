@@ -120,12 +120,14 @@ pub struct Known {
     tells: bool,
     /// Some ranks wait for nobody.
     loose: bool,
+    /// What a backend above the engine calls that which it knows; 0: nothing.
+    pub(crate) memo: u64,
 }
 
 impl Default for Known {
     fn default() -> Self {
         let (head, bytes) = (Head::zeroed(), 0);
-        Self { version: 0, head, bytes, tells: false, loose: false }
+        Self { version: 0, head, bytes, tells: false, loose: false, memo: 0 }
     }
 }
 
@@ -340,7 +342,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             && !call.collective.point_to_point()
             && self.route(call) == Route::Flat;
         if small {
-            *known = self.flat_known(call);
+            *known = Known { memo: known.memo, ..self.flat_known(call) };
         }
         small
     }
@@ -354,6 +356,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             bytes,
             tells: flat::tells_places(call, bytes),
             loose: call.collective.rooted(),
+            memo: 0,
         }
     }
 

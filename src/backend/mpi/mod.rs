@@ -16,16 +16,24 @@
 //! - MPI wants all ranks to make a call in the same form, waiting or not. The gate says
 //!   whether some rank cannot wait; then none does. Without gates the form is the caller's.
 //! - gather_v, scatter_v and all_to_all_v have counts that two ranks share. Their gate is an
-//!   all_to_all, in which everyone also hears whether all counts fit.
+//!   all_to_all, in which everyone also hears whether all counts fit. The gate also says whether
+//!   some rank's counts are too many for MPI; then all use messages.
+//! - A rank that comes late says so, and then all pass a second gate: whoever waited for it may
+//!   have given up when it passed the first. Who is not late comes before any deadline.
 //! - A message has a gate of its own: a native message without data, with its head.
 //! - Below `MPI_THREAD_SERIALIZED` one thread alone may call MPI. On others nothing moves.
 //!
-//! What is left: a rank whose deadline passes in the very moment in which the last one comes. That
-//! one may enter MPI before it hears of it, and wait there for good.
+//! Programs make the same call again and again. So the script and the gate of the last small call
+//! stay (`hot`), and nothing is written anew when it comes again.
+//!
+//! What is left: an abort, or a death, in the very moment in which a rank passes the gate. That one
+//! may enter MPI before it hears of it, and wait there for good.
 //!
 //! When a call fails while MPI has it under way, MPI keeps the buffers: nothing in MPI takes them
 //! back. Docs say so (docs/mpi.md).
 
+mod cells;
+mod hot;
 mod job;
 mod ops;
 mod script;
@@ -35,9 +43,11 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use self::job::{Cells, Ground, Job, State};
+use self::cells::Says;
+use self::hot::Hot;
+use self::job::{Ground, Job, State};
 use self::ops::Ops;
-use self::script::{INT_MAX, Rules};
+use self::script::{INT_MAX, Rules, divides};
 use crate::backend::native::Native;
 use crate::backend::{BLOCKING, Backend};
 use crate::call::{Call, Guise, Head, Ragged};
@@ -72,23 +82,62 @@ pub(crate) struct Parts {
     pub(crate) checks: bool,
     /// Elements that one call of MPI may have.
     pub(crate) limit: u64,
+    /// The deadline of calls.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What a rank has of MPI.
+#[derive(Debug)]
+struct Tools {
+    parts: Parts,
+    ops: Ops,
+    /// MPI has calls for large counts.
+    large: bool,
+}
+
+impl Tools {
+    fn me(&self) -> usize {
+        self.parts.rank.index()
+    }
+
+    fn world(&self) -> usize {
+        Rank(self.parts.world).index()
+    }
+
+    /// What a job runs on.
+    fn ground(&self) -> Ground<'_> {
+        Ground { library: &self.parts.library, comm: self.parts.comm }
+    }
+
+    /// With `divided`, for counts that are too many for MPI on some rank.
+    fn rules(&self, divided: bool) -> Rules<'_> {
+        Rules {
+            constants: self.parts.library.api().constants(),
+            ops: &self.ops,
+            me: self.me(),
+            world: self.world(),
+            deterministic: self.parts.deterministic,
+            limit: self.parts.limit,
+            large: self.large,
+            gated: self.parts.checks,
+            divided,
+        }
+    }
 }
 
 /// One rank's side of everything in flight.
 #[derive(Debug)]
 pub(crate) struct Mpi {
     side: Native,
-    parts: Parts,
-    ops: Ops,
-    large: bool,
-    limit: u64,
+    tools: Tools,
     /// The only thread that may call MPI, where there is one.
     only: Option<ThreadId>,
     jobs: VecDeque<Job>,
     spare: Vec<Job>,
-    /// The gate of a call that is hurried, and what it exchanges.
-    gate: Call,
-    cells: Cells,
+    hot: Hot,
+    /// When this rank last came to a gate, and the time after which it is late for the next.
+    came: Instant,
+    late: Duration,
     /// Collectives so far.
     seq: u64,
     numbers: u32,
@@ -106,44 +155,42 @@ impl Mpi {
     ///
     /// # Errors
     /// MPI's own.
-    pub(crate) fn new(side: Native, parts: Parts) -> Result<Self> {
+    pub(crate) fn new(side: Native, mut parts: Parts) -> Result<Self> {
         let ops = Ops::new(&parts.library)?;
         let thread = parts.library.thread()?;
         let only = (thread.level < Level::Serialized).then(|| std::thread::current().id());
+        let late = parts.timeout.map_or(LISTEN, |timeout| LISTEN.min(timeout / 4));
+        parts.limit = parts.limit.clamp(1, INT_MAX);
+        let large = parts.library.api().has_large_counts();
         Ok(Self {
-            large: parts.library.api().has_large_counts(),
-            limit: parts.limit.clamp(1, INT_MAX),
             side,
-            parts,
-            ops,
             only,
             jobs: VecDeque::new(),
             spare: Vec::new(),
-            gate: Call::new(Collective::AllReduce, Dtype::U64),
-            cells: Cells::new(1),
+            hot: Hot::new(Rank(parts.world).index()),
+            came: Instant::now(),
+            late,
             seq: 0,
             numbers: 0,
             uncounted: 0,
             ended: VecDeque::new(),
             spent: Vec::new(),
+            tools: Tools { parts, ops, large },
         })
     }
 
-    fn rules(&self) -> Rules<'_> {
-        Rules {
-            constants: self.parts.library.api().constants(),
-            ops: &self.ops,
-            me: self.parts.rank.index(),
-            world: Rank(self.parts.world).index(),
-            deterministic: self.parts.deterministic,
-            limit: self.limit,
-            large: self.large,
-        }
+    /// Whether this rank comes late to the gate before it: longer after the one before than others
+    /// may wait for it.
+    fn comes_late(&mut self) -> bool {
+        let now = Instant::now();
+        let since = now.duration_since(self.came);
+        self.came = now;
+        since >= self.late
     }
 
     /// Whether nothing is known to have failed, now that a gate has been passed.
-    fn still_whole(&mut self) -> bool {
-        if self.side.watched().elapsed() >= LISTEN {
+    fn still_whole(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.side.watched()) >= LISTEN {
             self.side.watch();
         }
         self.side.broken().is_none()
@@ -164,25 +211,35 @@ impl Mpi {
 
     /// A job without a call, used before if there is one.
     fn blank(&mut self) -> Job {
-        let world = Rank(self.parts.world).index();
-        self.spare.pop().unwrap_or_else(|| Job::new(world))
+        self.spare.pop().unwrap_or_else(|| Job::new(self.tools.world()))
     }
 
-    /// Makes `call` at once, while nothing else is under way, and waits in MPI; whether it is over.
-    /// What takes several messages may not be: then it is in line.
-    fn run(&mut self, call: &Call, ticket: u32) -> Result<bool> {
-        let mut job = self.blank();
-        let on = Ground { library: &self.parts.library, comm: self.parts.comm };
-        let outcome = job.begin(call, self.rules()).and_then(|()| job.advance(on, true));
-        let over = outcome.is_ok() && job.is_over();
-        if over {
-            self.spare.push(job);
-        } else {
-            (job.ticket, job.state) = (ticket, State::Ready { waits: true });
-            job.call = Some(call.clone());
-            self.jobs.push_back(job);
+    /// Sees to it that script and gate of `call` are at hand; `known` says if they are already.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    #[inline]
+    fn prepare(&mut self, call: &Call, known: &mut Known) -> Result<()> {
+        if !self.hot.is(known) {
+            known.memo = self.hot.make(call, self.side.head_of(call), self.tools.rules(false))?;
         }
-        outcome.map(|_| over)
+        Ok(())
+    }
+
+    /// Makes the call that is at hand, while nothing else is under way, and waits in MPI; whether
+    /// it is over. What takes several messages may not be: then it is in line.
+    #[inline]
+    fn run(&mut self, call: &Call, ticket: u32) -> Result<bool> {
+        let outcome = self.hot.run(self.tools.ground());
+        if matches!(outcome, Ok(true)) {
+            return outcome;
+        }
+        let blank = self.blank();
+        let mut job = self.hot.take_job(blank);
+        (job.ticket, job.state) = (ticket, State::Ready { waits: true });
+        job.call = Some(call.clone());
+        self.jobs.push_back(job);
+        outcome
     }
 
     /// Puts `call` in line, and its gate on its way.
@@ -192,53 +249,89 @@ impl Mpi {
         self.seq += u64::from(!call.collective.point_to_point());
         (job.ticket, job.number, job.seq) = (ticket, self.numbers, self.seq);
         (job.later, job.hurried) = (ticket != BLOCKING, false);
-        let written = job.begin(&call, self.rules());
-        if written.is_ok() {
-            if self.parts.checks {
-                let gate = self.gate_of(&call, &mut job);
-                // SAFETY: the gate's buffers are the job's cells, which stay where they are while
-                // the job is in line; it leaves the line when the gate has ended, or with a side
-                // that is broken and touches nothing any more.
-                unsafe { self.side.submit(gate, job.number) };
-            } else {
-                job.state = State::Ready { waits: !job.later };
-            }
-        }
+        let checks = self.tools.parts.checks;
+        job.divided = checks && divides(&call, self.tools.rules(false));
+        let written = job.begin(&call, self.tools.rules(job.divided));
+        job.state = if checks { State::Waiting } else { State::Ready { waits: !job.later } };
+        let message = call.collective.point_to_point();
         job.call = Some(call);
         self.jobs.push_back(job);
+        if written.is_ok() && checks {
+            if message {
+                self.meet(self.jobs.len() - 1, false);
+            } else {
+                self.meet_next();
+            }
+        }
         written
     }
 
-    /// The native call in which the ranks of `call` meet.
-    fn gate_of(&self, call: &Call, job: &mut Job) -> Call {
+    /// Sends this rank to the next gate, unless it stands in one. One after the other, since nobody
+    /// knows before a gate is passed whether it is passed once more.
+    fn meet_next(&mut self) {
+        let of_all = |job: &Job| job.call.as_ref().is_some_and(|c| !c.collective.point_to_point());
+        let mut line = self.jobs.iter().enumerate().filter(|(_, job)| of_all(job));
+        let first = line.find(|(_, job)| matches!(job.state, State::Waiting | State::Gate));
+        if let Some((index, job)) = first
+            && job.state == State::Waiting
+        {
+            let late = self.comes_late();
+            self.meet(index, late);
+        }
+    }
+
+    /// Sends this rank to a job's gate.
+    fn meet(&mut self, index: usize, late: bool) {
+        let job = &mut self.jobs[index];
+        let Some(call) = &job.call else { return };
         let mut gate = if call.collective.point_to_point() {
             Call { root: call.root, ..Call::new(call.collective, Dtype::U8) }
         } else {
-            job.cells.gate(call, self.parts.rank.index(), job.later)
+            let says = Says { later: job.later, late, divided: job.divided };
+            job.cells.gate(call, self.tools.me(), says)
         };
         gate.guise = Guise::Of(Box::new(self.side.head_of(call)));
-        gate
+        (job.state, job.hurried) = (State::Gate, false);
+        // SAFETY: the gate's buffers are the job's cells, which stay where they are while the job
+        // is in line; it leaves the line when the gate has ended, or with a side that is broken and
+        // touches nothing any more.
+        unsafe { self.side.submit(gate, job.number) };
     }
 
     /// A gate has been passed.
     fn passed(&mut self, number: u32) -> Result<()> {
-        let (me, cells) = (self.parts.rank.index(), &self.cells);
-        let Some(job) = self.jobs.iter_mut().find(|job| job.number == number) else {
+        let Some(index) = self.jobs.iter().position(|job| job.number == number) else {
             return Ok(());
         };
+        let job = &mut self.jobs[index];
+        let Some(call) = job.call.take() else { return Ok(()) };
+        let message = call.collective.point_to_point();
+        let cells = if job.hurried { self.hot.cells() } else { &job.cells };
+        let (fits, says) = if message { (true, Says::default()) } else { cells.heard(&call) };
+        let mut written = Ok(());
+        if fits && says.divided && !job.divided {
+            written = job.begin(&call, self.tools.rules(true));
+        }
+        job.state =
+            if fits { State::Ready { waits: !message && !says.later } } else { State::Doomed };
+        job.call = Some(call);
+        if !fits {
+            return self.doomed(index);
+        }
+        if says.late {
+            // This time nobody is.
+            self.meet(index, false);
+        } else {
+            self.meet_next();
+        }
+        written
+    }
+
+    /// Counts of a job differ between two ranks: whoever sees which, says so.
+    fn doomed(&mut self, index: usize) -> Result<()> {
+        let (me, job) = (self.tools.me(), &self.jobs[index]);
         let Some(call) = &job.call else { return Ok(()) };
-        if call.collective.point_to_point() {
-            job.state = State::Ready { waits: false };
-            return Ok(());
-        }
-        let cells = if job.hurried { cells } else { &job.cells };
-        let (fit, later) = cells.heard(call);
-        if fit {
-            job.state = State::Ready { waits: !later };
-            return Ok(());
-        }
-        job.state = State::Doomed;
-        let Some((peer, told, expected)) = cells.unlike(call, me) else { return Ok(()) };
+        let Some((peer, told, expected)) = job.cells.unlike(call, me) else { return Ok(()) };
         let head = Head { seq: job.seq, ..self.side.head_of(call) };
         let of = |count: u64| Head { count, ..head };
         Err(mismatch(me, &of(expected), peer, &of(told)))
@@ -246,7 +339,7 @@ impl Mpi {
 
     /// Lets every job go on that may; whether any moved.
     fn advance(&mut self) -> Result<bool> {
-        let on = Ground { library: &self.parts.library, comm: self.parts.comm };
+        let on = self.tools.ground();
         let (mut moved, mut free, mut index) = (false, true, 0);
         while index < self.jobs.len() {
             let job = &mut self.jobs[index];
@@ -276,7 +369,7 @@ impl Mpi {
     /// Ends every job with `error`.
     fn end_all(&mut self, error: &Error) {
         Library::has_failed();
-        let library = self.parts.library.clone();
+        let library = self.tools.parts.library.clone();
         let may_call = self.may_call();
         for job in self.jobs.drain(..) {
             self.ended.push_back((job.ticket, Err(error.clone())));
@@ -296,7 +389,7 @@ impl Mpi {
             self.passed(number)?;
             moved = true;
         }
-        if moved && !self.still_whole() {
+        if moved && !self.still_whole(Instant::now()) {
             return Ok(true);
         }
         if self.may_call() {
@@ -327,41 +420,21 @@ impl Backend for Mpi {
         ticket: u32,
         polls: u32,
     ) -> Hurried {
-        let kind = call.collective;
-        if !self.jobs.is_empty()
-            || kind.ragged()
-            || kind.point_to_point()
-            || self.side.broken().is_some()
-            || !self.may_call()
-        {
+        if !self.may_hurry(call.collective) || self.prepare(call, known).is_err() {
             return Hurried::Left;
         }
-        if self.parts.checks {
-            let head = self.side.head_of(call);
-            let mut gate = self.cells.gate(call, self.parts.rank.index(), false);
-            gate.guise = match std::mem::take(&mut self.gate.guise) {
-                Guise::Of(mut place) => {
-                    *place = head;
-                    Guise::Of(place)
-                }
-                _ => Guise::Of(Box::new(head)),
-            };
-            self.gate = gate;
+        if self.tools.parts.checks {
+            let late = self.comes_late();
             self.numbers = self.numbers.wrapping_add(1);
+            self.hot.say(Says { late, ..Says::default() });
             // SAFETY: the cells are our own, and the gate's alone until it has ended.
-            let hurried = unsafe { self.side.hurry((&self.gate, known), self.numbers, polls) };
-            if hurried == Hurried::Left {
-                return Hurried::Left;
+            let gate = unsafe { self.side.hurry((self.hot.gate(), known), self.numbers, polls) };
+            if gate == Hurried::Left {
+                return gate;
             }
             self.seq += 1;
-            let state = match hurried {
-                Hurried::Ended if self.cells.heard(call).1 => Some(State::Ready { waits: false }),
-                Hurried::Ended if self.still_whole() => None,
-                // Under way, or broken: then what broke it ends the call with the others.
-                _ => Some(State::Gate),
-            };
-            if let Some(state) = state {
-                self.take(call, ticket, state);
+            if gate == Hurried::Taken || !self.is_open() {
+                self.line_up(call, ticket, gate);
                 return Hurried::Taken;
             }
         } else {
@@ -449,7 +522,7 @@ impl Backend for Mpi {
     }
 
     fn standing(&self) -> String {
-        let name = &self.parts.library.name;
+        let name = &self.tools.parts.library.name;
         let under_way = |job: &Job| {
             let call = job.call.as_ref()?;
             let text = format!("{}: with {name}", self.side.head_of(call).describe());
@@ -491,16 +564,37 @@ impl Backend for Mpi {
 }
 
 impl Mpi {
-    /// A hurried call takes its place in line: its gate is not passed, or some rank's may not wait.
-    fn take(&mut self, call: &Call, ticket: u32, state: State) {
+    /// Whether a call of this kind may be made at once.
+    #[inline]
+    fn may_hurry(&self, kind: Collective) -> bool {
+        self.jobs.is_empty()
+            && !kind.ragged()
+            && !kind.point_to_point()
+            && self.side.broken().is_none()
+            && self.may_call()
+    }
+
+    /// Whether the gate at hand, which has been passed, lets every rank into MPI, in calls that
+    /// wait.
+    #[inline]
+    fn is_open(&mut self) -> bool {
+        self.hot.said() == Says::default() && self.still_whole(self.came)
+    }
+
+    /// A hurried call takes its place in line. Its gate is under way; or some rank may not wait, or
+    /// came late; or the side is broken, which ends it with the others.
+    fn line_up(&mut self, call: &Call, ticket: u32, gate: Hurried) {
         let mut job = self.blank();
         (job.ticket, job.number, job.seq) = (ticket, self.numbers, self.seq);
-        (job.later, job.hurried) = (false, true);
-        let written = job.begin(call, self.rules());
-        job.state = state;
+        (job.later, job.hurried, job.divided) = (false, true, false);
+        let written = job.begin(call, self.tools.rules(false));
         job.call = Some(call.clone());
         self.jobs.push_back(job);
-        if let Err(error) = written {
+        let passed = match gate {
+            Hurried::Ended if self.side.broken().is_none() => self.passed(self.numbers),
+            _ => Ok(()),
+        };
+        if let Err(error) = written.and(passed) {
             self.fail(error);
         }
     }
@@ -508,12 +602,12 @@ impl Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
-        let library = self.parts.library.clone();
+        let library = self.tools.parts.library.clone();
         let whole = self.side.broken().is_none() && self.jobs.is_empty();
         // A broken communicator may have calls that MPI never ends.
         if whole && self.may_call() && library.runs().unwrap_or(false) {
-            self.ops.free(&library);
-            library.api().comm_free(self.parts.comm);
+            self.tools.ops.free(&library);
+            library.api().comm_free(self.tools.parts.comm);
         }
     }
 }

@@ -92,6 +92,24 @@ pub(super) struct Rules<'a> {
     pub(super) limit: u64,
     /// MPI has calls for more.
     pub(super) large: bool,
+    /// The ranks have met before the script runs.
+    pub(super) gated: bool,
+    /// Some rank's counts are too many, and all know it.
+    pub(super) divided: bool,
+}
+
+/// Whether `call` has counts, or places, that are too many for a call of MPI, which other ranks
+/// cannot know.
+pub(super) fn divides(call: &Call, rules: Rules<'_>) -> bool {
+    use Collective as C;
+    let most = match call.collective {
+        C::GatherV | C::ScatterV | C::AllToAllV => {
+            extent(&call.send_blocks).max(extent(&call.recv_blocks)).max(call.count)
+        }
+        C::AllGatherV => extent(&call.recv_blocks),
+        _ => 0,
+    };
+    !rules.large && most > rules.limit
 }
 
 /// Writes the script of one call.
@@ -177,6 +195,8 @@ impl Writer<'_> {
         use Collective as C;
         let (call, kind) = (self.call, self.call.collective);
         match kind {
+            // The gate was one.
+            C::Barrier if self.rules.gated => {}
             C::Barrier => self.plain(Kind::Barrier, (ptr::null(), ptr::null_mut()), 0),
             C::Send => self.message(Kind::Send, call.send.cast_mut(), call.root, call.count),
             C::Recv => self.message(Kind::Recv, call.recv, call.root, call.count),

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::{INT_MAX, Step, Writer, extent, fill, int, number, pieces, places};
+use super::{Step, Writer, divides, extent, fill, int, number, pieces, places};
 use crate::error::{Code, Error, Result};
 use crate::mpi::Kind;
 use crate::types::{Collective, Rank};
@@ -76,8 +76,8 @@ impl Writer<'_> {
         let (root, me) = (call.root.index() == self.rules.me, self.rules.me);
         let gathers = call.collective == Collective::GatherV;
         let blocks = if gathers { &call.recv_blocks } else { &call.send_blocks };
-        // Only the root knows them, so how they travel must not depend on them.
-        if !self.rules.large && self.rules.limit < INT_MAX {
+        // Only the root knows them, so how they travel must not depend on them alone.
+        if self.rules.divided {
             let all = if gathers { call.recv } else { call.send.cast_mut() };
             let own = if gathers { call.send.cast_mut() } else { call.recv };
             let places =
@@ -85,7 +85,7 @@ impl Writer<'_> {
             self.by_messages(own, call.count, places.collect());
             return Ok(());
         }
-        self.countable(extent(blocks).max(call.count))?;
+        self.countable()?;
         let kind = if gathers { Kind::GatherV } else { Kind::ScatterV };
         let mut one = self.primitive(kind, (call.send, call.recv), call.count);
         let (index, lists) = self.script.list();
@@ -105,13 +105,16 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Refuses counts that this MPI cannot take, where only some ranks know them.
-    fn countable(&self, most: u64) -> Result<()> {
-        if most <= INT_MAX || self.rules.large {
+    /// Refuses counts that this MPI cannot take, where the other ranks have not been told.
+    fn countable(&self) -> Result<()> {
+        if !divides(self.call, self.rules) {
             return Ok(());
         }
-        let kind = self.call.collective;
-        let text = format!("{kind} of {most} elements: this MPI counts up to {INT_MAX}");
+        let (kind, limit) = (self.call.collective, self.rules.limit);
+        let text = format!(
+            "{kind}: this MPI counts up to {limit} elements, and more take UNISONO_CHECK=1, for \
+             only some ranks know of them"
+        );
         Err(Error::new(Code::Limit, text))
     }
 
@@ -160,7 +163,7 @@ impl Writer<'_> {
             |r: usize| call.recv.wrapping_add(number(blocks.displacements[r]) * call.dtype.bytes());
         let own = place(self.rules.me);
         // Counts are the same on all ranks; displacements need not be.
-        if !self.fits(blocks.counts.iter().sum()) {
+        if self.rules.divided || !self.fits(blocks.counts.iter().sum()) {
             self.copy(call.send, own, call.count);
             for root in 0..self.rules.world {
                 self.broadcast_block(place(root), root, blocks.counts[root]);
@@ -168,7 +171,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let most = extent(blocks);
-        self.countable(most)?;
+        self.countable()?;
         let mut one = self.primitive(Kind::AllGatherV, (call.send, call.recv), call.count);
         if ptr::eq(call.send, own) {
             one.send = self.in_place();
@@ -183,13 +186,13 @@ impl Writer<'_> {
     pub(super) fn all_to_all_v(&mut self) -> Result<()> {
         let call = self.call;
         let (sends, recvs) = (&call.send_blocks, &call.recv_blocks);
-        // Each rank knows its own counts only; the form must not depend on them.
-        if !self.rules.large && self.rules.limit < INT_MAX {
+        // Each rank knows its own counts only; the form must not depend on them alone.
+        if self.rules.divided {
             let lists = |blocks| places(blocks).collect::<Vec<_>>();
             return self.all_by_messages(&lists(sends), &lists(recvs));
         }
         let most = extent(sends).max(extent(recvs));
-        self.countable(most)?;
+        self.countable()?;
         let mut one = self.primitive(Kind::AllToAllV, (call.send, call.recv), 0);
         let moves = sends.counts.iter().any(|c| *c > 0);
         if moves && ptr::eq(call.send, call.recv) {
