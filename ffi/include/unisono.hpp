@@ -667,6 +667,17 @@ public:
     }
     UNISONO_THROWING(split)
 
+    /* The ranks that are left when some have died; this communicator stays broken. */
+    result<communicator> try_shrink()
+    {
+        unisono_comm_t *shrunk = nullptr;
+        int status = unisono_comm_shrink(handle_, &shrunk);
+        if (status != UNISONO_OK)
+            return failure::last(status, handle_);
+        return communicator(shrunk);
+    }
+    UNISONO_THROWING(shrink)
+
     /* What the destructor does, with its outcome. */
     result<void> try_destroy()
     {

@@ -50,6 +50,8 @@ typedef void(MPI_User_function)(void *, void *, int *, MPI_Datatype *);
 #define UNISONO_IN_PLACE 1
 #define UNISONO_STATUS_IGNORE 0
 #define UNISONO_SUCCESS 0
+/* Since version 5: the attribute of MPI_COMM_WORLD that says whether it goes on when ranks die. */
+#define UNISONO_FT 12
 #define UNISONO_THREAD_SINGLE 0
 #define UNISONO_THREAD_FUNNELED 1
 #define UNISONO_THREAD_SERIALIZED 2

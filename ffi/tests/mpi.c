@@ -1,6 +1,7 @@
 /* A program with an MPI of its own: started by mpirun, with "single" or "multiple" for the thread
  * level it asks for. Its communicators and error handlers must be as they were, on both backends. */
 #include <mpi.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +76,31 @@ static void calls(unisono_comm_t *comm, int rank, int world)
     CHECK(unisono_comm_destroy(half) == UNISONO_OK);
 }
 
+static void *barrier(void *comm)
+{
+    return (void *)(intptr_t)unisono_barrier(comm);
+}
+
+/* Another thread may make calls where MPI allows that, and is told where not; and nothing is lost
+ * by asking for what is not there. */
+static void refusals(unisono_comm_t *comm, const char *backend)
+{
+    int level = -1, foreign = strcmp(backend, "mpi") == 0;
+    void *status = NULL;
+    pthread_t thread;
+    MPI_Query_thread(&level);
+    CHECK(pthread_create(&thread, NULL, barrier, comm) == 0);
+    CHECK(pthread_join(thread, &status) == 0);
+    int refused = foreign && level < MPI_THREAD_SERIALIZED;
+    CHECK((intptr_t)status == (refused ? UNISONO_INVALID_STATE : UNISONO_OK));
+    unisono_comm_t *shrunk = NULL;
+    CHECK(unisono_comm_shrink(comm, &shrunk) == UNISONO_UNSUPPORTED && shrunk == NULL);
+    char text[1024];
+    CHECK(unisono_last_error(comm, text, sizeof text) == UNISONO_OK);
+    CHECK(strstr(text, foreign ? "--with-ft ulfm" : "native backend") != NULL);
+    CHECK(unisono_barrier(comm) == UNISONO_OK);
+}
+
 /* Ranks in reverse, and what the program set for them is still there afterwards. */
 static void run(const char *backend)
 {
@@ -93,6 +119,7 @@ static void run(const char *backend)
     CHECK(found == own);
     MPI_Errhandler_free(&found);
     calls(comm, world - 1 - rank, world);
+    refusals(comm, backend);
     char text[4096];
     CHECK(unisono_comm_describe(comm, text, sizeof text) == UNISONO_OK);
     CHECK((strstr(text, "calls by ") != NULL) == (strcmp(backend, "mpi") == 0));

@@ -170,6 +170,25 @@ pub unsafe extern "C" fn unisono_comm_split(
     })
 }
 
+/// A communicator of the ranks that are left, in their order, once some have died or this one has
+/// failed: all of them call this. What is under way on `comm` ends with UNISONO_ABORTED, and it
+/// stays broken: destroy it. Where another rank dies meanwhile all that are left may call it again.
+/// UNISONO_UNSUPPORTED on the native backend in this version, and where MPI does not go on when
+/// ranks die (it takes Open MPI 5 or later, started by `mpirun --with-ft ulfm`).
+///
+/// # Safety
+/// `shrunk` is valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisono_comm_shrink(comm: *mut Comm, shrunk: *mut *mut Comm) -> c_int {
+    on_comm(comm, |held| {
+        let shrunk = output(shrunk, "shrunk")?;
+        let made = held.comm.shrink()?;
+        // SAFETY: neither NULL nor misaligned; the caller promises that it is valid.
+        unsafe { shrunk.write(handle::give(made)) };
+        Ok(())
+    })
+}
+
 /// Ends the communicator: outstanding requests complete first, at most for the communicator's
 /// deadline; then they end with UNISONO_ABORTED (UNISONO_TIMED_OUT where their own deadline was the
 /// first to pass) and the status is UNISONO_TIMED_OUT. It is that, too, where another rank gives up

@@ -305,6 +305,14 @@ impl Core {
         }
     }
 
+    /// Ends everything pending, here and on every rank, with `error`, before this returns.
+    pub(crate) fn give_up(&self, error: Error) {
+        self.with_backend(|backend| {
+            backend.fail(error);
+            self.collect(backend);
+        });
+    }
+
     fn heed_abort(&self, backend: &mut dyn Backend) {
         if let Some(error) = self.aborted() {
             backend.fail(error);

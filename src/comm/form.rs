@@ -224,6 +224,8 @@ pub(crate) fn gather(
         // Nothing fails on one rank alone from here on, but what MPI itself refuses.
         let settings = (&mut config, &mut notes);
         let (backend, ground) = ground.build(native, &ranks, (Rank(rank), id), settings)?;
+        // Whoever goes on may revoke what others are still making.
+        joined.exchange(&[], deadline)?;
         Ok(Formed { backend, ground: Some(ground), config, own_cores, notes })
     })();
     match outcome {

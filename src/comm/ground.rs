@@ -101,6 +101,35 @@ impl Ground {
         Self::new(library, made, true)
     }
 
+    /// Refuses what [`Ground::shrink`] cannot do here.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where this MPI cannot, `INVALID_STATE` on the wrong thread.
+    pub(crate) fn may_shrink(&self) -> Result<()> {
+        if !self.library.survives() {
+            let text = format!(
+                "{} cannot shrink a communicator here: that takes Open MPI 5 or later, started by \
+                 mpirun --with-ft ulfm",
+                self.library.name
+            );
+            return Err(Error::new(Code::Unsupported, text));
+        }
+        may_call(&self.library)
+    }
+
+    /// The ranks of this one that live, in their order. All of them call this; whatever is under
+    /// way on it ends.
+    ///
+    /// # Errors
+    /// MPI's own.
+    pub(crate) fn shrink(&self) -> Result<Self> {
+        let library = &self.library;
+        let mut made = library.api().constants().comm_null;
+        library.check(library.api().comm_revoke(self.comm), "MPIX_Comm_revoke")?;
+        library.check(library.api().comm_shrink(self.comm, &mut made), "MPIX_Comm_shrink")?;
+        Self::new(library.clone(), made, true)
+    }
+
     fn new(library: Arc<Library>, comm: Handle, owned: bool) -> Result<Self> {
         may_call(&library)?;
         let mut made = Self { library, comm, rank: 0, size: 0, owned };

@@ -59,6 +59,19 @@ impl Communicator {
     }
 }
 
+/// Shrinks `parent`; see [`Communicator::shrink`].
+pub(crate) fn shrink(parent: &Communicator) -> Result<Communicator> {
+    let Some(ground) = parent.ground() else {
+        let text = "the native backend cannot shrink a communicator in this version";
+        return Err(Error::new(Code::Unsupported, text));
+    };
+    let _inside = parent.enter()?;
+    parent.no_group()?;
+    ground.may_shrink()?;
+    parent.core.give_up(Error::new(Code::Aborted, "the communicator is being shrunk"));
+    Communicator::on_ground(&ground.shrink()?, parent.config())
+}
+
 /// A member of a split: what every rank says, in the order that sorts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Member {

@@ -479,6 +479,17 @@ impl Communicator {
         group::split(self, color, key)
     }
 
+    /// A communicator of the ranks that are left, in their order, once some have died or this one
+    /// has failed. All of them call this. What is under way here ends, and this one stays broken.
+    /// Where another rank dies meanwhile all that are left may call it again.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` on the native backend, and where MPI does not go on when ranks die; `BUSY`;
+    /// else as [`Communicator::init_mpi`].
+    pub fn shrink(&self) -> Result<Self> {
+        group::shrink(self)
+    }
+
     /// Waits for what is outstanding (at most the deadline), says goodbye, and gives everything
     /// back.
     ///

@@ -116,7 +116,7 @@ impl Communicator {
     }
 
     /// The ranks of `ground`, on the backend that `config` asks for.
-    fn on_ground(ground: &Ground, config: &Config) -> Result<Self> {
+    pub(super) fn on_ground(ground: &Ground, config: &Config) -> Result<Self> {
         let (rank, world) = ground.place();
         let id = ground.share_id(config.interface.as_deref())?;
         let under = (config.backend == Family::Mpi).then_some(ground);

@@ -209,6 +209,7 @@ macro_rules! implement {
                         number(m::UNISONO_THREAD_MULTIPLE),
                     ],
                     success: number(m::UNISONO_SUCCESS),
+                    survives: c_int::try_from(m::UNISONO_FT).ok().filter(|key| *key >= 0),
                 };
                 // SAFETY: the library's constructors have run; the bindings are those of its ABI.
                 let lib = unsafe { m::$name::from_library(library) };
@@ -224,7 +225,7 @@ macro_rules! implement {
                     MPI_Initialized MPI_Finalized MPI_Init_thread MPI_Finalize MPI_Query_thread
                     MPI_Is_thread_main MPI_Error_string MPI_Comm_rank MPI_Comm_size
                     MPI_Comm_test_inter MPI_Comm_dup MPI_Comm_free MPI_Comm_group MPI_Group_incl
-                    MPI_Group_free MPI_Comm_create_group MPI_Comm_get_errhandler
+                    MPI_Group_free MPI_Comm_create_group MPI_Comm_get_attr MPI_Comm_get_errhandler
                     MPI_Comm_set_errhandler MPI_Errhandler_free MPI_Op_create MPI_Op_free MPI_Test
                     MPI_Cancel MPI_Get_count MPI_Isend MPI_Irecv MPI_Allreduce MPI_Reduce
                     MPI_Reduce_scatter MPI_Reduce_scatter_block MPI_Bcast MPI_Allgather MPI_Gather
@@ -351,6 +352,23 @@ macro_rules! implement {
                 code
             }
 
+            fn comm_attribute(
+                &self,
+                comm: Handle,
+                key: c_int,
+                value: &mut Option<c_int>,
+            ) -> c_int {
+                let (mut place, mut flag) = (ptr::null::<c_int>(), 0);
+                let (at, lib) = ((&raw mut place).cast(), &self.lib);
+                let comm = Raw::of(comm);
+                // SAFETY: the places are valid, and an attribute is an address.
+                let code = unsafe { lib.MPI_Comm_get_attr(comm, key, at, &raw mut flag) };
+                let set = code == self.constants.success && flag != 0 && !place.is_null();
+                // SAFETY: where it is set it points to a number of MPI's.
+                *value = set.then(|| unsafe { place.read() });
+                code
+            }
+
             fn get_errhandler(&self, comm: Handle, handler: &mut Handle) -> c_int {
                 let mut raw: $module::MPI_Errhandler = Raw::of(Handle::NONE);
                 let lib = &self.lib;
@@ -454,6 +472,23 @@ macro_rules! implement {
                     && lib.MPI_Ialltoallv_c.is_ok()
                     && lib.MPI_Irecv_c.is_ok()
                     && lib.MPI_Reduce_scatter_c.is_ok()
+            }
+
+            fn has_shrink(&self) -> bool {
+                self.lib.MPIX_Comm_revoke.is_ok() && self.lib.MPIX_Comm_shrink.is_ok()
+            }
+
+            fn comm_revoke(&self, comm: Handle) -> c_int {
+                // SAFETY: plain values.
+                unsafe { self.lib.MPIX_Comm_revoke(Raw::of(comm)) }
+            }
+
+            fn comm_shrink(&self, comm: Handle, made: &mut Handle) -> c_int {
+                let mut raw = Raw::of(self.constants.comm_null);
+                // SAFETY: the place is valid.
+                let code = unsafe { self.lib.MPIX_Comm_shrink(Raw::of(comm), &raw mut raw) };
+                *made = raw.handle();
+                code
             }
         }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libloading::os::unix::{Library as Shared, RTLD_GLOBAL, RTLD_NOW};
 
 use super::find::{Candidate, candidates};
-use super::{Api, Handle};
+use super::{Api, Constants, Handle};
 use crate::error::{Code, Error, Result, quoted, shown};
 use crate::sync::{Ordering, StaticU32};
 
@@ -195,6 +195,16 @@ impl Library {
         let known = self.api.constants().levels;
         let level = levels.into_iter().zip(known).rev().find(|(_, number)| provided >= *number);
         Ok(Thread { level: level.map_or(Level::Single, |(level, _)| level), main: main != 0 })
+    }
+
+    /// Whether communicators can be revoked and shrunk here: MPI has the calls, and was started so
+    /// that it goes on when ranks die.
+    pub(crate) fn survives(&self) -> bool {
+        let Constants { survives, comm_world, .. } = self.api.constants();
+        let Some(key) = survives.filter(|_| self.api.has_shrink()) else { return false };
+        let mut on = None;
+        let code = self.api.comm_attribute(*comm_world, key, &mut on);
+        code == self.api.constants().success && on == Some(1)
     }
 
     /// Runs `what` with errors of `comm` returned, and gives it back the handler it had.

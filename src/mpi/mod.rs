@@ -82,6 +82,8 @@ pub(crate) struct Constants {
     /// The four levels of thread support, ascending.
     pub(crate) levels: [c_int; 4],
     pub(crate) success: c_int,
+    /// The attribute of `comm_world` that says whether it goes on when ranks die, if there is one.
+    pub(crate) survives: Option<c_int>,
 }
 
 // SAFETY: constants; the one address is a mark and is never followed.
@@ -210,6 +212,8 @@ pub(crate) trait Api: Send + Sync + fmt::Debug {
         tag: c_int,
         made: &mut Handle,
     ) -> c_int;
+    /// The number that an attribute of `comm` points to, if it is set.
+    fn comm_attribute(&self, comm: Handle, key: c_int, value: &mut Option<c_int>) -> c_int;
     fn get_errhandler(&self, comm: Handle, handler: &mut Handle) -> c_int;
     fn set_errhandler(&self, comm: Handle, handler: Handle) -> c_int;
     fn errhandler_free(&self, handler: Handle) -> c_int;
@@ -236,4 +240,10 @@ pub(crate) trait Api: Send + Sync + fmt::Debug {
 
     /// Whether every call has its form with large counts.
     fn has_large_counts(&self) -> bool;
+    /// Whether there are [`Api::comm_revoke`] and [`Api::comm_shrink`].
+    fn has_shrink(&self) -> bool;
+    /// Ends whatever any rank does on `comm`, now and later.
+    fn comm_revoke(&self, comm: Handle) -> c_int;
+    /// A communicator of the ranks of `comm` that live, in their order. All of them call this.
+    fn comm_shrink(&self, comm: Handle, made: &mut Handle) -> c_int;
 }

@@ -29,6 +29,9 @@
 //! What is left: an abort, or a death, in the very moment in which a rank passes the gate. That one
 //! may enter MPI before it hears of it, and wait there for good.
 //!
+//! An MPI that goes on when ranks die (ULFM) lets them out of calls that cannot end: a failure
+//! revokes the communicator, and what is left may be shrunk (`comm`).
+//!
 //! When a call fails while MPI has it under way, MPI keeps the buffers: nothing in MPI takes them
 //! back. Docs say so (docs/mpi.md).
 
@@ -66,6 +69,9 @@ const NAP: Duration = Duration::from_micros(50);
 /// others may have given the call up, and what they showed in the gate before stands there still.
 const LISTEN: Duration = Duration::from_millis(20);
 
+/// How long the side is asked, at most, for whom MPI refuses a call.
+const CULPRIT: Duration = Duration::from_millis(100);
+
 /// Calls without a gate after which the peers are looked after.
 const WATCH_EVERY: u32 = 256;
 
@@ -93,6 +99,8 @@ struct Tools {
     ops: Ops,
     /// MPI has calls for large counts.
     large: bool,
+    /// MPI goes on when ranks die, and lets ranks out of calls that cannot end.
+    survives: bool,
 }
 
 impl Tools {
@@ -162,6 +170,7 @@ impl Mpi {
         let late = parts.timeout.map_or(LISTEN, |timeout| LISTEN.min(timeout / 4));
         parts.limit = parts.limit.clamp(1, INT_MAX);
         let large = parts.library.api().has_large_counts();
+        let survives = parts.library.survives();
         Ok(Self {
             side,
             only,
@@ -175,7 +184,7 @@ impl Mpi {
             uncounted: 0,
             ended: VecDeque::new(),
             spent: Vec::new(),
-            tools: Tools { parts, ops, large },
+            tools: Tools { parts, ops, large, survives },
         })
     }
 
@@ -194,6 +203,17 @@ impl Mpi {
             self.side.watch();
         }
         self.side.broken().is_none()
+    }
+
+    /// MPI has refused a call. Where the reason is that a rank is gone, the side hears of it soon,
+    /// and knows which.
+    #[cold]
+    fn look_for_culprit(&mut self) {
+        let until = Instant::now() + CULPRIT;
+        while self.side.broken().is_none() && Instant::now() < until {
+            self.side.watch();
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Whether this thread may call MPI.
@@ -503,9 +523,17 @@ impl Backend for Mpi {
     }
 
     fn fail(&mut self, error: Error) {
+        if error.code == Code::Backend {
+            self.look_for_culprit();
+        }
+        let native = error.native;
         // What ends one call elsewhere ends the communicator here: the peers have begun the call.
         self.side.fail(error.clone());
-        let error = self.side.broken().cloned().unwrap_or(error);
+        let error = Error { native, ..self.side.broken().cloned().unwrap_or(error) };
+        if self.tools.survives && self.may_call() {
+            // Others may wait in MPI, where they hear nothing. What it says changes nothing.
+            self.tools.parts.library.api().comm_revoke(self.tools.parts.comm);
+        }
         self.end_all(&error);
     }
 
