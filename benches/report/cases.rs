@@ -56,6 +56,8 @@ pub(super) enum Kind {
     Idle,
     /// How much of a non-blocking call a computation hides.
     Overlap,
+    /// What the MPI backend adds to MPI's own calls.
+    OverMpi,
 }
 
 /// One section of the report.
@@ -110,6 +112,7 @@ pub(super) fn all() -> Vec<Case> {
         other("start-8", "start of 8 local ranks", Kind::Start { ranks: 8 }),
         other("memory", "resident memory, 8 local ranks", Kind::Memory { ranks: 8 }),
         other("idle", "a rank that waits", Kind::Idle),
+        other("mpi", "all_reduce on the MPI backend, 2 ranks, over MPI's own", Kind::OverMpi),
         other("overlap", "all_reduce of 64 MiB behind a computation, 2 ranks, TCP", Kind::Overlap),
     ]);
     cases

@@ -100,7 +100,7 @@ impl Peer {
 }
 
 /// What the MPIs know of each other's variables is nothing: each gets all.
-fn environment(tcp: bool) -> Vec<(String, String)> {
+pub(super) fn environment(tcp: bool) -> Vec<(String, String)> {
     let mut env = vec![
         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
         ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
@@ -196,7 +196,7 @@ fn mpi_name(version: &str) -> String {
 }
 
 /// Where `variable` says, else `name` on PATH; `None` when neither.
-fn find(variable: &str, name: &str) -> Option<String> {
+pub(super) fn find(variable: &str, name: &str) -> Option<String> {
     if let Some(given) = std::env::var_os(variable) {
         return Some(given.into_string().ok()?).filter(|given| !given.is_empty());
     }

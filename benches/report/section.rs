@@ -1,5 +1,7 @@
 //! How each kind of case is measured and told.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,6 +10,7 @@ use super::cases::{self, Case, Kind, Link, Sweep};
 use super::chart::Axis;
 use super::document::Section;
 use super::floor;
+use super::mpis;
 use super::options::Options;
 use super::peers::{Peer, Range};
 use super::runner::{Job, Outcome, Schedule, Seen, median};
@@ -55,6 +58,16 @@ pub(super) struct Contestants {
     pub(super) report: Option<String>,
     pub(super) peers: Vec<Peer>,
 }
+
+const OVER_MPI: &str = "\
+In one process, on the same buffers, in turn: MPI_Allreduce on a duplicate of MPI_COMM_WORLD, and
+unisono_all_reduce on the MPI backend with calls not compared (`UNISONO_CHECK=0`) and compared, back
+to back. What ours adds is the median of the differences of neighbouring rounds.
+";
+
+/// The largest size of the case `mpi`, and the figures of its lines.
+const OVER_MPI_MOST: u64 = 16 << 20;
+const OVER_MPI_KEYS: [&str; 5] = ["raw_us", "off_us", "adds_off_us", "on_us", "adds_on_us"];
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
@@ -126,6 +139,7 @@ pub(super) fn measure(
         Kind::Memory { ranks } => memory(&mut section, ranks, who, schedule)?,
         Kind::Idle => idle(&mut section, who, options, schedule)?,
         Kind::Overlap => overlap(&mut section, who, options, schedule)?,
+        Kind::OverMpi => over_mpi(&mut section, who, options, schedule)?,
     }
     Some(section)
 }
@@ -283,6 +297,63 @@ fn overlap(
     let table = markdown(&names, &rows(&jobs, &found));
     section.body = format!("{OVERLAP}\nCores: {cores}.\n\n{table}");
     Some(())
+}
+
+/// By size, each figure of [`OVER_MPI_KEYS`] of every round.
+type OverMpi = BTreeMap<u64, [Vec<f64>; 5]>;
+
+fn over_mpi(
+    section: &mut Section,
+    who: &Contestants,
+    options: &Options,
+    schedule: &Schedule<'_>,
+) -> Option<()> {
+    let report = who.report.as_ref()?;
+    let sizes = [LEAST, options.most.min(OVER_MPI_MOST), STEP].map(|size| size.to_string());
+    let mut rank = words(&[report, "rank", "mpi"]);
+    rank.extend(sizes);
+    let jobs = mpis::jobs(Path::new(env!("CARGO_MANIFEST_DIR")), &rank);
+    // By job, as what its ranks call themselves; by size, the figures of each round.
+    let mut seen: Vec<(String, OverMpi)> =
+        jobs.iter().map(|job| (job.name.clone(), BTreeMap::new())).collect();
+    let mut faults: Vec<String> = Vec::new();
+    schedule.run(&jobs, |index, outcome| {
+        let (name, rows) = &mut seen[index];
+        for line in &outcome.lines {
+            let (Some(mpi), Some(bytes)) = (line["mpi"].as_str(), line["bytes"].as_u64()) else {
+                continue;
+            };
+            mpi.clone_into(name);
+            let row = rows.entry(bytes).or_default();
+            for (figures, key) in row.iter_mut().zip(OVER_MPI_KEYS) {
+                figures.extend(line[key].as_f64());
+            }
+        }
+        faults.extend(outcome.fault.map(|fault| format!("{name}: {fault}")));
+    });
+    let tables = seen.iter().filter(|(_, rows)| !rows.is_empty()).map(|(name, rows)| {
+        let middle = |figures: &Vec<f64>| median(figures).unwrap_or(f64::NAN);
+        let row = |(bytes, figures): (&u64, &[Vec<f64>; 5])| {
+            let [raw, off, adds_off, on, adds_on] = figures.each_ref().map(middle);
+            let share = 100.0 * adds_off / raw;
+            let numbers = [raw, off, adds_off, share, on, adds_on].map(number);
+            std::iter::once(table::size(*bytes)).chain(numbers).collect()
+        };
+        let head = words(&[
+            "size",
+            "MPI (us)",
+            "not compared (us)",
+            "adds (us)",
+            "adds (%)",
+            "compared (us)",
+            "adds (us)",
+        ]);
+        format!("\n{name}:\n\n{}", markdown(&head, &rows.iter().map(row).collect::<Vec<_>>()))
+    });
+    section.body = OVER_MPI.to_owned() + &tables.collect::<String>();
+    faults.dedup();
+    section.faults = faults;
+    (!jobs.is_empty()).then_some(())
 }
 
 #[cfg(test)]

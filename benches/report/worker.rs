@@ -1,5 +1,5 @@
-//! A rank of the cases that are no sweep: `rank start | memory | idle SECONDS | overlap BYTES`.
-//! Prints JSON objects.
+//! A rank of the cases that are no sweep: `rank start | memory | idle SECONDS | overlap BYTES | mpi
+//! LO HI STEP`. Prints JSON objects.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,6 +8,7 @@ use serde_json::json;
 use unisono::config::Config;
 use unisono::{Communicator, Rank, ReduceOp};
 
+use super::over;
 use super::runner::median;
 
 /// # Errors
@@ -19,8 +20,12 @@ pub(super) fn main(arguments: &[String]) -> Result<(), String> {
         ["start"] => start(),
         ["memory"] => memory(),
         ["idle", seconds] => idle(&join()?, Duration::from_secs(number(seconds)?.into())),
+        ["mpi", lo, hi, step] => {
+            let size = |text| number(text).map(u64::from);
+            over::main([size(lo)?, size(hi)?, size(step)?])
+        }
         ["overlap", bytes] => overlap(&join()?, number(bytes)? as usize / size_of::<f32>()),
-        _ => Err("rank start | memory | idle SECONDS | overlap BYTES".to_owned()),
+        _ => Err("rank start | memory | idle SECONDS | overlap BYTES | mpi LO HI STEP".to_owned()),
     }
 }
 

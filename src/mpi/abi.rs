@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_longlong, c_void};
 use std::ptr;
 
-use super::{Api, Constants, Handle, Kind, Lists, Primitive, Tested, UserFunction};
+use super::{Api, Constants, Handle, Kind, Lists, Primitive, SUCCESS, Tested, UserFunction};
 use crate::error::{Code, Error, Result};
 
 macro_rules! bindings {
@@ -168,6 +168,7 @@ macro_rules! implement {
             /// Binds every call; those that a library may lack are looked for when asked about.
             pub(super) fn bind(library: libloading::Library) -> Result<Self> {
                 use $module as m;
+                const { assert!(m::UNISONO_SUCCESS == 0 && SUCCESS == 0) };
                 let l = &library;
                 let constants = Constants {
                     comm_world: Constant::find::<m::MPI_Comm>(m::UNISONO_COMM_WORLD, l)?,
@@ -208,7 +209,6 @@ macro_rules! implement {
                         number(m::UNISONO_THREAD_SERIALIZED),
                         number(m::UNISONO_THREAD_MULTIPLE),
                     ],
-                    success: number(m::UNISONO_SUCCESS),
                     survives: c_int::try_from(m::UNISONO_FT).ok().filter(|key| *key >= 0),
                 };
                 // SAFETY: the library's constructors have run; the bindings are those of its ABI.
@@ -363,7 +363,7 @@ macro_rules! implement {
                 let comm = Raw::of(comm);
                 // SAFETY: the places are valid, and an attribute is an address.
                 let code = unsafe { lib.MPI_Comm_get_attr(comm, key, at, &raw mut flag) };
-                let set = code == self.constants.success && flag != 0 && !place.is_null();
+                let set = code == SUCCESS && flag != 0 && !place.is_null();
                 // SAFETY: where it is set it points to a number of MPI's.
                 *value = set.then(|| unsafe { place.read() });
                 code
@@ -427,12 +427,12 @@ macro_rules! implement {
                 *tested = Tested { done: flag != 0, elements: None };
                 if let Some(unit) = unit
                     && flag != 0
-                    && code == self.constants.success
+                    && code == SUCCESS
                 {
                     let (unit, mut count) = (Raw::of(unit), -1);
                     // SAFETY: the status is of a receive that has ended.
                     let got = unsafe { lib.MPI_Get_count(&raw const status, unit, &raw mut count) };
-                    if got == self.constants.success {
+                    if got == SUCCESS {
                         tested.elements = u64::try_from(count).ok();
                     }
                 }

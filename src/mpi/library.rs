@@ -7,7 +7,7 @@ use std::time::Duration;
 use libloading::os::unix::{Library as Shared, RTLD_GLOBAL, RTLD_NOW};
 
 use super::find::{Candidate, candidates};
-use super::{Api, Constants, Handle};
+use super::{Api, Constants, Handle, SUCCESS};
 use crate::error::{Code, Error, Result, quoted, shown};
 use crate::sync::{Ordering, StaticU32};
 
@@ -134,11 +134,7 @@ impl Library {
         let mut length = 0;
         let said = self.api.error_string(code, &mut text, &mut length);
         let bytes = usize::try_from(length).unwrap_or(0).min(TEXT_MAX);
-        let words = if said == self.api.constants().success {
-            shown(&text[..bytes])
-        } else {
-            String::new()
-        };
+        let words = if said == SUCCESS { shown(&text[..bytes]) } else { String::new() };
         let text = format!("{call} of {}: {} (code {code})", self.name, words.trim());
         Error { native: code, ..Error::new(Code::Backend, text) }
     }
@@ -147,7 +143,7 @@ impl Library {
     #[inline]
     #[track_caller]
     pub(crate) fn check(&self, code: c_int, call: &str) -> Result<()> {
-        if code == self.api.constants().success { Ok(()) } else { Err(self.error(code, call)) }
+        if code == SUCCESS { Ok(()) } else { Err(self.error(code, call)) }
     }
 
     /// Whether MPI runs: initialised, and not finalised.
@@ -204,7 +200,7 @@ impl Library {
         let Some(key) = survives.filter(|_| self.api.has_shrink()) else { return false };
         let mut on = None;
         let code = self.api.comm_attribute(*comm_world, key, &mut on);
-        code == self.api.constants().success && on == Some(1)
+        code == SUCCESS && on == Some(1)
     }
 
     /// Runs `what` with errors of `comm` returned, and gives it back the handler it had.

@@ -67,6 +67,9 @@ pub(crate) enum BuiltIn {
     Lor,
 }
 
+/// What calls of MPI return that have worked: the same in every ABI (MPI 5.0, 9.4).
+pub(crate) const SUCCESS: c_int = 0;
+
 /// What an ABI calls its constants.
 #[derive(Debug)]
 pub(crate) struct Constants {
@@ -81,7 +84,6 @@ pub(crate) struct Constants {
     pub(crate) in_place: *const c_void,
     /// The four levels of thread support, ascending.
     pub(crate) levels: [c_int; 4],
-    pub(crate) success: c_int,
     /// The attribute of `comm_world` that says whether it goes on when ranks die, if there is one.
     pub(crate) survives: Option<c_int>,
 }
@@ -184,7 +186,7 @@ pub(crate) struct Tested {
 pub(crate) type UserFunction =
     unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_int, *mut c_void);
 
-/// The calls of MPI that we make. Each returns MPI's code: `success`, or an error's.
+/// The calls of MPI that we make. Each returns MPI's code: [`SUCCESS`], or an error's.
 pub(crate) trait Api: Send + Sync + fmt::Debug {
     fn constants(&self) -> &Constants;
 
