@@ -32,10 +32,16 @@ fn main() {
     // bindgen panics where it cannot load libclang.
     match catch_unwind(|| mpi(&out)) {
         Ok(()) => println!("cargo::rustc-cfg=unisono_mpi"),
-        Err(_) => println!(
-            "cargo::warning=built without MPI: libclang was not found (Debian: libclang-dev; or \
-             set LIBCLANG_PATH)"
-        ),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+            let why = text.lines().next().unwrap_or_default();
+            println!(
+                "cargo::warning=built without MPI, for want of libclang (Debian: libclang-dev; or \
+                 set LIBCLANG_PATH): {why}"
+            );
+            // A file that is never there: the next build tries again.
+            println!("cargo::rerun-if-changed={}", out.join("libclang").display());
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use support::skip;
 use unisono::config::Config;
-use unisono::{Code, Communicator, ReduceOp};
+use unisono::{Communicator, Rank, ReduceOp};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unisono");
 
@@ -355,7 +355,10 @@ fn the_ranks_that_are_left_shrink_and_go_on() {
 /// Where a rank that is to outlive others writes what became of it.
 const FOLDER: &str = "UNISONO_TEST_FOLDER";
 
-/// One of five ranks, of which 1 dies at once and 2 when it hears of that.
+/// Bytes of a message that takes a while.
+const LONG: usize = 256 << 20;
+
+/// One of five ranks, of which 1 dies while it sends and 2 when it hears of that.
 fn survivor() {
     let die = || {
         // SAFETY: a signal to this process.
@@ -366,14 +369,18 @@ fn survivor() {
     let mut told = String::new();
     support::checked_all_reduce(&comm, 1000).expect("all live");
     if me == 1 {
+        // In the middle of a message.
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            die();
+        });
+        let _ = comm.send(&vec![1u8; LONG], Rank(0));
         die();
     }
-    // BOUND: rank 1 takes part in no other call.
-    let error = loop {
-        if let Err(error) = support::checked_all_reduce(&comm, 1000) {
-            break error;
-        }
-    };
+    let received = if me == 0 { comm.recv(&mut vec![0u8; LONG], Rank(1)) } else { Ok(()) };
+    // Rank 1 takes part in no other call.
+    let failed = received.and_then(|()| support::checked_all_reduce(&comm, 1000));
+    let error = failed.expect_err("rank 1 is gone");
     let peer = error.peer.map_or(u32::MAX, |rank| rank.0);
     told += &format!("error {} peer={peer} {}\n", error.code, error.detail.replace('\n', " "));
     if me == 2 {
@@ -396,49 +403,88 @@ fn survivor() {
     let _ = comm.destroy();
 }
 
-/// A rank that comes when the others' deadline passes must not enter MPI alone, where nobody can
-/// end its wait.
-#[test]
-fn a_rank_that_comes_as_a_deadline_passes_does_not_hang() {
+/// What two ranks under MPICH's mpirun say that have this role.
+fn pair(test: &str, role: &str, variables: &[(&str, &str)]) -> Option<String> {
     let Some(mpi) = mpich() else {
-        skip("mpi::a_rank_that_comes_as_a_deadline_passes_does_not_hang", "no mpich of PyPI");
-        return;
+        skip(&format!("mpi::{test}"), "no mpich of PyPI");
+        return None;
     };
     let mut command = mpi.launcher(2);
-    let myself = support::myself("edge");
+    let myself = support::myself(role);
     command.arg(myself.get_program()).args(myself.get_args());
-    command.env(support::ROLE, "edge").env("UNISONO_BACKEND", "mpi");
+    command.env(support::ROLE, role).env("UNISONO_BACKEND", "mpi");
+    command.envs(variables.iter().copied());
     let output = command.output().expect("mpirun");
     let (text, errors) = texts(&output);
     assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
     assert_eq!(text.matches("@@ end").count(), 2, "{text}\n{errors}");
+    Some(text)
+}
+
+/// A rank that comes when the others' deadline passes must not enter MPI alone, where nobody can
+/// end its wait.
+#[test]
+fn a_rank_that_comes_as_a_deadline_passes_does_not_hang() {
+    for links in ["shm", "tcp"] {
+        let test = "a_rank_that_comes_as_a_deadline_passes_does_not_hang";
+        let Some(text) = pair(test, "edge", &[("UNISONO_LINKS", links)]) else { return };
+        // Some came in time and some did not, or the edge was not met.
+        assert!(!text.contains("end: 0 ") && !text.contains(", 0 "), "{links}: {text}");
+    }
 }
 
 /// One of two ranks, of which 1 comes around the moment at which 0 gives it up.
 fn edge() {
+    const DEADLINE: Duration = Duration::from_millis(100);
     let mut config = Config::from_env().expect("set");
-    config.timeout = Some(Duration::from_millis(60));
+    config.timeout = Some(DEADLINE);
     let (mut fine, mut late) = (0, 0);
-    for step in 0..60u64 {
+    for step in 0..40u32 {
         let comm = Communicator::init_env(&config).expect("formed");
         let mut data = [1.0f32; 2];
-        comm.all_reduce_in_place(&mut data, ReduceOp::Sum).expect("both are there");
+        if comm.all_reduce_in_place(&mut data, ReduceOp::Sum).is_err() {
+            // This machine was busy for so long.
+            continue;
+        }
         if comm.rank().0 == 1 {
-            let until = Instant::now() + Duration::from_micros(59_000 + 40 * step);
-            std::thread::sleep(Duration::from_millis(58));
+            let until = Instant::now() + DEADLINE + 250 * Duration::from_micros(step.into());
+            let until = until - Duration::from_millis(5);
+            std::thread::sleep(DEADLINE - Duration::from_millis(6));
             while Instant::now() < until {
                 std::hint::spin_loop();
             }
         }
         match comm.all_reduce_in_place(&mut data, ReduceOp::Sum) {
             Ok(()) => fine += 1,
-            Err(error) => {
-                assert_eq!(error.code, Code::TimedOut, "{error}");
-                late += 1;
-            }
+            Err(_) => late += 1,
         }
     }
     println!("\n@@ end: {fine} were fine, {late} too late");
+}
+
+/// A child that was forked and exits must leave MPI to its parent.
+#[test]
+fn a_forked_child_leaves_mpi_alone() {
+    pair("a_forked_child_leaves_mpi_alone", "parent", &[]);
+}
+
+/// One of two ranks that fork a child, which exits as programs do.
+fn parent() {
+    let comm = Communicator::init_env(&Config::from_env().expect("set")).expect("formed");
+    support::checked_all_reduce(&comm, 1000).expect("before");
+    // SAFETY: the child does nothing but exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as programs do; it runs what was left with `atexit`.
+        unsafe { libc::exit(7) };
+    }
+    let mut status = 0;
+    // SAFETY: the place is valid, and the child our own.
+    let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert!(ended == child && libc::WEXITSTATUS(status) == 7, "{status}");
+    support::checked_all_reduce(&comm, 1000).expect("after");
+    comm.destroy().expect("destroyed");
+    println!("\n@@ end");
 }
 
 /// What a rank does that is no test.
@@ -446,6 +492,7 @@ fn role() {
     match std::env::var(support::ROLE).as_deref() {
         Ok("survivor") => survivor(),
         Ok("edge") => edge(),
+        Ok("parent") => parent(),
         _ => return support::rank_program(),
     }
     std::process::exit(0);

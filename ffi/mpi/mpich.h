@@ -48,7 +48,6 @@ typedef void(MPI_User_function)(void *, void *, int *, MPI_Datatype *);
 #define UNISONO_LOR 0x58000007
 
 #define UNISONO_IN_PLACE -1
-#define UNISONO_STATUS_IGNORE 1
 #define UNISONO_SUCCESS 0
 /* None. MPICH 5 has MPIX_Comm_shrink, but its MPIX_Comm_revoke ends the process. */
 #define UNISONO_FT -1

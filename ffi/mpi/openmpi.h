@@ -48,7 +48,6 @@ typedef void(MPI_User_function)(void *, void *, int *, MPI_Datatype *);
 #define UNISONO_LOR "ompi_mpi_op_lor"
 
 #define UNISONO_IN_PLACE 1
-#define UNISONO_STATUS_IGNORE 0
 #define UNISONO_SUCCESS 0
 /* Since version 5: the attribute of MPI_COMM_WORLD that says whether it goes on when ranks die. */
 #define UNISONO_FT 12

@@ -47,7 +47,6 @@ typedef void(MPI_User_function)(void *, void *, int *, MPI_Datatype *);
 #define UNISONO_LOR 0x31
 
 #define UNISONO_IN_PLACE 1
-#define UNISONO_STATUS_IGNORE 0
 #define UNISONO_SUCCESS 0
 /* None: MPI 5 has no calls for the death of ranks. */
 #define UNISONO_FT -1

@@ -1,4 +1,4 @@
-//! What carries out whole calls: the native engine; the place for NCCL and MPI beside it.
+//! What carries out whole calls: the native engine, and MPI; the place for NCCL beside them.
 //!
 //! A backend is driven by one thread at a time. It never waits except in [`Backend::doze`].
 
@@ -7,6 +7,7 @@ pub(crate) mod mpi;
 pub(crate) mod native;
 
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::call::{Call, Ragged};
@@ -43,6 +44,12 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
 
     /// A list of counts of an ended call, to be used again.
     fn take_spent(&mut self) -> Option<Ragged>;
+
+    /// The only thread that may drive this, where there is one.
+    fn only_thread(&self) -> Option<ThreadId>;
+
+    /// Whether buffers are nobody's but their owner's once a call has failed.
+    fn lets_go(&self) -> bool;
 
     /// Looks after the peers: who has died, aborted or failed. Called now and then while waiting.
     fn watch(&mut self);

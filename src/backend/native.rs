@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -92,14 +93,26 @@ impl Native {
         self.engine.head_of(call)
     }
 
-    /// What is done about the peers when a call comes.
-    pub(crate) fn before_call(&mut self) {
+    /// Whether every rank is still there for what follows the last call: what is known counts at
+    /// once, and who has given that call up will say why.
+    pub(crate) fn is_whole(&mut self) -> bool {
+        self.bury();
+        self.engine.broken().is_none() && !self.engine.is_forsaken()
+    }
+
+    /// What the dead have sent no longer counts.
+    fn bury(&mut self) {
         if let Some((rank, why, _)) = &self.news.dead
             && self.engine.broken().is_none()
         {
             let text = format!("rank {rank} is gone: {why}");
             self.fail(Error::new(Code::PeerLost, text).with_peer(*rank));
         }
+    }
+
+    /// What is done about the peers when a call comes.
+    pub(crate) fn before_call(&mut self) {
+        self.bury();
         // A call that has only just been made has not stood still for long.
         self.stale = true;
         self.unheard += 1;
@@ -264,6 +277,14 @@ impl Backend for Native {
 
     fn take_spent(&mut self) -> Option<Ragged> {
         self.engine.take_spent()
+    }
+
+    fn only_thread(&self) -> Option<ThreadId> {
+        None
+    }
+
+    fn lets_go(&self) -> bool {
+        true
     }
 
     fn watch(&mut self) {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -62,12 +63,18 @@ pub(crate) struct Core {
     patience: Patience,
     /// [`forks`] where this was made.
     forks: u32,
+    /// The only thread that may drive, where there is one.
+    only: Option<ThreadId>,
+    /// See [`Backend::lets_go`].
+    lets_go: bool,
 }
 
 impl Core {
     pub(crate) fn new(backend: Box<dyn Backend>, patience: Patience) -> Self {
         Self {
             bell: backend.bell(),
+            only: backend.only_thread(),
+            lets_go: backend.lets_go(),
             backend: Mutex::new(Driven::new(backend)),
             table: Table::new(),
             inbox: Mutex::new(VecDeque::with_capacity(64)),
@@ -98,6 +105,17 @@ impl Core {
         }
         let text = "the communicator was made before a fork: only the parent may use it";
         Err(Error::new(Code::InvalidState, text))
+    }
+
+    /// Refuses calls on a thread that must not drive the backend.
+    #[inline]
+    pub(crate) fn may_drive(&self) -> Result<()> {
+        if self.is_driver() { Ok(()) } else { Err(wrong_thread()) }
+    }
+
+    #[inline]
+    fn is_driver(&self) -> bool {
+        self.only.is_none_or(|only| only == std::thread::current().id())
     }
 
     /// Runs one call to its end on this thread if it can.
@@ -170,8 +188,11 @@ impl Core {
         false
     }
 
-    /// The backend, unless somebody drives it.
+    /// The backend, unless somebody drives it, or this thread must not.
     fn try_backend(&self) -> Option<Driver<'_>> {
+        if !self.is_driver() {
+            return None;
+        }
         match self.backend.try_lock() {
             Ok(backend) => Some(backend),
             Err(TryLockError::Poisoned(poisoned)) => Some(self.recover(poisoned.into_inner())),
@@ -454,6 +475,10 @@ impl Core {
             for _ in 0..pack.len() {
                 self.ended(pack.parent, result.clone());
             }
+            if result.is_err() && !self.lets_go {
+                // Somebody may still write there.
+                std::mem::forget(pack);
+            }
         }
         if self.table.end(ticket, result) {
             self.tell();
@@ -529,4 +554,12 @@ impl Core {
             debug_assert!(!self.table.is_pending(ticket), "a call was lost");
         });
     }
+}
+
+/// What a call on another thread than the backend's gets.
+#[cold]
+fn wrong_thread() -> Error {
+    let text = "MPI was initialised for one thread only, and this is another: make the call on the \
+                thread that initialised it, or initialise it with MPI_THREAD_MULTIPLE";
+    Error::new(Code::InvalidState, text)
 }

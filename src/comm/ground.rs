@@ -10,7 +10,7 @@
 //! initialised it finalises when the process ends.
 
 use std::ffi::{c_int, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::Backend;
 use crate::backend::mpi::{Mpi, Parts};
@@ -32,6 +32,9 @@ pub fn mpi(config: &Config) -> Result<String> {
     crate::mpi::describe(config.mpi_lib.as_deref())
 }
 
+/// Held while MPI is started. Global, as MPI is.
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// A communicator of MPI, and this rank's place in it.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -50,6 +53,8 @@ impl Ground {
     /// `UNSUPPORTED` where there is no MPI; `INVALID_STATE` where the program has initialised it,
     /// or has not while this library must not, or on the wrong thread; MPI's own.
     pub(crate) fn world(config: &Config) -> Result<Self> {
+        // One thread finds out whether MPI runs, and starts it.
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let library = Library::open(config.mpi_lib.as_deref())?;
         let state = |text: &str| Err(Error::new(Code::InvalidState, text));
         match (library.runs()?, library.is_ours()) {
@@ -106,6 +111,7 @@ impl Ground {
     /// # Errors
     /// `UNSUPPORTED` where this MPI cannot, `INVALID_STATE` on the wrong thread.
     pub(crate) fn may_shrink(&self) -> Result<()> {
+        may_call(&self.library)?;
         if !self.library.survives() {
             let text = format!(
                 "{} cannot shrink a communicator here: that takes Open MPI 5 or later, started by \
@@ -114,7 +120,13 @@ impl Ground {
             );
             return Err(Error::new(Code::Unsupported, text));
         }
-        may_call(&self.library)
+        Ok(())
+    }
+
+    /// Lets every rank out of MPI's calls on this, for good. Only where ranks can be shrunk.
+    pub(crate) fn revoke(&self) {
+        // What it says changes nothing.
+        self.library.api().comm_revoke(self.comm);
     }
 
     /// The ranks of this one that live, in their order. All of them call this; whatever is under
@@ -258,7 +270,11 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        if self.owned && self.library.runs().unwrap_or(false) && may_call(&self.library).is_ok() {
+        if self.owned
+            && !self.library.is_copy()
+            && self.library.runs().unwrap_or(false)
+            && may_call(&self.library).is_ok()
+        {
             self.library.api().comm_free(self.comm);
         }
     }

@@ -69,7 +69,13 @@ pub(crate) fn shrink(parent: &Communicator) -> Result<Communicator> {
     parent.no_group()?;
     ground.may_shrink()?;
     parent.core.give_up(Error::new(Code::Aborted, "the communicator is being shrunk"));
-    Communicator::on_ground(&ground.shrink()?, parent.config())
+    let left = ground.shrink()?;
+    let made = Communicator::on_ground(&left, parent.config());
+    if made.is_err() {
+        // Others may wait in MPI for this rank.
+        left.revoke();
+    }
+    made
 }
 
 /// A member of a split: what every rank says, in the order that sorts it.

@@ -9,7 +9,8 @@
 //! The safe methods take slices. The raw ones ([`Communicator::run`], [`Communicator::start`]) take
 //! a [`Call`] and are the C ABI's.
 //!
-//! Not here: how a call is carried out (the backend), and agreement on who is left after a failure.
+//! Not here: how a call is carried out (the backend), and agreement on who is left after a failure,
+//! which is MPI's where there is any.
 
 mod again;
 mod args;
@@ -220,6 +221,7 @@ impl Communicator {
 
     fn enter(&self) -> Result<Inside<'_>> {
         self.core.original()?;
+        self.core.may_drive()?;
         // ORDERING: acquire pairs with the release of the last to leave.
         match self.inside.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Ok(Inside(&self.inside)),

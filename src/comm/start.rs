@@ -12,7 +12,7 @@ use crate::comm::form::Prepared;
 use crate::comm::ground::Ground;
 use crate::comm::{Communicator, form};
 use crate::config::{Config, Family};
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::obs::log::Level;
 use crate::sync::{Ordering, StaticU32};
 use crate::sys::affinity;
@@ -73,6 +73,25 @@ pub(super) fn deadline(config: &Config) -> Instant {
     let now = Instant::now();
     // Whoever asks for more time than there is gets a lifetime.
     now.checked_add(config.init_timeout).unwrap_or(now + Duration::from_secs(1 << 32))
+}
+
+/// Refuses an MPI that sees fewer ranks than were launched: it is not the launcher's, and each rank
+/// would be a world of its own.
+fn same_world(ground: &Ground) -> Result<()> {
+    // Nothing that the launcher says is needed; so what is wrong with it is not, either.
+    let Ok(launch) = Launch::from_env(0) else { return Ok(()) };
+    let (_, world) = ground.place();
+    if world == launch.world {
+        return Ok(());
+    }
+    let text = format!(
+        "{} started {} ranks, and {} sees {world}: is it the launcher's MPI? UNISONO_MPI_LIB names \
+         another",
+        launch.launcher,
+        launch.world,
+        ground.name()
+    );
+    Err(Error::new(Code::InvalidEnvironment, text))
 }
 
 impl Communicator {
@@ -145,7 +164,9 @@ impl Communicator {
     /// set; else as [`Communicator::init_rank`].
     pub fn init_env(config: &Config) -> Result<Self> {
         if config.backend == Family::Mpi || config.bootstrap_mpi {
-            return Self::on_ground(&Ground::world(config)?, config);
+            let ground = Ground::world(config)?;
+            same_world(&ground)?;
+            return Self::on_ground(&ground, config);
         }
         let instance = FROM_ENVIRONMENT.load(Ordering::Relaxed);
         let launch = Launch::from_env(instance)?;

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
@@ -243,6 +244,14 @@ impl Backend for Odd {
     fn take_spent(&mut self) -> Option<Ragged> {
         None
     }
+    fn only_thread(&self) -> Option<ThreadId> {
+        None
+    }
+
+    fn lets_go(&self) -> bool {
+        true
+    }
+
     fn watch(&mut self) {}
 
     fn watched(&self) -> Instant {

@@ -174,6 +174,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         all.map(Rank::at)
     }
 
+    /// Whether a rank has given up the last call that was made on the board.
+    pub fn is_forsaken(&mut self) -> bool {
+        self.forsaken(self.before.turns).next().is_some()
+    }
+
     /// Notes whether all ranks' buffers could be mapped in a call that told of them.
     pub(super) fn note_shared(&mut self, shared: bool) {
         if self.shared != shared {

@@ -386,7 +386,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
             }
             std::hint::spin_loop();
         }
-        // Its lists of counts are empty: nothing is allocated.
+        // Its lists of counts are empty: nothing is allocated, but for the gate of a foreign call.
         self.run = Some(Run { call: call.clone(), ticket, stand });
         if let Err(error) = outcome {
             self.break_with(error);

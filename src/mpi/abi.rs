@@ -227,7 +227,7 @@ macro_rules! implement {
                     MPI_Comm_test_inter MPI_Comm_dup MPI_Comm_free MPI_Comm_group MPI_Group_incl
                     MPI_Group_free MPI_Comm_create_group MPI_Comm_get_attr MPI_Comm_get_errhandler
                     MPI_Comm_set_errhandler MPI_Errhandler_free MPI_Op_create MPI_Op_free MPI_Test
-                    MPI_Cancel MPI_Get_count MPI_Isend MPI_Irecv MPI_Allreduce MPI_Reduce
+                    MPI_Cancel MPI_Iprobe MPI_Get_count MPI_Isend MPI_Irecv MPI_Allreduce MPI_Reduce
                     MPI_Reduce_scatter MPI_Reduce_scatter_block MPI_Bcast MPI_Allgather MPI_Gather
                     MPI_Scatter MPI_Alltoall MPI_Allgatherv MPI_Gatherv MPI_Scatterv MPI_Alltoallv
                     MPI_Barrier MPI_Iallreduce MPI_Ireduce MPI_Ireduce_scatter
@@ -445,6 +445,14 @@ macro_rules! implement {
                 let code = unsafe { self.lib.MPI_Cancel(&raw mut raw) };
                 *request = raw.handle();
                 code
+            }
+
+            fn progress(&self, comm: Handle) -> c_int {
+                let (mut flag, mut status) = (0, $module::MPI_Status::default());
+                let (comm, lib) = (Raw::of(comm), &self.lib);
+                // Whether rank 0 has sent something is not the question: asking is what moves MPI.
+                // SAFETY: the places are valid, and every communicator has a rank 0.
+                unsafe { lib.MPI_Iprobe(0, 0, comm, &raw mut flag, &raw mut status) }
             }
 
             #[inline]

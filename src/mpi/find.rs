@@ -23,6 +23,10 @@ pub(super) struct Candidate {
 const NAMES: &[&str] =
     &["libmpi.so.40", "libmpi.so.12", "libmpich.so.12", "libmpi_abi.so.1", "libmpi.so"];
 
+/// The same for a launcher of the MPICH family: both may lie in one folder.
+const NAMES_OF_HYDRA: &[&str] =
+    &["libmpi.so.12", "libmpich.so.12", "libmpi_abi.so.1", "libmpi.so", "libmpi.so.40"];
+
 /// Launchers that belong to an MPI, by the beginnings of their programs' names.
 const LAUNCHERS: &[&str] = &["mpirun", "mpiexec", "orterun", "prterun", "prted", "orted", "hydra"];
 
@@ -52,8 +56,9 @@ pub(super) fn candidates(named: Option<&str>) -> Result<Vec<Candidate>> {
         return Ok(vec![Candidate { name: name.into(), why, binding: true }]);
     }
     let mut found: Vec<Candidate> = Vec::new();
-    for folder in launcher_folders().chain(environment_folders()) {
-        let there = NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
+    let of_environment = environment_folders().map(|folder| (folder, NAMES));
+    for (folder, names) in launcher_folders().chain(of_environment) {
+        let there = names.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
         // `libmpi_abi` lies beside the same MPI's own: one of a folder is enough.
         found.extend(there.take(1).map(|path| Candidate {
             name: path.canonicalize().unwrap_or(path).into_os_string(),
@@ -77,14 +82,17 @@ fn is_mpi(path: &Path) -> bool {
     name.contains(".so") && ["libmpi", "libmpich", "libmpi_abi"].contains(&stem)
 }
 
-/// Where the launcher's MPI lies, if this process was started by one.
-fn launcher_folders() -> impl Iterator<Item = PathBuf> {
+/// Where the launcher's MPI lies, if this process was started by one, and what it may be called.
+fn launcher_folders() -> impl Iterator<Item = (PathBuf, &'static [&'static str])> {
     let launchers = ancestors().filter(|(_, name)| LAUNCHERS.iter().any(|l| name.starts_with(l)));
     launchers.filter_map(|(pid, _)| std::fs::read_link(format!("/proc/{pid}/exe")).ok()).flat_map(
         |program| {
+            let hydra = program.to_string_lossy().contains("hydra");
+            let names = if hydra { NAMES_OF_HYDRA } else { NAMES };
             // PREFIX/bin/mpirun and PREFIX/lib; a launcher may lie deeper.
             let prefixes = program.ancestors().skip(2).take(3);
-            prefixes.flat_map(library_folders).collect::<Vec<_>>()
+            let folders = prefixes.flat_map(library_folders).map(|folder| (folder, names));
+            folders.collect::<Vec<_>>()
         },
     )
 }

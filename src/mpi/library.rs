@@ -10,10 +10,14 @@ use super::find::{Candidate, candidates};
 use super::{Api, Constants, Handle, SUCCESS};
 use crate::error::{Code, Error, Result, quoted, shown};
 use crate::sync::{Ordering, StaticU32};
+use crate::sys::process::forks;
 
 /// Why a build has no MPI.
 const WITHOUT: &str = "this library was built without MPI, for want of libclang: install it \
                        (Debian: libclang-dev) and build again";
+
+/// How an MPI is opened: for its components too, and for good, since MPIs do not survive closing.
+const MODE: c_int = RTLD_NOW | RTLD_GLOBAL | libc::RTLD_NODELETE;
 
 /// Bytes of the longest text that MPI writes, in any ABI.
 pub(super) const TEXT_MAX: usize = 8192;
@@ -64,6 +68,8 @@ pub(crate) struct Library {
     pub(crate) abi: &'static str,
     /// Where it was found, and why there.
     pub(crate) place: String,
+    /// [`forks`] where it was opened.
+    forks: u32,
 }
 
 /// The MPI that this library has initialised, to be finalised when the process ends. Global, as
@@ -111,15 +117,15 @@ impl Library {
             Error::new(Code::Unsupported, text)
         };
         // SAFETY: an MPI's constructors do what libraries' do; whoever names another library has
-        // chosen to load it. Global: components of older Open MPIs look for symbols there.
-        let shared = unsafe { Shared::open(Some(&candidate.name), RTLD_NOW | RTLD_GLOBAL) };
+        // chosen to load it. Components of older Open MPIs look for symbols of the whole process.
+        let shared = unsafe { Shared::open(Some(&candidate.name), MODE) };
         let shared = shared.map_err(|error| refuse(&error.to_string()))?;
         let version = library_version(&shared)
             .ok_or_else(|| refuse("it is no MPI: MPI_Get_library_version is missing"))?;
         let abi = recognise(&shared, &version).map_err(|why| refuse(&why))?;
         let place = format!("{name}, {}", candidate.why);
         let api = bind(abi, shared).map_err(|error| refuse(&error.detail))?;
-        Ok(Self { api, name: first_line(&version), abi: abi.name(), place })
+        Ok(Self { api, name: first_line(&version), abi: abi.name(), place, forks: forks() })
     }
 
     pub(crate) fn api(&self) -> &dyn Api {
@@ -144,6 +150,11 @@ impl Library {
     #[track_caller]
     pub(crate) fn check(&self, code: c_int, call: &str) -> Result<()> {
         if code == SUCCESS { Ok(()) } else { Err(self.error(code, call)) }
+    }
+
+    /// Whether this is a forked child's copy: MPI is the parent's, and must not be called.
+    pub(crate) fn is_copy(&self) -> bool {
+        forks() != self.forks
     }
 
     /// Whether MPI runs: initialised, and not finalised.
@@ -230,15 +241,22 @@ const FINISH: Duration = Duration::from_secs(5);
 /// Ends the MPI that this library has initialised, with the process.
 extern "C" fn finish() {
     let Some(library) = STARTED.get() else { return };
-    if !library.runs().unwrap_or(false) {
+    if library.is_copy() || !library.runs().unwrap_or(false) {
+        return;
+    }
+    // MPI ends on the thread on which it has begun, unless any may call it.
+    if !library.thread().is_ok_and(|thread| thread.main || thread.level == Level::Multiple) {
         return;
     }
     if FAILED.load(Ordering::Relaxed) != 0 {
         // Ranks that are gone, or what they left unfinished, may keep MPI from ending.
         let watch = std::thread::Builder::new().spawn(|| {
             std::thread::sleep(FINISH);
-            // SAFETY: the process is ending, and would not.
-            unsafe { libc::_exit(1) };
+            // SAFETY: the process is ending, and would not; what the program has printed is kept.
+            unsafe {
+                libc::fflush(std::ptr::null_mut());
+                libc::_exit(1);
+            }
         });
         if watch.is_err() {
             return;

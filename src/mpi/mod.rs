@@ -72,6 +72,7 @@ pub(crate) const SUCCESS: c_int = 0;
 
 /// What an ABI calls its constants.
 #[derive(Debug)]
+#[cfg_attr(not(unisono_mpi), expect(dead_code, reason = "no ABI is there to have them"))]
 pub(crate) struct Constants {
     pub(crate) comm_world: Handle,
     pub(crate) comm_null: Handle,
@@ -227,6 +228,8 @@ pub(crate) trait Api: Send + Sync + fmt::Debug {
     /// receive, also how much of it has come.
     fn test(&self, request: &mut Handle, unit: Option<Handle>, tested: &mut Tested) -> c_int;
     fn cancel(&self, request: &mut Handle) -> c_int;
+    /// Lets MPI move on whatever it has to do for others.
+    fn progress(&self, comm: Handle) -> c_int;
 
     /// Carries out a call; with `request` it only begins. A message always needs one.
     ///

@@ -239,7 +239,8 @@ impl Job {
     /// lists for good: MPI may still read and write there.
     pub(super) fn abandon(mut self, library: &Library) {
         let mut kept = false;
-        for pending in &mut self.requests {
+        let none = library.api().constants().request_null;
+        for pending in self.requests.iter_mut().filter(|pending| pending.request != none) {
             if pending.kind == Kind::Recv {
                 library.api().cancel(&mut pending.request);
             }

@@ -23,11 +23,12 @@
 //! - A message has a gate of its own: a native message without data, with its head.
 //! - Below `MPI_THREAD_SERIALIZED` one thread alone may call MPI. On others nothing moves.
 //!
-//! Programs make the same call again and again. So the script and the gate of the last small call
-//! stay (`hot`), and nothing is written anew when it comes again.
+//! Programs make the same call again and again. So the script and the gate of the last such
+//! call that waits stay (`hot`), and nothing is written anew when it comes again.
 //!
-//! What is left: an abort, or a death, in the very moment in which a rank passes the gate. That one
-//! may enter MPI before it hears of it, and wait there for good.
+//! What is left: who dies after it has come to the gate is missed only when its connection is seen
+//! to end ([`LISTEN`]), and who aborts when it shows that. A rank that has passed by then enters MPI
+//! and waits there for good, where MPI itself does not notice.
 //!
 //! An MPI that goes on when ranks die (ULFM) lets them out of calls that cannot end: a failure
 //! revokes the communicator, and what is left may be shrunk (`comm`).
@@ -56,7 +57,7 @@ use crate::backend::{BLOCKING, Backend};
 use crate::call::{Call, Guise, Head, Ragged};
 use crate::engine::wires::mismatch;
 use crate::engine::{Hurried, Known, Progress};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Scope};
 use crate::link::doze::Doze;
 use crate::mpi::{Handle, Level, Library};
 use crate::plan::Algorithm;
@@ -67,10 +68,16 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// A rank that has not listened for so long listens before it enters MPI, where it cannot: the
 /// others may have given the call up, and what they showed in the gate before stands there still.
-const LISTEN: Duration = Duration::from_millis(20);
+const LISTEN: Duration = Duration::from_millis(2);
+
+/// A rank that has not come to a gate for so long is late for the next.
+const LATE: Duration = Duration::from_millis(20);
 
 /// How long the side is asked, at most, for whom MPI refuses a call.
 const CULPRIT: Duration = Duration::from_millis(100);
+
+/// Jobs that are kept for later calls, with the memory they have.
+const SPARE_MAX: usize = 8;
 
 /// Calls without a gate after which the peers are looked after.
 const WATCH_EVERY: u32 = 256;
@@ -152,6 +159,8 @@ pub(crate) struct Mpi {
     uncounted: u32,
     ended: VecDeque<(u32, Result<()>)>,
     spent: Vec<Ragged>,
+    /// Every rank has been let out of MPI, for good.
+    revoked: bool,
 }
 
 // SAFETY: the addresses inside belong to calls whose makers promise them valid on any thread, or
@@ -167,7 +176,7 @@ impl Mpi {
         let ops = Ops::new(&parts.library)?;
         let thread = parts.library.thread()?;
         let only = (thread.level < Level::Serialized).then(|| std::thread::current().id());
-        let late = parts.timeout.map_or(LISTEN, |timeout| LISTEN.min(timeout / 4));
+        let late = parts.timeout.map_or(LATE, |timeout| LATE.min(timeout / 4));
         parts.limit = parts.limit.clamp(1, INT_MAX);
         let large = parts.library.api().has_large_counts();
         let survives = parts.library.survives();
@@ -184,17 +193,14 @@ impl Mpi {
             uncounted: 0,
             ended: VecDeque::new(),
             spent: Vec::new(),
+            revoked: false,
             tools: Tools { parts, ops, large, survives },
         })
     }
 
-    /// Whether this rank comes late to the gate before it: longer after the one before than others
-    /// may wait for it.
-    fn comes_late(&mut self) -> bool {
-        let now = Instant::now();
-        let since = now.duration_since(self.came);
-        self.came = now;
-        since >= self.late
+    /// Whether this rank comes late to a gate: longer after the one before than others may wait.
+    fn is_late(&self, now: Instant) -> bool {
+        now.duration_since(self.came) >= self.late
     }
 
     /// Whether nothing is known to have failed, now that a gate has been passed.
@@ -202,7 +208,7 @@ impl Mpi {
         if now.duration_since(self.side.watched()) >= LISTEN {
             self.side.watch();
         }
-        self.side.broken().is_none()
+        self.side.is_whole()
     }
 
     /// MPI has refused a call. Where the reason is that a rank is gone, the side hears of it soon,
@@ -219,14 +225,6 @@ impl Mpi {
     /// Whether this thread may call MPI.
     fn may_call(&self) -> bool {
         self.only.is_none_or(|only| only == std::thread::current().id())
-    }
-
-    /// What a call on another thread than MPI's gets.
-    #[cold]
-    fn wrong_thread() -> Error {
-        let text = "MPI was initialised for one thread only, and this is another: make the call on \
-                    the thread that initialised it, or initialise it with MPI_THREAD_MULTIPLE";
-        Error::new(Code::InvalidState, text)
     }
 
     /// A job without a call, used before if there is one.
@@ -272,6 +270,14 @@ impl Mpi {
         let checks = self.tools.parts.checks;
         job.divided = checks && divides(&call, self.tools.rules(false));
         let written = job.begin(&call, self.tools.rules(job.divided));
+        if let Err(error) = &written
+            && !checks
+            && error.scope() == Scope::Call
+        {
+            // Nobody has been told of this call.
+            self.ended.push_back((ticket, Err(error.clone())));
+            return Ok(());
+        }
         job.state = if checks { State::Waiting } else { State::Ready { waits: !job.later } };
         let message = call.collective.point_to_point();
         job.call = Some(call);
@@ -295,7 +301,9 @@ impl Mpi {
         if let Some((index, job)) = first
             && job.state == State::Waiting
         {
-            let late = self.comes_late();
+            let now = Instant::now();
+            let late = self.is_late(now);
+            self.came = now;
             self.meet(index, late);
         }
     }
@@ -376,7 +384,9 @@ impl Mpi {
                 if let Some(mut job) = self.jobs.remove(index) {
                     self.ended.push_back((job.ticket, Ok(())));
                     self.spent.extend(job.call.take().into_iter().flat_map(Call::into_lists));
-                    self.spare.push(job);
+                    if self.spare.len() < SPARE_MAX {
+                        self.spare.push(job);
+                    }
                 }
                 moved = true;
             } else {
@@ -390,7 +400,11 @@ impl Mpi {
     fn end_all(&mut self, error: &Error) {
         Library::has_failed();
         let library = self.tools.parts.library.clone();
-        let may_call = self.may_call();
+        let may_call = self.may_call() && !library.is_copy();
+        if self.tools.survives && may_call && !std::mem::replace(&mut self.revoked, true) {
+            // Others may wait in MPI, where they hear nothing. What it says changes nothing.
+            library.api().comm_revoke(self.tools.parts.comm);
+        }
         for job in self.jobs.drain(..) {
             self.ended.push_back((job.ticket, Err(error.clone())));
             if may_call {
@@ -406,11 +420,11 @@ impl Mpi {
         let mut moved = false;
         while let Some((number, result)) = self.side.take_ended() {
             result?;
-            self.passed(number)?;
             moved = true;
-        }
-        if moved && !self.still_whole(Instant::now()) {
-            return Ok(true);
+            // Else its job stays at the gate until it is known who has failed.
+            if self.still_whole(Instant::now()) {
+                self.passed(number)?;
+            }
         }
         if self.may_call() {
             moved |= self.advance()?;
@@ -423,10 +437,6 @@ impl Backend for Mpi {
     unsafe fn submit(&mut self, call: Call, ticket: u32) {
         if let Some(error) = self.side.broken() {
             self.ended.push_back((ticket, Err(error.clone())));
-            return;
-        }
-        if !self.may_call() {
-            self.ended.push_back((ticket, Err(Self::wrong_thread())));
             return;
         }
         if let Err(error) = self.enqueue(call, ticket) {
@@ -444,23 +454,28 @@ impl Backend for Mpi {
             return Hurried::Left;
         }
         if self.tools.parts.checks {
-            let late = self.comes_late();
+            let now = Instant::now();
             self.numbers = self.numbers.wrapping_add(1);
-            self.hot.say(Says { late, ..Says::default() });
+            self.hot.say(Says { late: self.is_late(now), ..Says::default() });
             // SAFETY: the cells are our own, and the gate's alone until it has ended.
             let gate = unsafe { self.side.hurry((self.hot.gate(), known), self.numbers, polls) };
             if gate == Hurried::Left {
                 return gate;
             }
             self.seq += 1;
-            if gate == Hurried::Taken || !self.is_open() {
-                self.line_up(call, ticket, gate);
+            self.came = now;
+            let passed = gate == Hurried::Ended && self.still_whole(now);
+            if !passed || self.hot.said() != Says::default() {
+                self.line_up(call, ticket, passed);
                 return Hurried::Taken;
             }
         } else {
             self.uncounted += 1;
             if self.uncounted.is_multiple_of(WATCH_EVERY) {
                 self.side.watch();
+                if !self.side.is_whole() {
+                    return Hurried::Left;
+                }
             }
         }
         match self.run(call, ticket) {
@@ -502,8 +517,21 @@ impl Backend for Mpi {
         self.spent.pop()
     }
 
+    fn only_thread(&self) -> Option<ThreadId> {
+        self.only
+    }
+
+    /// MPI may have some of them under way, and takes nothing back.
+    fn lets_go(&self) -> bool {
+        false
+    }
+
     fn watch(&mut self) {
         self.side.watch();
+        if self.may_call() {
+            // Who waits natively for a peer must let MPI go on for it. What it says is nothing to us.
+            self.tools.parts.library.api().progress(self.tools.parts.comm);
+        }
     }
 
     fn watched(&self) -> Instant {
@@ -530,10 +558,6 @@ impl Backend for Mpi {
         // What ends one call elsewhere ends the communicator here: the peers have begun the call.
         self.side.fail(error.clone());
         let error = Error { native, ..self.side.broken().cloned().unwrap_or(error) };
-        if self.tools.survives && self.may_call() {
-            // Others may wait in MPI, where they hear nothing. What it says changes nothing.
-            self.tools.parts.library.api().comm_revoke(self.tools.parts.comm);
-        }
         self.end_all(&error);
     }
 
@@ -599,29 +623,18 @@ impl Mpi {
             && !kind.ragged()
             && !kind.point_to_point()
             && self.side.broken().is_none()
-            && self.may_call()
     }
 
-    /// Whether the gate at hand, which has been passed, lets every rank into MPI, in calls that
-    /// wait.
-    #[inline]
-    fn is_open(&mut self) -> bool {
-        self.hot.said() == Says::default() && self.still_whole(self.came)
-    }
-
-    /// A hurried call takes its place in line. Its gate is under way; or some rank may not wait, or
-    /// came late; or the side is broken, which ends it with the others.
-    fn line_up(&mut self, call: &Call, ticket: u32, gate: Hurried) {
+    /// A hurried call takes its place in line. Its gate is passed, but some rank may not wait, or
+    /// came late; or it is under way, or some rank has failed, which ends it with the others.
+    fn line_up(&mut self, call: &Call, ticket: u32, passed: bool) {
         let mut job = self.blank();
         (job.ticket, job.number, job.seq) = (ticket, self.numbers, self.seq);
         (job.later, job.hurried, job.divided) = (false, true, false);
         let written = job.begin(call, self.tools.rules(false));
         job.call = Some(call.clone());
         self.jobs.push_back(job);
-        let passed = match gate {
-            Hurried::Ended if self.side.broken().is_none() => self.passed(self.numbers),
-            _ => Ok(()),
-        };
+        let passed = if passed { self.passed(self.numbers) } else { Ok(()) };
         if let Err(error) = written.and(passed) {
             self.fail(error);
         }
@@ -631,9 +644,10 @@ impl Mpi {
 impl Drop for Mpi {
     fn drop(&mut self) {
         let library = self.tools.parts.library.clone();
-        let whole = self.side.broken().is_none() && self.jobs.is_empty();
         // A broken communicator may have calls that MPI never ends.
-        if whole && self.may_call() && library.runs().unwrap_or(false) {
+        let whole = self.side.broken().is_none() && self.jobs.is_empty();
+        let mine = self.may_call() && !library.is_copy();
+        if whole && mine && library.runs().unwrap_or(false) {
             self.tools.ops.free(&library);
             library.api().comm_free(self.tools.parts.comm);
         }

@@ -14,8 +14,8 @@
 //! MPI sums itself keeps a NaN a NaN, but not always the canonical one.
 //!
 //! A step's buffers are addresses in the call's buffers or in the job's scratch, of at most
-//! [`SCRATCH_BYTES`] and what one element of every rank takes, but where all_to_all works in place
-//! on more elements than MPI can count.
+//! [`SCRATCH_BYTES`] and what one element of every rank takes; but an in-place reduce_scatter needs
+//! its own block, and an in-place all_to_all on more elements than MPI can count all of them.
 
 mod moves;
 mod reduce;

@@ -233,8 +233,8 @@ impl Writer<'_> {
             one.kind = Kind::ReduceScatter;
             let counts = call.recv_blocks.counts.iter().enumerate().map(|(r, &c)| part(r, c));
             let (index, filled) = self.script.list();
-            let total = fill(&mut filled[1], counts.map(|c| (0, c)));
-            (one.wide, lists) = (self.wide(total), index);
+            let most = fill(&mut filled[1], counts.map(|c| (0, c)));
+            (one.wide, lists) = (self.wide(most), index);
         }
         (one.unit, one.op) = (way.unit, way.op);
         self.push(Step::Mpi { call: one, lists });
