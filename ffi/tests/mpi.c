@@ -153,7 +153,17 @@ int main(int argc, char **argv)
     CHECK(strstr(last_error(), "unisono_comm_init_mpi") != NULL);
     MPI_Finalized(&flag);
     CHECK(!flag);
+    unisono_comm_t *late = NULL;
+    CHECK(unisono_comm_init_mpi(&late, address(MPI_COMM_WORLD), &config) == UNISONO_OK);
+    CHECK(unisono_barrier(late) == UNISONO_OK);
+    float one = 1;
+    CHECK(unisono_all_reduce(&one, &one, 1, UNISONO_F32, UNISONO_SUM, late) == UNISONO_OK);
     MPI_Finalize();
+    /* A call of MPI's would end the process now. */
+    CHECK(unisono_all_reduce(&one, &one, 1, UNISONO_F32, UNISONO_SUM, late) != UNISONO_OK);
+    CHECK(strstr(last_error(), "has been finalised") != NULL);
+    CHECK(unisono_barrier(late) != UNISONO_OK);
+    (void)unisono_comm_destroy(late);
     CHECK(unisono_comm_init_mpi(&comm, address(MPI_COMM_WORLD), &config) ==
           UNISONO_INVALID_STATE);
     CHECK(comm == NULL);

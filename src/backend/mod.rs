@@ -45,6 +45,10 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// A list of counts of an ended call, to be used again.
     fn take_spent(&mut self) -> Option<Ragged>;
 
+    /// Until when no deadline may end anything: all ranks of a call have come, and are about to know
+    /// that of each other. `None`: deadlines hold.
+    fn overtime(&self) -> Option<Instant>;
+
     /// The only thread that may drive this, where there is one.
     fn only_thread(&self) -> Option<ThreadId>;
 

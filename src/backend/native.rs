@@ -279,6 +279,10 @@ impl Backend for Native {
         self.engine.take_spent()
     }
 
+    fn overtime(&self) -> Option<Instant> {
+        None
+    }
+
     fn only_thread(&self) -> Option<ThreadId> {
         None
     }

@@ -539,6 +539,9 @@ impl Core {
             if !self.table.is_pending(ticket) {
                 return;
             }
+            if let Some(until) = backend.overtime().filter(|until| Instant::now() < *until) {
+                return self.table.extend(ticket, until);
+            }
             let ranks = backend.awaited();
             let text = if ranks.is_empty() {
                 "no other rank was waited for".to_owned()

@@ -166,6 +166,12 @@ impl Table {
         (at != u64::MAX).then(|| self.born + Duration::from_nanos(at))
     }
 
+    /// Puts a pending request's deadline off.
+    pub(crate) fn extend(&self, ticket: u32, until: Instant) {
+        let at = u64::try_from(until.saturating_duration_since(self.born).as_nanos());
+        self.cell(ticket).deadline.store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// The earliest deadline of a pending request, with its ticket.
     pub(crate) fn next_deadline(&self) -> Option<(Instant, u32)> {
         let pending = self.tickets().filter(|&t| self.is_pending(t));

@@ -244,6 +244,10 @@ impl Backend for Odd {
     fn take_spent(&mut self) -> Option<Ragged> {
         None
     }
+    fn overtime(&self) -> Option<Instant> {
+        None
+    }
+
     fn only_thread(&self) -> Option<ThreadId> {
         None
     }

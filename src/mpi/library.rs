@@ -162,14 +162,29 @@ impl Library {
     /// # Errors
     /// `INVALID_STATE` when it has been finalised.
     pub(crate) fn runs(&self) -> Result<bool> {
-        let (mut initialized, mut finalized) = (0, 0);
+        let mut initialized = 0;
         self.check(self.api.initialized(&mut initialized), "MPI_Initialized")?;
-        self.check(self.api.finalized(&mut finalized), "MPI_Finalized")?;
-        if finalized != 0 {
-            let text = format!("{} has been finalised in this process", self.name);
-            return Err(Error::new(Code::InvalidState, text));
-        }
+        self.running()?;
         Ok(initialized != 0)
+    }
+
+    /// Refuses calls of an MPI that is over.
+    ///
+    /// # Errors
+    /// `INVALID_STATE` when it has been finalised.
+    pub(crate) fn running(&self) -> Result<()> {
+        if !self.is_finalized() {
+            return Ok(());
+        }
+        let text = format!("{} has been finalised in this process", self.name);
+        Err(Error::new(Code::InvalidState, text))
+    }
+
+    /// Whether MPI has been finalised: then any call ends the process.
+    #[inline]
+    pub(crate) fn is_finalized(&self) -> bool {
+        let mut finalized = 0;
+        self.api.finalized(&mut finalized) != SUCCESS || finalized != 0
     }
 
     /// Whether this library has initialised MPI.

@@ -8,6 +8,7 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backend::mpi::cells::Cells;
 use crate::backend::mpi::script::{Move, Rules, Script, Step};
@@ -47,6 +48,8 @@ pub(super) struct Job {
     pub(super) hurried: bool,
     /// Its counts are more than MPI takes at once: all ranks use messages.
     pub(super) divided: bool,
+    /// Its second gate is under way; until then no deadline ends it.
+    pub(super) overtime: Option<Instant>,
     /// What the gate exchanges.
     pub(super) cells: Cells,
     script: Script,
@@ -84,6 +87,7 @@ impl Job {
             later: false,
             hurried: false,
             divided: false,
+            overtime: None,
             cells: Cells::new(world),
             script: Script::default(),
             at: 0,
@@ -93,7 +97,7 @@ impl Job {
 
     /// Takes on `call`.
     pub(super) fn begin(&mut self, call: &Call, rules: Rules<'_>) -> Result<()> {
-        self.state = State::Gate;
+        (self.state, self.overtime) = (State::Gate, None);
         self.restart();
         self.script.write(call, rules)
     }

@@ -76,6 +76,9 @@ const LATE: Duration = Duration::from_millis(20);
 /// How long the side is asked, at most, for whom MPI refuses a call.
 const CULPRIT: Duration = Duration::from_millis(100);
 
+/// How long a second gate may take, deadlines or not: all ranks are on their way to it.
+const OVERTIME: Duration = Duration::from_secs(10);
+
 /// Jobs that are kept for later calls, with the memory they have.
 const SPARE_MAX: usize = 8;
 
@@ -222,9 +225,12 @@ impl Mpi {
         }
     }
 
-    /// Whether this thread may call MPI.
+    /// Whether this thread may call MPI, and MPI still runs.
     fn may_call(&self) -> bool {
+        let library = &self.tools.parts.library;
         self.only.is_none_or(|only| only == std::thread::current().id())
+            && !library.is_copy()
+            && !library.is_finalized()
     }
 
     /// A job without a call, used before if there is one.
@@ -333,6 +339,7 @@ impl Mpi {
         };
         let job = &mut self.jobs[index];
         let Some(call) = job.call.take() else { return Ok(()) };
+        job.overtime = None;
         let message = call.collective.point_to_point();
         let cells = if job.hurried { self.hot.cells() } else { &job.cells };
         let (fits, says) = if message { (true, Says::default()) } else { cells.heard(&call) };
@@ -347,7 +354,8 @@ impl Mpi {
             return self.doomed(index);
         }
         if says.late {
-            // This time nobody is.
+            // This time nobody is, and nobody may leave: who passes the gate goes into MPI.
+            job.overtime = Some(Instant::now() + OVERTIME);
             self.meet(index, false);
         } else {
             self.meet_next();
@@ -400,7 +408,7 @@ impl Mpi {
     fn end_all(&mut self, error: &Error) {
         Library::has_failed();
         let library = self.tools.parts.library.clone();
-        let may_call = self.may_call() && !library.is_copy();
+        let may_call = self.may_call();
         if self.tools.survives && may_call && !std::mem::replace(&mut self.revoked, true) {
             // Others may wait in MPI, where they hear nothing. What it says changes nothing.
             library.api().comm_revoke(self.tools.parts.comm);
@@ -435,6 +443,9 @@ impl Mpi {
 
 impl Backend for Mpi {
     unsafe fn submit(&mut self, call: Call, ticket: u32) {
+        if let Err(error) = self.tools.parts.library.running() {
+            self.fail(error);
+        }
         if let Some(error) = self.side.broken() {
             self.ended.push_back((ticket, Err(error.clone())));
             return;
@@ -515,6 +526,10 @@ impl Backend for Mpi {
     fn take_spent(&mut self) -> Option<Ragged> {
         // The gates have none.
         self.spent.pop()
+    }
+
+    fn overtime(&self) -> Option<Instant> {
+        self.jobs.iter().filter_map(|job| job.overtime).max()
     }
 
     fn only_thread(&self) -> Option<ThreadId> {
@@ -623,6 +638,7 @@ impl Mpi {
             && !kind.ragged()
             && !kind.point_to_point()
             && self.side.broken().is_none()
+            && !self.tools.parts.library.is_finalized()
     }
 
     /// A hurried call takes its place in line. Its gate is passed, but some rank may not wait, or
@@ -646,8 +662,7 @@ impl Drop for Mpi {
         let library = self.tools.parts.library.clone();
         // A broken communicator may have calls that MPI never ends.
         let whole = self.side.broken().is_none() && self.jobs.is_empty();
-        let mine = self.may_call() && !library.is_copy();
-        if whole && mine && library.runs().unwrap_or(false) {
+        if whole && self.may_call() {
             self.tools.ops.free(&library);
             library.api().comm_free(self.tools.parts.comm);
         }
