@@ -45,15 +45,21 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// A list of counts of an ended call, to be used again.
     fn take_spent(&mut self) -> Option<Ragged>;
 
-    /// Until when no deadline may end anything: all ranks of a call have come, and are about to know
-    /// that of each other. `None`: deadlines hold.
-    fn overtime(&self) -> Option<Instant>;
+    /// Until when no deadline may end anything: all ranks of a call have come, and are about to
+    /// know that of each other. `None`: deadlines hold.
+    fn overtime(&self) -> Option<Instant> {
+        None
+    }
 
     /// The only thread that may drive this, where there is one.
-    fn only_thread(&self) -> Option<ThreadId>;
+    fn only_thread(&self) -> Option<ThreadId> {
+        None
+    }
 
     /// Whether buffers are nobody's but their owner's once a call has failed.
-    fn lets_go(&self) -> bool;
+    fn lets_go(&self) -> bool {
+        true
+    }
 
     /// Looks after the peers: who has died, aborted or failed. Called now and then while waiting.
     fn watch(&mut self);

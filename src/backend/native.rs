@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -277,18 +276,6 @@ impl Backend for Native {
 
     fn take_spent(&mut self) -> Option<Ragged> {
         self.engine.take_spent()
-    }
-
-    fn overtime(&self) -> Option<Instant> {
-        None
-    }
-
-    fn only_thread(&self) -> Option<ThreadId> {
-        None
-    }
-
-    fn lets_go(&self) -> bool {
-        true
     }
 
     fn watch(&mut self) {

@@ -4,7 +4,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
@@ -244,18 +243,6 @@ impl Backend for Odd {
     fn take_spent(&mut self) -> Option<Ragged> {
         None
     }
-    fn overtime(&self) -> Option<Instant> {
-        None
-    }
-
-    fn only_thread(&self) -> Option<ThreadId> {
-        None
-    }
-
-    fn lets_go(&self) -> bool {
-        true
-    }
-
     fn watch(&mut self) {}
 
     fn watched(&self) -> Instant {

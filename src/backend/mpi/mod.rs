@@ -27,8 +27,8 @@
 //! call that waits stay (`hot`), and nothing is written anew when it comes again.
 //!
 //! What is left: who dies after it has come to the gate is missed only when its connection is seen
-//! to end ([`LISTEN`]), and who aborts when it shows that. A rank that has passed by then enters MPI
-//! and waits there for good, where MPI itself does not notice.
+//! to end ([`LISTEN`]), and who aborts when it shows that. A rank that has passed by then enters
+//! MPI and waits there for good, where MPI itself does not notice.
 //!
 //! An MPI that goes on when ranks die (ULFM) lets them out of calls that cannot end: a failure
 //! revokes the communicator, and what is left may be shrunk (`comm`).
@@ -544,7 +544,7 @@ impl Backend for Mpi {
     fn watch(&mut self) {
         self.side.watch();
         if self.may_call() {
-            // Who waits natively for a peer must let MPI go on for it. What it says is nothing to us.
+            // Who waits natively for a peer must let MPI go on for it; what it answers is nothing.
             self.tools.parts.library.api().progress(self.tools.parts.comm);
         }
     }
