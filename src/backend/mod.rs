@@ -29,8 +29,8 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// nobody else, until its end has been told.
     unsafe fn submit(&mut self, call: Call, ticket: u32);
 
-    /// Takes a small call that stands first in line, and looks for its end up to `polls` times.
-    /// What is known of the call is kept for its next time.
+    /// Takes a call that stands first in line, if it is one to hurry, and looks for its end up to
+    /// `polls` times. What is known of the call is kept for its next time.
     ///
     /// # Safety
     /// As for [`Backend::submit`], if it is taken.

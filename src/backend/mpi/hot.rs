@@ -1,4 +1,4 @@
-//! The last small call: programs make one again and again, and what was made of it stays.
+//! The last call that waits: programs make one again and again, and what was made of it stays.
 
 use super::cells::{Cells, Says};
 use super::job::{Ground, Job};

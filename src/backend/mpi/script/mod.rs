@@ -40,7 +40,7 @@ const GATHER_BYTES: usize = 16 << 10;
 pub(super) const INT_MAX: u64 = c_int::MAX.cast_unsigned() as u64;
 
 /// Messages of a user's own; those of our scripts have another tag.
-pub(super) const USER_TAG: c_int = 0;
+const USER_TAG: c_int = 0;
 const SCRIPT_TAG: c_int = 1;
 
 /// One step.
@@ -74,7 +74,7 @@ pub(super) struct Script {
     lists: Vec<[Lists; 2]>,
     /// How many of `lists` are in use: the others keep their memory for later calls.
     listed: usize,
-    pub(super) scratch: Vec<u128>,
+    scratch: Vec<u128>,
 }
 
 // SAFETY: the addresses are promised valid until the call is done, on whichever thread it runs.

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::{Step, Writer, divides, extent, fill, int, number, pieces, places};
+use super::{Step, Writer, divides, fill, int, number, pieces, places};
 use crate::error::{Code, Error, Result};
 use crate::mpi::Kind;
 use crate::types::{Collective, Rank};
@@ -170,14 +170,13 @@ impl Writer<'_> {
             }
             return Ok(());
         }
-        let most = extent(blocks);
         self.countable()?;
         let mut one = self.primitive(Kind::AllGatherV, (call.send, call.recv), call.count);
         if ptr::eq(call.send, own) {
             one.send = self.in_place();
         }
         let (index, lists) = self.script.list();
-        fill(&mut lists[1], places(blocks));
+        let most = fill(&mut lists[1], places(blocks));
         one.wide = self.wide(most);
         self.push(Step::Mpi { call: one, lists: index });
         Ok(())
@@ -191,7 +190,6 @@ impl Writer<'_> {
             let lists = |blocks| places(blocks).collect::<Vec<_>>();
             return self.all_by_messages(&lists(sends), &lists(recvs));
         }
-        let most = extent(sends).max(extent(recvs));
         self.countable()?;
         let mut one = self.primitive(Kind::AllToAllV, (call.send, call.recv), 0);
         let moves = sends.counts.iter().any(|c| *c > 0);
@@ -199,8 +197,8 @@ impl Writer<'_> {
             one.send = self.in_place();
         }
         let (index, lists) = self.script.list();
-        fill(&mut lists[0], places(sends));
-        fill(&mut lists[1], places(recvs));
+        let most = fill(&mut lists[0], places(sends));
+        let most = fill(&mut lists[1], places(recvs)).max(most);
         one.wide = self.wide(most);
         self.push(Step::Mpi { call: one, lists: index });
         Ok(())
