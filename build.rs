@@ -1,8 +1,12 @@
-//! Makes the bindings to foreign libraries from the headers in `ffi/`; nothing else.
+//! Makes the bindings to foreign libraries from the headers in `ffi/`, and the images of the CUDA
+//! kernels (`cuda/build.rs`); nothing else.
 //!
 //! bindgen needs libclang. Where that is missing the library is built without MPI: a warning says
 //! what to install, and `unisono info` says the same. No header of an MPI is needed; those that are
 //! found are read as well, for the test that compares them with ours.
+
+#[path = "cuda/build.rs"]
+mod cuda;
 
 use std::env;
 use std::fmt::Write;
@@ -29,6 +33,7 @@ fn main() {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    cuda::build(&out);
     // bindgen panics where it cannot load libclang.
     match catch_unwind(|| mpi(&out)) {
         Ok(()) => println!("cargo::rustc-cfg=unisono_mpi"),

@@ -37,11 +37,14 @@
 //! 10. *Convert* between equal forms with [`Stage::Plain`] is a copy, bit for bit.
 //! 11. A count of 0 touches nothing.
 //!
+//! Kernels for CUDA devices follow the same rules; [`cuda`] describes their launches.
+//!
 //! Not here: which chunk, which peer, which tile (the engine), and threads.
 
 #[cfg(target_arch = "aarch64")]
 mod arm;
 mod copy;
+pub mod cuda;
 mod dispatch;
 mod drive;
 mod element;
