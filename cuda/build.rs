@@ -4,6 +4,8 @@
 //! 8.0 and 10.0 runs on the rest of its generation, 9.0 has none. Every later generation is above
 //! 9.0, so PTX of 9.0 serves all of them, with that one's conversions of 8-bit floats.
 //!
+//! What nvcc leaves of PTX tells the names of the kernels, for a test.
+//!
 //! Results are kept under the target folder by a hash of sources, flags and compiler: the other
 //! profiles and a rebuild take them from there. Where nvcc is missing or fails the library is
 //! built without kernels, with a warning that says so.
@@ -49,7 +51,7 @@ const MACHINE: &[u32] = &[80, 90, 100];
 const PTX: u32 = 90;
 
 /// No contraction to fused operations: kernels give the bits of the CPU.
-const FLAGS: &[&str] = &["-std=c++17", "-fmad=false", "-O3", "-fatbin"];
+const FLAGS: &[&str] = &["-std=c++17", "-fmad=false", "-fatbin"];
 
 const JOBS: usize = 2;
 
@@ -80,13 +82,20 @@ fn images(out: &Path) -> Result<(), String> {
     fs::create_dir_all(&store).map_err(|e| format!("{}: {e}", store.display()))?;
     nvcc.compile_all(&store)?;
     let mut list = "const IMAGES: &[(&str, &[u8])] = &[\n".to_owned();
+    let mut names = "&[\n".to_owned();
     for unit in UNITS {
         let name = format!("{unit}.fatbin");
         let copied = fs::copy(store.join(&name), out.join(&name));
         copied.map_err(|e| format!("{name}: {e}"))?;
         let bytes = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))");
         writeln!(list, "({unit:?}, &Aligned(*{bytes}).0),").expect("a string takes it");
+        let entries = fs::read_to_string(store.join(format!("{unit}.names")));
+        let entries = entries.map_err(|e| format!("the names of {unit}: {e}"))?;
+        for name in entries.lines() {
+            writeln!(names, "({unit:?}, {name:?}),").expect("a string takes it");
+        }
     }
+    fs::write(out.join("cuda_names.rs"), names + "]\n").map_err(|e| format!("names: {e}"))?;
     let architectures = nvcc.architectures();
     writeln!(
         list,
@@ -187,22 +196,54 @@ impl Nvcc {
     }
 
     fn compile(&self, unit: &str, store: &Path) -> Result<(), String> {
-        // Another build may be at the same unit: each has a file of its own until it is whole.
-        let begun = store.join(format!("{unit}.{}", std::process::id()));
+        // Another build may be at the same unit: each has a folder of its own until all is whole.
+        let folder = store.join(format!("{unit}.{}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let done = self.compile_in(unit, &folder).and_then(|()| {
+            // The image last: with it the unit is done.
+            for name in [format!("{unit}.names"), format!("{unit}.fatbin")] {
+                let moved = fs::rename(folder.join(&name), store.join(&name));
+                moved.map_err(|e| format!("{name}: {e}"))?;
+            }
+            Ok(())
+        });
+        let _ = fs::remove_dir_all(&folder);
+        done
+    }
+
+    fn compile_in(&self, unit: &str, folder: &Path) -> Result<(), String> {
         let mut command = Command::new(&self.program);
         command.args(self.flags()).arg(format!("-DUNISONO_UNIT_{unit}"));
-        let ended = command.arg("cuda/kernels.cu").arg("-o").arg(&begun).output();
+        command.arg("--keep").arg("--keep-dir").arg(folder).arg("cuda/kernels.cu");
+        let ended = command.arg("-o").arg(folder.join(format!("{unit}.fatbin"))).output();
         let ended = ended.map_err(|e| format!("{}: {e}", self.program.display()))?;
         if !ended.status.success() {
-            let _ = fs::remove_file(&begun);
             let text = String::from_utf8_lossy(&ended.stderr).into_owned();
             let line = text.lines().find(|l| l.contains("error")).or_else(|| text.lines().next());
             let why = line.unwrap_or_default().to_owned();
             return Err(format!("{} fails: {why}", self.program.display()));
         }
-        let whole = store.join(format!("{unit}.fatbin"));
-        fs::rename(&begun, &whole).map_err(|e| format!("{}: {e}", whole.display()))
+        let names = names(folder)?;
+        fs::write(folder.join(format!("{unit}.names")), names).map_err(|e| format!("names: {e}"))
     }
+}
+
+/// The kernels of a unit, a line each: those that PTX of every architecture has.
+fn names(folder: &Path) -> Result<String, String> {
+    let mut all: Option<Vec<String>> = None;
+    for entry in fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?.flatten() {
+        if entry.path().extension().is_none_or(|extension| extension != "ptx") {
+            continue;
+        }
+        let text = fs::read_to_string(entry.path()).map_err(|e| format!("PTX: {e}"))?;
+        let name =
+            |line: &str| Some(line.split_once(".entry ")?.1.trim_end_matches('(').to_owned());
+        let found: Vec<String> = text.lines().filter_map(name).collect();
+        let both =
+            |others: Vec<String>| found.iter().filter(|n| others.contains(n)).cloned().collect();
+        all = Some(all.take().map_or_else(|| found.clone(), both));
+    }
+    all.map(|names| names.join("\n")).ok_or_else(|| "nvcc has kept no PTX".to_owned())
 }
 
 /// Where nvcc may be, first choice first.

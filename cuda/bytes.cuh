@@ -49,7 +49,8 @@ UNISONO_INLINE void copy_piece(uint64_t source, uint64_t target, uint64_t bytes)
 }
 
 // Field FIELD of entry `index`.
-template <int FIELD> UNISONO_INLINE uint64_t field_of(const unisono_pack_arguments &a, uint64_t index) {
+template <int FIELD>
+UNISONO_INLINE uint64_t field_of(const unisono_pack_arguments &a, uint64_t index) {
     if (a.table == 0) {
         const unisono_block &block = a.blocks[index];
         return FIELD == 0   ? block.source

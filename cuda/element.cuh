@@ -1,7 +1,7 @@
 // One element: widening, narrowing, combining, dividing, by the rules of `src/kernel/mod.rs`.
 //
-// A *unit* is the least number of whole 32-bit words that holds whole elements: four 8-bit ones,
-// half a complex128 never. Functions take units, since devices convert two numbers at a time.
+// A *unit* is the least number of whole 32-bit words that holds whole elements: four of 8
+// bits, one complex128. Functions take units, since devices convert two numbers at a time.
 //
 //   Wide                    the accumulator
 //   BYTES, ALIGN            of a native element
@@ -10,7 +10,8 @@
 //   FLOAT                   has NaNs, which may have to become canonical
 //   widen, narrow           a unit
 //   scalar                  one wide element out of its bytes
-//   sum, prod, least, greatest, divide, canonical
+//   sum, prod, least, greatest, canonical, truth
+//   divide, or scale where the divisor is an inverse
 //
 // The code is plain C++17 with bit arithmetic; on a device with instructions for a conversion those
 // do it, with NaNs mended: NVIDIA's are 0x7fff and 0x7fffffff, ours 0x7e00, 0x7fc0, 0x7fc00000.
@@ -154,15 +155,11 @@ template <> UNISONO_INLINE float greatest(float a, float b) {
 // A world size to divide by. The quotient by a power of two is the product with its inverse, which
 // is exact, and so rounded the same.
 template <class T> struct Divisor {
-    T number;
     bool inverse;
+    T number;
 
-    UNISONO_INLINE Divisor(uint32_t ranks, bool) {
-        inverse = (ranks & (ranks - 1)) == 0;
-        number = inverse ? T(1) / T(ranks) : T(ranks);
-    }
-
-    UNISONO_INLINE T divide(T value) const { return inverse ? value * number : value / number; }
+    UNISONO_INLINE Divisor(uint32_t ranks, bool)
+        : inverse((ranks & (ranks - 1)) == 0), number(inverse ? T(1) / T(ranks) : T(ranks)) {}
 };
 
 template <class T> struct Real {
@@ -187,8 +184,11 @@ template <class T> struct Real {
     static UNISONO_INLINE T prod(T a, T b) { return a * b; }
     static UNISONO_INLINE T least(T a, T b) { return unisono::least(a, b); }
     static UNISONO_INLINE T greatest(T a, T b) { return unisono::greatest(a, b); }
-    static UNISONO_INLINE T divide(T value, const Divisor &by) { return by.divide(value); }
-    static UNISONO_INLINE T canonical(T value) { return is_nan(value) ? canonical_nan(value) : value; }
+    static UNISONO_INLINE T divide(T value, const Divisor &by) { return value / by.number; }
+    static UNISONO_INLINE T scale(T value, const Divisor &by) { return value * by.number; }
+    static UNISONO_INLINE T canonical(T value) {
+        return is_nan(value) ? canonical_nan(value) : value;
+    }
     static UNISONO_INLINE T truth(T value) { return value; }
 };
 
@@ -222,7 +222,10 @@ template <class T> struct Complex {
                 a.real * b.imaginary + a.imaginary * b.real};
     }
     static UNISONO_INLINE Wide divide(Wide value, const Divisor &by) {
-        return {by.divide(value.real), by.divide(value.imaginary)};
+        return {value.real / by.number, value.imaginary / by.number};
+    }
+    static UNISONO_INLINE Wide scale(Wide value, const Divisor &by) {
+        return {value.real * by.number, value.imaginary * by.number};
     }
     static UNISONO_INLINE Wide canonical(Wide value) {
         return {Part::canonical(value.real), Part::canonical(value.imaginary)};
@@ -242,6 +245,7 @@ template <> struct Unsigned<uint64_t> { using Type = uint64_t; };
 
 // Quotients are those of magnitudes, so signed and unsigned numbers share the kernel.
 struct IntegerDivisor {
+    static constexpr bool inverse = false;
     uint32_t ranks;
     bool is_signed;
 
@@ -298,6 +302,7 @@ template <class T> struct Integer {
         const Big quotient = magnitude / Big(by.ranks);
         return T(negative ? Big(0) - quotient : quotient);
     }
+    static UNISONO_INLINE T scale(T value, const Divisor &) { return value; }
     static UNISONO_INLINE T canonical(T value) { return value; }
     static UNISONO_INLINE T truth(T value) { return T(value != 0); }
 };

@@ -17,6 +17,7 @@
 // instructions a cycle at 1.9 GHz, has 22 for an f8 of a fold of two (3 bytes). Widening by pairs
 // takes 3, the sum 1, narrowing by pairs half of one, the question for NaNs 1, the rest is words
 // in and out, which 16 elements share. Conversions run at half speed or less: 3.5 count as 7 to 14.
+// All this is reckoned, not measured.
 //
 // Not here: more than 16 sources (the host folds aligned blocks of 16 into wide partials, which is
 // the same tree), and grids.
@@ -134,10 +135,17 @@ template <class E> struct Last {
 
     UNISONO_INLINE Last(uint32_t flags, uint32_t ranks)
         : divisor(ranks > 0 ? ranks : 1, (flags & UNISONO_SIGNED) != 0), divides(ranks > 0),
-          canonical((flags & UNISONO_FINISH) != 0) {}
+          // Narrowing does it too.
+          canonical((flags & UNISONO_FINISH) != 0 &&
+                    !(E::NARROWER && (flags & UNISONO_TARGET_WIDE) == 0)) {}
 
     template <int COUNT> UNISONO_INLINE void apply(typename E::Wide *wide) const {
-        if (divides) {
+        if (divides && divisor.inverse) {
+            UNISONO_UNROLL
+            for (int k = 0; k < COUNT; ++k) {
+                wide[k] = E::scale(wide[k], divisor);
+            }
+        } else if (divides) {
             UNISONO_UNROLL
             for (int k = 0; k < COUNT; ++k) {
                 wide[k] = E::divide(wide[k], divisor);
@@ -251,8 +259,8 @@ UNISONO_INLINE uint64_t first_of(const A &a, uint64_t item) {
 
 // Items from `at` on, U at a time, a grid apart; `at` is left at the first that is not done.
 template <class L, class Op, int N, int U, bool WHOLE>
-UNISONO_INLINE void fold_items(const unisono_fold_arguments &a, const Last<typename L::E> &last, uint64_t &at,
-                               uint64_t items) {
+UNISONO_INLINE void fold_items(const unisono_fold_arguments &a, const Last<typename L::E> &last,
+                               uint64_t &at, uint64_t items) {
     const uint64_t step = thread_count();
     const bool target_wide = (a.flags & UNISONO_TARGET_WIDE) != 0;
     for (; at < items && (U - 1) * step < items - at; at += U * step) {
@@ -297,8 +305,8 @@ template <class L, class Op, int N> UNISONO_INLINE void fold(const unisono_fold_
 }
 
 template <class L, int U, bool WHOLE>
-UNISONO_INLINE void convert_items(const unisono_convert_arguments &a, const Last<typename L::E> &last,
-                                  uint64_t &at, uint64_t items) {
+UNISONO_INLINE void convert_items(const unisono_convert_arguments &a,
+                                  const Last<typename L::E> &last, uint64_t &at, uint64_t items) {
     using E = typename L::E;
     const uint64_t step = thread_count();
     const bool wide_in = (a.flags & UNISONO_SOURCE_WIDE) != 0;
@@ -307,7 +315,8 @@ UNISONO_INLINE void convert_items(const unisono_convert_arguments &a, const Last
         uint32_t raw[U][4] = {};
         UNISONO_UNROLL
         for (int u = 0; u < U; ++u) {
-            L::template read<WHOLE>(a.source, wide_in, first_of<L, WHOLE>(a, at + u * step), raw[u]);
+            const uint64_t index = first_of<L, WHOLE>(a, at + u * step);
+            L::template read<WHOLE>(a.source, wide_in, index, raw[u]);
         }
         UNISONO_UNROLL
         for (int u = 0; u < U; ++u) {

@@ -69,9 +69,10 @@ using namespace unisono;
     ORDERED(KERNEL, TYPE, ELEMENT)
 
 #define SMALL(TYPE, ELEMENT, FORMAT)                                                               \
-    ARITHMETIC(KERNEL_MIXED, Mixed, TYPE, ELEMENT)                                                        \
-    ORDERED(KERNEL_MIXED, TYPE, ELEMENT)                                                                  \
-    UNISONO_KERNEL(unisono_round_##TYPE, unisono_round_arguments, 4, round_randomly<FORMAT, ELEMENT>)
+    ARITHMETIC(KERNEL_MIXED, Mixed, TYPE, ELEMENT)                                                 \
+    ORDERED(KERNEL_MIXED, TYPE, ELEMENT)                                                           \
+    UNISONO_KERNEL(unisono_round_##TYPE, unisono_round_arguments, 4,                               \
+                   round_randomly<FORMAT, ELEMENT>)
 
 #ifdef UNISONO_UNIT_i8
 INTEGER(8)

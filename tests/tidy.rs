@@ -349,7 +349,20 @@ fn lines_and_files_are_short() {
             }
         }
     }
+    for name in cuda_sources() {
+        for (number, line) in (1..).zip(read(&name).lines()) {
+            let columns = line.chars().count();
+            if columns > COLUMNS {
+                faults.push(format!("{name}:{number}: {columns} columns"));
+            }
+        }
+    }
     complain(&faults);
+}
+
+/// The kernels, their twin and their build.
+fn cuda_sources() -> Vec<String> {
+    ["cuh", "cu", "cpp", "h", "rs"].iter().flat_map(|e| files("cuda", e)).collect()
 }
 
 #[test]
@@ -403,6 +416,11 @@ fn words() {
         ("ffi", "h"),
         ("scripts", "sh"),
         ("docs", "md"),
+        ("cuda", "cuh"),
+        ("cuda", "cu"),
+        ("cuda", "cpp"),
+        ("cuda", "h"),
+        ("cuda", "rs"),
     ] {
         for name in files(folder, extension) {
             for (number, line) in (1..).zip(read(&name).lines()) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use unisono::kernel::cuda::ARCHITECTURES;
 
 use super::Part;
 use crate::cli::table::Table;
@@ -57,6 +58,21 @@ pub(super) fn part() -> Part {
         title: "Also on this machine (not used by this version yet)".to_owned(),
         text: table.text(),
         value: Value::Object(values),
+    }
+}
+
+/// The CUDA kernels that the build has made.
+pub(super) fn kernels() -> Part {
+    let text = if ARCHITECTURES.is_empty() {
+        "  none: the build found no nvcc that works (its warning says what to install)\n".to_owned()
+    } else {
+        format!("  for {}\n", ARCHITECTURES.join(", "))
+    };
+    Part {
+        name: "cuda_kernels",
+        title: "CUDA kernels in this build (compute_: for later devices)".to_owned(),
+        text,
+        value: Value::from(ARCHITECTURES),
     }
 }
 
