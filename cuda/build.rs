@@ -108,8 +108,11 @@ fn images(out: &Path) -> Result<(), String> {
 
 /// A folder that all builds of one target folder share.
 fn store(out: &Path) -> PathBuf {
-    // A target folder is marked by cargo; one may lie inside another.
-    let marked = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
+    // Cargo marks a target folder, and says so there; one may lie inside another.
+    let marked = |folder: &&Path| {
+        let mark = fs::read_to_string(folder.join("CACHEDIR.TAG"));
+        mark.is_ok_and(|text| text.contains("cargo"))
+    };
     out.ancestors().filter(marked).last().unwrap_or(out).join("cuda")
 }
 
