@@ -1,8 +1,8 @@
 //! Makes the bindings to foreign libraries from the headers in `ffi/`; nothing else.
 //!
-//! bindgen needs libclang. Where that is missing the library is built without MPI: a warning says
-//! what to install, and `unisono info` says the same. No header of an MPI is needed; those that are
-//! found are read as well, for the test that compares them with ours.
+//! bindgen needs libclang. Where that is missing the library is built without MPI and CUDA: a
+//! warning says what to install, and `unisono info` says the same. No header of an MPI or of CUDA
+//! is needed; those that are found are read as well, for the tests that compare them with ours.
 
 use std::env;
 use std::fmt::Write;
@@ -21,23 +21,39 @@ const ABIS: &[(&str, &str, &str)] = &[
 /// Folders with headers of installed MPIs, besides those of `mpicc` and the usual places.
 const HEADERS: &str = "UNISONO_MPI_HEADERS";
 
+/// Our header of the CUDA driver.
+const DRIVER: &str = "ffi/cuda/driver.h";
+
+/// Folders with headers of CUDA, besides the usual places.
+const CUDA_HEADERS: &str = "UNISONO_CUDA_HEADERS";
+
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(unisono_mpi)");
+    println!("cargo::rustc-check-cfg=cfg(unisono_cuda)");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=ffi/mpi");
-    for variable in [HEADERS, "MPI_HOME", "LIBCLANG_PATH"] {
+    println!("cargo::rerun-if-changed={DRIVER}");
+    for variable in [HEADERS, "MPI_HOME", CUDA_HEADERS, "CUDA_HOME", "LIBCLANG_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     // bindgen panics where it cannot load libclang.
-    match catch_unwind(|| mpi(&out)) {
-        Ok(()) => println!("cargo::rustc-cfg=unisono_mpi"),
+    let made = catch_unwind(|| {
+        mpi(&out);
+        cuda(&out);
+    });
+    match made {
+        Ok(()) => {
+            println!("cargo::rustc-cfg=unisono_mpi");
+            println!("cargo::rustc-cfg=unisono_cuda");
+        }
         Err(panic) => {
+            fs::write(out.join("cuda_driver.rs"), constants()).expect("OUT_DIR is writable");
             let text = panic.downcast_ref::<String>().map_or("", String::as_str);
             let why = text.lines().next().unwrap_or_default();
             println!(
-                "cargo::warning=built without MPI, for want of libclang (Debian: libclang-dev; or \
-                 set LIBCLANG_PATH): {why}"
+                "cargo::warning=built without MPI and CUDA, for want of libclang (Debian: \
+                 libclang-dev; or set LIBCLANG_PATH): {why}"
             );
             // A file that is never there: the next build tries again.
             println!("cargo::rerun-if-changed={}", out.join("libclang").display());
@@ -121,4 +137,86 @@ fn folders() -> Vec<PathBuf> {
         }
     }
     once
+}
+
+fn cuda(out: &Path) {
+    let bindings = bindgen::Builder::default()
+        .header(DRIVER)
+        .dynamic_library_name("Calls")
+        .dynamic_link_require_all(true)
+        .allowlist_function("cu.*")
+        .allowlist_var("CU.*")
+        .prepend_enum_name(false)
+        .layout_tests(true)
+        .derive_default(true)
+        .rust_edition(bindgen::RustEdition::Edition2024)
+        .rust_target(bindgen::RustTarget::stable(85, 0).expect("a version"))
+        .generate()
+        .expect("our own header");
+    bindings.write_to_file(out.join("cuda_driver.rs")).expect("OUT_DIR is writable");
+    fs::write(out.join("cuda_headers.rs"), real_cuda()).expect("OUT_DIR is writable");
+}
+
+/// What bindgen makes of an installation's cuda.h, as a Rust list of (header, text).
+fn real_cuda() -> String {
+    let ours = fs::read_to_string(DRIVER).expect("our own header");
+    let words = ours.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let is_function = |word: &&str| word.starts_with("cu") && !word.starts_with("cuuint");
+    let functions: Vec<&str> = words.filter(is_function).collect();
+    let mut list = "&[\n".to_owned();
+    for folder in cuda_folders() {
+        let header = folder.join("cuda.h");
+        if !header.is_file() {
+            continue;
+        }
+        println!("cargo::rerun-if-changed={}", header.display());
+        let made = bindgen::Builder::default()
+            .header(header.display().to_string())
+            // Symbols by their own names, old ones too.
+            .clang_arg("-D__CUDA_API_VERSION_INTERNAL")
+            .allowlist_function(functions.join("|"))
+            .allowlist_type("CUuuid|CUipc.*|CU.*_attribute")
+            .allowlist_var("CU_MEMHOST.*")
+            .allowlist_type("cudaError_enum|CUmemorytype_enum|CUmemAttach_flags_enum|CUipc.*")
+            .allowlist_type("CU(stream|event).*_enum")
+            .prepend_enum_name(false)
+            .layout_tests(true)
+            .generate();
+        if let Ok(bindings) = made {
+            let entry = (header.display().to_string(), bindings.to_string());
+            writeln!(list, "{entry:?},").expect("a string takes it");
+        }
+    }
+    list + "]\n"
+}
+
+/// Where a cuda.h may be.
+fn cuda_folders() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    if let Some(list) = env::var_os(CUDA_HEADERS) {
+        found.extend(env::split_paths(&list));
+    }
+    let home = env::var_os("CUDA_HOME").unwrap_or_else(|| "/usr/local/cuda".into());
+    found.push(Path::new(&home).join("include"));
+    // What the tests have installed for themselves: lib/pythonX.Y/site-packages/nvidia/cuN/include.
+    let inside = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+    for python in inside("build/venv/cuda/lib".into()) {
+        let packages = python.path().join("site-packages/nvidia");
+        found.extend(inside(packages).map(|entry| entry.path().join("include")));
+    }
+    found
+}
+
+/// The constants of our header as Rust, where bindgen cannot read it.
+fn constants() -> String {
+    let text = fs::read_to_string(DRIVER).expect("our own header");
+    let mut made = String::new();
+    for line in text.lines().map(str::trim) {
+        let constant = line.trim_end_matches(',').split_once(" = ");
+        let macro_ = line.strip_prefix("#define ").and_then(|line| line.split_once(' '));
+        if let Some((name, value)) = constant.or(macro_) {
+            writeln!(made, "pub const {name}: u32 = {value};").expect("a string takes it");
+        }
+    }
+    made
 }
