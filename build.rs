@@ -181,6 +181,7 @@ fn real_cuda() -> String {
             .allowlist_type("CU(stream|event).*_enum")
             .prepend_enum_name(false)
             .layout_tests(true)
+            .generate_comments(false)
             .generate();
         if let Ok(bindings) = made {
             let entry = (header.display().to_string(), bindings.to_string());

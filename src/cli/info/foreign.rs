@@ -1,9 +1,11 @@
-//! What else is installed here that later versions can work with. Looked for, never loaded.
+//! The CUDA driver, and what else is installed here that later versions can work with, which is
+//! looked for and never loaded.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use unisono::config::Config;
 
 use super::Part;
 use crate::cli::table::Table;
@@ -22,10 +24,22 @@ const FOREIGN: &[Foreign] = &[
         file: "libnccl.so.2",
         install: "the package libnccl2 of NVIDIA's repository",
     },
-    Foreign { name: "CUDA driver", file: "libcuda.so.1", install: "NVIDIA's driver" },
     Foreign { name: "RDMA verbs", file: "libibverbs.so.1", install: "the package libibverbs1" },
     Foreign { name: "RDMA connections", file: "librdmacm.so.1", install: "the package librdmacm1" },
 ];
+
+/// The CUDA driver and its devices, or the reason why there is none.
+pub(super) fn cuda() -> Part {
+    let found = Config::from_env().and_then(|config| unisono::comm::cuda(&config));
+    let (text, value) = match found {
+        Ok(lines) => {
+            let text = lines.iter().map(|line| format!("  {line}\n")).collect();
+            (text, json!({"driver": lines[0], "devices": lines[1..]}))
+        }
+        Err(error) => (format!("  none: {}\n", error.detail), json!({"error": &*error.detail})),
+    };
+    Part { name: "cuda", title: "CUDA".to_owned(), text, value }
+}
 
 pub(super) fn part() -> Part {
     let cache = cached_libraries();
