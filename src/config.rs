@@ -146,6 +146,13 @@ pub const KNOBS: &[Knob] = &[
         text: "elements that one call of MPI may have; larger ones are divided",
     },
     Knob {
+        variable: "UNISONO_NCCL_LIB",
+        default: "found",
+        range: "path or name of a library",
+        agreed: false,
+        text: "the NCCL to open where the program has loaded none",
+    },
+    Knob {
         variable: "UNISONO_SPIN_US",
         default: "200",
         range: "0 to 1000000",
@@ -228,6 +235,8 @@ pub struct Config {
     pub mpi_init: bool,
     /// Elements that one call of MPI may have.
     pub mpi_count_max: u32,
+    /// The NCCL to open where the program has loaded none; `None`: the one that is found.
+    pub nccl_lib: Option<String>,
     /// How long to spin; `None`: by cores and ranks.
     pub spin: Option<Duration>,
     /// What is written to standard error.
@@ -256,6 +265,7 @@ impl Default for Config {
             mpi_lib: None,
             mpi_init: true,
             mpi_count_max: COUNT_MAX,
+            nccl_lib: None,
             spin: None,
             log: Level::Warn,
             name: String::new(),
@@ -336,6 +346,8 @@ impl Config {
             "UNISONO_MPI_COUNT_MAX" => {
                 self.mpi_count_max = u32::try_from(number(1, u64::from(COUNT_MAX))?).ok()?;
             }
+            "UNISONO_NCCL_LIB" if value.is_empty() => return None,
+            "UNISONO_NCCL_LIB" => self.nccl_lib = Some(value.to_owned()),
             "UNISONO_SPIN_US" => self.spin = Some(Duration::from_micros(number(0, 1_000_000)?)),
             "UNISONO_LOG" => self.log = Level::from_name(value)?,
             _ => return None,

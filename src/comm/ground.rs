@@ -32,6 +32,15 @@ pub fn mpi(config: &Config) -> Result<String> {
     crate::mpi::describe(config.mpi_lib.as_deref())
 }
 
+/// The NCCL that communicators of this process would use, in a line: its version, place and
+/// features. It is loaded for that, and asked for no more.
+///
+/// # Errors
+/// `UNSUPPORTED` says why there is none.
+pub fn nccl(config: &Config) -> Result<String> {
+    crate::nccl::describe(config.nccl_lib.as_deref())
+}
+
 /// Held while MPI is started. Global, as MPI is.
 static STARTING: Mutex<()> = Mutex::new(());
 

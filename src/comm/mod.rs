@@ -41,7 +41,7 @@ use self::call::{Seat, apart};
 use self::core::Core;
 use self::form::Formed;
 use self::ground::Ground;
-pub use self::ground::mpi;
+pub use self::ground::{mpi, nccl};
 pub use self::request::Request;
 pub use self::safe::{Element, F8E4M3, F8E5M2};
 pub use self::scope::Scope;

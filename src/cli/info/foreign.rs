@@ -1,9 +1,11 @@
-//! What else is installed here that later versions can work with. Looked for, never loaded.
+//! NCCL, and what else is installed here that later versions can work with. NCCL is loaded, to be
+//! asked for its version; the rest is looked for only.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use unisono::config::Config;
 
 use super::Part;
 use crate::cli::table::Table;
@@ -17,15 +19,21 @@ struct Foreign {
 }
 
 const FOREIGN: &[Foreign] = &[
-    Foreign {
-        name: "NCCL",
-        file: "libnccl.so.2",
-        install: "the package libnccl2 of NVIDIA's repository",
-    },
     Foreign { name: "CUDA driver", file: "libcuda.so.1", install: "NVIDIA's driver" },
     Foreign { name: "RDMA verbs", file: "libibverbs.so.1", install: "the package libibverbs1" },
     Foreign { name: "RDMA connections", file: "librdmacm.so.1", install: "the package librdmacm1" },
 ];
+
+/// Which NCCL is here, and what it has.
+pub(super) fn nccl() -> Part {
+    let found = Config::from_env().and_then(|config| unisono::comm::nccl(&config));
+    let (text, value) = match found {
+        Ok(line) => (format!("  {line}\n"), json!({"found": line})),
+        Err(error) => (format!("  none: {}\n", error.detail), json!({"error": &*error.detail})),
+    };
+    let title = "NCCL (not used by this version yet)".to_owned();
+    Part { name: "nccl", title, text, value }
+}
 
 pub(super) fn part() -> Part {
     let cache = cached_libraries();

@@ -83,6 +83,7 @@ pub(crate) fn main(options: &Options) -> ExitCode {
             machine::network(),
             machine::launcher(),
             machine::mpi(),
+            foreign::nccl(),
             foreign::part(),
             machine::settings(),
         ];
