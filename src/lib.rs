@@ -65,7 +65,10 @@ mod health;
 pub mod kernel;
 pub mod link;
 mod mpi;
-#[allow(dead_code, unused_imports, reason = "no backend calls it yet")]
+#[cfg_attr(
+    not(all(test, unisono_nccl)),
+    expect(dead_code, unused_imports, reason = "no backend calls all of it yet")
+)]
 mod nccl;
 mod obs;
 pub mod plan;

@@ -146,13 +146,12 @@ macro_rules! calls {
 
 calls! {
     always
-        ncclGetVersion ncclGetErrorString ncclGetLastError ncclGetUniqueId ncclCommInitRankConfig
+        ncclGetErrorString ncclGetLastError ncclGetUniqueId ncclCommInitRankConfig
         ncclCommFinalize ncclCommDestroy ncclCommAbort ncclCommGetAsyncError ncclCommCount
         ncclCommUserRank ncclCommCuDevice ncclCommSplit ncclGroupStart ncclGroupEnd
         ncclRedOpCreatePreMulSum ncclRedOpDestroy ncclAllReduce ncclReduce ncclBroadcast
         ncclAllGather ncclReduceScatter ncclSend ncclRecv;
 
-    fn get_version = ncclGetVersion(version: *mut c_int) -> ncclResult_t;
     fn error_string = ncclGetErrorString(result: ncclResult_t) -> *const c_char;
     fn last_error = ncclGetLastError(comm: ncclComm_t) -> *const c_char;
 

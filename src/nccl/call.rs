@@ -90,7 +90,8 @@ impl Comm {
     /// until the stream has passed it. No other thread is in a call of this communicator.
     ///
     /// # Errors
-    /// `UNSUPPORTED` where this version has no such call, else NCCL's own.
+    /// `UNSUPPORTED` where this version has no such call, else NCCL's own. NCCL keeps those, of
+    /// arguments too: the communicator is good for [`Comm::abort`] only.
     pub(crate) unsafe fn call(&self, call: &Call, stream: Stream) -> Result<Progress> {
         if matches!(call.kind, Kind::AllToAll | Kind::Gather(_) | Kind::Scatter(_)) {
             self.library.need(Feature::Blocks)?;

@@ -244,7 +244,7 @@ impl Comm {
         self.library.check(unsafe { self.library.api.finalize(comm) }, "ncclCommFinalize")
     }
 
-    /// Frees it, after [`Comm::finalize`]. What was being made from it ends.
+    /// Frees it, after [`Comm::finalize`] or [`Comm::revoke`]. What was being made from it ends.
     ///
     /// # Errors
     /// NCCL's own; it is gone even so.
@@ -279,7 +279,8 @@ impl Comm {
         self.library.done(result, "ncclCommAbort")
     }
 
-    /// Ends whatever runs on it on this rank. It can be shrunk, split and destroyed afterwards.
+    /// Ends whatever runs on it on this rank. Once it is done it can be shrunk, split and destroyed
+    /// and not finalised.
     ///
     /// # Errors
     /// `UNSUPPORTED` before 2.28.7, else NCCL's own.
