@@ -52,8 +52,8 @@ impl Comm {
         self.library.done(result, "ncclCommDeregister")
     }
 
-    /// Begins to register memory of [`Library::mem_alloc`] with all ranks, who do the same with
-    /// theirs. It is registered when the communicator is done.
+    /// Begins to register memory of [`mem_alloc`](super::Library::mem_alloc) with all ranks, who do
+    /// the same with theirs. It is registered when the communicator is done.
     ///
     /// # Safety
     /// The memory stays until the window is [closed](Comm::close_window).
