@@ -1,9 +1,9 @@
 //! Makes the bindings to foreign libraries from the headers in `ffi/`, and the images of the CUDA
 //! kernels (`cuda/build.rs`); nothing else.
 //!
-//! bindgen needs libclang. Where that is missing the library is built without MPI: a warning says
-//! what to install, and `unisono info` says the same. No header of an MPI is needed; those that are
-//! found are read as well, for the test that compares them with ours.
+//! bindgen needs libclang. Where that is missing the library is built without MPI, CUDA and NCCL: a
+//! warning says what to install, and `unisono info` says the same. No foreign header is needed;
+//! those that are found are read as well, for the tests that compare them with ours.
 
 #[path = "cuda/build.rs"]
 mod cuda;
@@ -25,24 +25,52 @@ const ABIS: &[(&str, &str, &str)] = &[
 /// Folders with headers of installed MPIs, besides those of `mpicc` and the usual places.
 const HEADERS: &str = "UNISONO_MPI_HEADERS";
 
+/// Our header of the CUDA driver.
+const DRIVER: &str = "ffi/cuda/driver.h";
+
+/// Folders with headers of CUDA, besides the usual places.
+const CUDA_HEADERS: &str = "UNISONO_CUDA_HEADERS";
+
+/// Folders with a `nccl.h`, besides the usual places.
+const NCCL_HEADERS: &str = "UNISONO_NCCL_HEADERS";
+
+/// What a `nccl.h` includes of CUDA's, as far as it needs it.
+const CUDA_FOR_NCCL: &str = "#include <stddef.h>\n\
+                             typedef struct CUstream_st *cudaStream_t;\n\
+                             typedef struct CUevent_st *cudaEvent_t;\n";
+
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(unisono_mpi)");
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=ffi/mpi");
-    for variable in [HEADERS, "MPI_HOME", "LIBCLANG_PATH"] {
+    for part in ["mpi", "cuda", "nccl"] {
+        println!("cargo::rustc-check-cfg=cfg(unisono_{part})");
+    }
+    for input in ["build.rs", "ffi/mpi", "ffi/nccl", DRIVER] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    let homes = ["MPI_HOME", "NCCL_HOME", "CUDA_HOME", "VIRTUAL_ENV", "LIBCLANG_PATH"];
+    for variable in [HEADERS, NCCL_HEADERS, CUDA_HEADERS].iter().chain(&homes) {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     cuda::build(&out);
     // bindgen panics where it cannot load libclang.
-    match catch_unwind(|| mpi(&out)) {
-        Ok(()) => println!("cargo::rustc-cfg=unisono_mpi"),
+    let made = catch_unwind(|| {
+        mpi(&out);
+        cuda(&out);
+        nccl(&out);
+    });
+    match made {
+        Ok(()) => {
+            println!("cargo::rustc-cfg=unisono_mpi");
+            println!("cargo::rustc-cfg=unisono_cuda");
+            println!("cargo::rustc-cfg=unisono_nccl");
+        }
         Err(panic) => {
+            fs::write(out.join("cuda_driver.rs"), constants()).expect("OUT_DIR is writable");
             let text = panic.downcast_ref::<String>().map_or("", String::as_str);
             let why = text.lines().next().unwrap_or_default();
             println!(
-                "cargo::warning=built without MPI, for want of libclang (Debian: libclang-dev; or \
-                 set LIBCLANG_PATH): {why}"
+                "cargo::warning=built without MPI, CUDA and NCCL, for want of libclang (Debian: \
+                 libclang-dev; or set LIBCLANG_PATH): {why}"
             );
             // A file that is never there: the next build tries again.
             println!("cargo::rerun-if-changed={}", out.join("libclang").display());
@@ -118,6 +146,11 @@ fn folders() -> Vec<PathBuf> {
     // What the tests have installed for themselves.
     let own = fs::read_dir("build/venv").into_iter().flatten().flatten();
     found.extend(own.map(|entry| entry.path().join("include")));
+    once(&found)
+}
+
+/// Those of the folders that are there, each once.
+fn once(found: &[PathBuf]) -> Vec<PathBuf> {
     let real: Vec<PathBuf> = found.iter().filter_map(|f| f.canonicalize().ok()).collect();
     let mut once: Vec<PathBuf> = Vec::new();
     for folder in real {
@@ -126,4 +159,155 @@ fn folders() -> Vec<PathBuf> {
         }
     }
     once
+}
+
+fn cuda(out: &Path) {
+    let bindings = bindgen::Builder::default()
+        .header(DRIVER)
+        .dynamic_library_name("Calls")
+        .dynamic_link_require_all(true)
+        .allowlist_function("cu.*")
+        .allowlist_var("CU.*")
+        .prepend_enum_name(false)
+        .layout_tests(true)
+        .derive_default(true)
+        .rust_edition(bindgen::RustEdition::Edition2024)
+        .rust_target(bindgen::RustTarget::stable(85, 0).expect("a version"))
+        .generate()
+        .expect("our own header");
+    bindings.write_to_file(out.join("cuda_driver.rs")).expect("OUT_DIR is writable");
+    fs::write(out.join("cuda_headers.rs"), real_cuda()).expect("OUT_DIR is writable");
+}
+
+/// What bindgen makes of an installation's cuda.h, as a Rust list of (header, text).
+fn real_cuda() -> String {
+    let ours = fs::read_to_string(DRIVER).expect("our own header");
+    let words = ours.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let is_function = |word: &&str| word.starts_with("cu") && !word.starts_with("cuuint");
+    let functions: Vec<&str> = words.filter(is_function).collect();
+    let mut list = "&[\n".to_owned();
+    for folder in cuda_folders() {
+        let header = folder.join("cuda.h");
+        if !header.is_file() {
+            continue;
+        }
+        println!("cargo::rerun-if-changed={}", header.display());
+        let made = bindgen::Builder::default()
+            .header(header.display().to_string())
+            // Symbols by their own names, old ones too.
+            .clang_arg("-D__CUDA_API_VERSION_INTERNAL")
+            .allowlist_function(functions.join("|"))
+            .allowlist_type("CUuuid|CUipc.*|CU.*_attribute")
+            .allowlist_var("CU_MEMHOST.*")
+            .allowlist_type("cudaError_enum|CUmemorytype_enum|CUmemAttach_flags_enum|CUipc.*")
+            .allowlist_type("CU(stream|event).*_enum")
+            .prepend_enum_name(false)
+            .layout_tests(true)
+            .generate_comments(false)
+            .generate();
+        if let Ok(bindings) = made {
+            let entry = (header.display().to_string(), bindings.to_string());
+            writeln!(list, "{entry:?},").expect("a string takes it");
+        }
+    }
+    list + "]\n"
+}
+
+/// Where a cuda.h may be.
+fn cuda_folders() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    if let Some(list) = env::var_os(CUDA_HEADERS) {
+        found.extend(env::split_paths(&list));
+    }
+    let home = env::var_os("CUDA_HOME").unwrap_or_else(|| "/usr/local/cuda".into());
+    found.push(Path::new(&home).join("include"));
+    // What the tests have installed for themselves: lib/pythonX.Y/site-packages/nvidia/cuN/include.
+    let inside = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+    for python in inside("build/venv/cuda/lib".into()) {
+        let packages = python.path().join("site-packages/nvidia");
+        found.extend(inside(packages).map(|entry| entry.path().join("include")));
+    }
+    found
+}
+
+/// The constants of our header as Rust, where bindgen cannot read it.
+fn constants() -> String {
+    let text = fs::read_to_string(DRIVER).expect("our own header");
+    let mut made = String::new();
+    for line in text.lines().map(str::trim) {
+        let constant = line.trim_end_matches(',').split_once(" = ");
+        let macro_ = line.strip_prefix("#define ").and_then(|line| line.split_once(' '));
+        if let Some((name, value)) = constant.or(macro_) {
+            writeln!(made, "pub const {name}: u32 = {value};").expect("a string takes it");
+        }
+    }
+    made
+}
+
+fn nccl(out: &Path) {
+    let bindings = nccl_builder("ffi/nccl/nccl.h")
+        .dynamic_library_name("Nccl")
+        .derive_default(true)
+        .rust_edition(bindgen::RustEdition::Edition2024)
+        .rust_target(bindgen::RustTarget::stable(85, 0).expect("a version"))
+        .generate()
+        .expect("our own header");
+    bindings.write_to_file(out.join("nccl.rs")).expect("OUT_DIR is writable");
+    // Real headers are read without CUDA's, which may be missing or of another version.
+    let cuda = out.join("nccl_cuda");
+    fs::create_dir_all(&cuda).expect("OUT_DIR is writable");
+    for (name, text) in
+        [("cuda_runtime.h", CUDA_FOR_NCCL), ("cuda_fp16.h", ""), ("cuda_bf16.h", "")]
+    {
+        fs::write(cuda.join(name), text).expect("OUT_DIR is writable");
+    }
+    let mut list = "&[\n".to_owned();
+    for header in nccl_folders().iter().map(|folder| folder.join("nccl.h")) {
+        if !header.is_file() {
+            continue;
+        }
+        println!("cargo::rerun-if-changed={}", header.display());
+        let name = header.display().to_string();
+        let include = format!("-I{}", cuda.display());
+        // What cannot be read is for the test to complain of.
+        let made = nccl_builder(&name).clang_arg(include).generate();
+        let text = made.map_or_else(|error| error.to_string(), |bindings| bindings.to_string());
+        writeln!(list, "{:?},", (name, text)).expect("a string takes it");
+    }
+    fs::write(out.join("nccl_headers.rs"), list + "]\n").expect("OUT_DIR is writable");
+}
+
+/// Constants keep the names they have in C.
+fn nccl_builder(header: &str) -> bindgen::Builder {
+    bindgen::Builder::default()
+        .header(header)
+        .allowlist_function("nccl.*")
+        .allowlist_type("nccl.*")
+        .allowlist_var("NCCL_.*")
+        .prepend_enum_name(false)
+        .layout_tests(true)
+}
+
+/// Where a `nccl.h` may be, each folder once.
+fn nccl_folders() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    if let Some(list) = env::var_os(NCCL_HEADERS) {
+        found.extend(env::split_paths(&list));
+    }
+    let homes = ["NCCL_HOME", "CUDA_HOME"].into_iter().filter_map(env::var_os);
+    found.extend(homes.map(|home| PathBuf::from(home).join("include")));
+    let mut asked = Command::new("pkg-config");
+    if let Ok(said) = asked.args(["--variable=includedir", "nccl"]).output() {
+        found.push(String::from_utf8_lossy(&said.stdout).trim().into());
+    }
+    found.push("/usr/include".into());
+    // Wheels: of the active environment, and what the tests have installed for themselves.
+    let own = fs::read_dir("build/venv").into_iter().flatten().flatten();
+    let environments = own.map(|entry| entry.path());
+    let active = env::var_os("VIRTUAL_ENV").map(PathBuf::from);
+    for environment in active.into_iter().chain(environments) {
+        let pythons = fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+        found.extend(pythons.map(|p| p.path().join("site-packages/nvidia/nccl/include")));
+    }
+    once(&found)
 }

@@ -132,7 +132,7 @@ setup() {
 wanted setup && setup
 check fmt cargo fmt --check
 check clippy cargo clippy --locked --all-targets -- -D warnings
-check libraries make --no-print-directory lib
+check libraries make --no-print-directory all
 if cargo nextest --version >/dev/null 2>&1; then
     run tests cargo nextest run --locked --no-fail-fast
 else

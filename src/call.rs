@@ -61,6 +61,53 @@ pub enum Guise {
     Of(Box<Head>),
 }
 
+/// Where a call's buffers lie, and when it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// In host memory.
+    #[default]
+    Host,
+    /// In memory that the communicator's GPU reaches; the call waits until all is done.
+    Device {
+        /// The next call is of the same group: neither waits for the other.
+        more: bool,
+    },
+    /// The same, in the order of a stream of CUDA's: the call returns once it has its place there.
+    Stream {
+        /// The stream's handle.
+        handle: usize,
+        /// The next call is of the same group, and has the same place.
+        more: bool,
+    },
+}
+
+impl Place {
+    /// Whether the buffers are in host memory.
+    #[must_use]
+    pub const fn is_host(self) -> bool {
+        matches!(self, Self::Host)
+    }
+
+    /// The same place for a call that has a request: that waits.
+    #[must_use]
+    pub const fn waiting(self) -> Self {
+        match self {
+            Self::Stream { .. } => Self::Device { more: false },
+            other => other,
+        }
+    }
+
+    /// The same place, with more of its group to come or not.
+    #[must_use]
+    pub const fn followed(self, more: bool) -> Self {
+        match self {
+            Self::Stream { handle, .. } => Self::Stream { handle, more },
+            Self::Device { .. } => Self::Device { more },
+            other => other,
+        }
+    }
+}
+
 /// One call of one rank.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -81,6 +128,8 @@ pub struct Call {
     /// Elements: of the buffer (buffer-wide collectives), of one block (the others), of the
     /// message.
     pub count: u64,
+    /// Where the buffers lie.
+    pub place: Place,
     /// What it is taken for.
     pub guise: Guise,
     /// Blocks of the send buffer, for scatter_v and all_to_all_v.
@@ -105,6 +154,7 @@ impl Call {
             send: std::ptr::null(),
             recv: std::ptr::null_mut(),
             count: 0,
+            place: Place::Host,
             guise: Guise::Own,
             send_blocks: Ragged::default(),
             recv_blocks: Ragged::default(),
@@ -129,6 +179,27 @@ impl Call {
     pub(crate) fn into_lists(self) -> impl Iterator<Item = Ragged> {
         let lists = [self.send_blocks, self.recv_blocks].into_iter();
         lists.filter(|blocks| blocks.counts.capacity() > 0)
+    }
+
+    /// Whether rank `me`, whose call this is, has anything to send, and anything to receive.
+    #[must_use]
+    pub fn uses(&self, me: Rank) -> (bool, bool) {
+        use Collective as C;
+        let (any, at_root) = (self.count > 0, me == self.root);
+        let listed = |blocks: &Ragged| blocks.counts.iter().any(|&count| count > 0);
+        let (to, from) = (listed(&self.send_blocks), listed(&self.recv_blocks));
+        match self.collective {
+            C::AllReduce | C::AllGather | C::ReduceScatter | C::AllToAll => (any, any),
+            C::Reduce | C::Gather => (any, any && at_root),
+            C::Broadcast | C::Scatter => (any && at_root, any),
+            C::AllGatherV | C::GatherV => (any, from),
+            C::ReduceScatterV => (from, any),
+            C::ScatterV => (to, any),
+            C::AllToAllV => (to, from),
+            C::Barrier => (false, false),
+            C::Send => (any, false),
+            C::Recv => (false, any),
+        }
     }
 
     /// Whether this is an all_to_all over one buffer. Where blocks have lengths of their own the
@@ -157,6 +228,8 @@ pub mod head_flag {
     pub const IN_PLACE: u8 = 2;
     /// Several calls of a group travel as one; `count` is a hash of their counts.
     pub const PACKED: u8 = 4;
+    /// Buffers are in memory of GPUs (on all ranks or none).
+    pub const DEVICE: u8 = 8;
 }
 
 /// What ranks compare before they believe a message.
@@ -249,6 +322,9 @@ impl Head {
         }
         if self.flags & head_flag::IN_PLACE != 0 {
             text += " in place";
+        }
+        if self.flags & head_flag::DEVICE != 0 {
+            text += " in device memory";
         }
         text
     }

@@ -104,10 +104,19 @@ pub const KNOBS: &[Knob] = &[
     },
     Knob {
         variable: "UNISONO_BACKEND",
-        default: "native",
-        range: "native, mpi",
+        default: "auto",
+        range: "auto, native, nccl, mpi",
         agreed: false,
-        text: "what carries out calls; every rank must have the same",
+        text: "what carries out calls; every rank must have the same; auto: NCCL on memory of GPUs \
+               where it can serve all ranks, else native",
+    },
+    Knob {
+        variable: "UNISONO_DEVICE",
+        default: "auto",
+        range: "auto, none, number of a device",
+        agreed: false,
+        text: "the GPU whose memory calls may be on; auto: the calling thread's, where the program \
+               uses CUDA",
     },
     Knob {
         variable: "UNISONO_BOOTSTRAP",
@@ -146,6 +155,20 @@ pub const KNOBS: &[Knob] = &[
         text: "elements that one call of MPI may have; larger ones are divided",
     },
     Knob {
+        variable: "UNISONO_NCCL_LIB",
+        default: "found",
+        range: "path or name of a library",
+        agreed: false,
+        text: "the NCCL to open where the program has loaded none",
+    },
+    Knob {
+        variable: "UNISONO_CUDA_LIB",
+        default: "libcuda.so.1",
+        range: "path or name of a library",
+        agreed: false,
+        text: "the CUDA driver to open where the program has loaded none",
+    },
+    Knob {
         variable: "UNISONO_SPIN_US",
         default: "200",
         range: "0 to 1000000",
@@ -168,28 +191,63 @@ const COUNT_MAX: u32 = i32::MAX.cast_unsigned();
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Family {
+    /// NCCL where all ranks have a GPU and it can serve them, else the engine of this library.
+    Auto,
     /// The engine of this library, over its own links.
     Native,
     /// The cluster's MPI.
     Mpi,
+    /// NCCL, for calls on memory of GPUs; the engine of this library for the others.
+    Nccl,
 }
 
 impl Family {
+    /// Every one.
+    pub const ALL: &'static [Self] = &[Self::Auto, Self::Native, Self::Nccl, Self::Mpi];
+
     /// The name used in settings and errors.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Native => "native",
             Self::Mpi => "mpi",
+            Self::Nccl => "nccl",
         }
     }
 
     /// The one with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Native, Self::Mpi].into_iter().find(|family| family.name() == name)
+        Self::ALL.iter().copied().find(|family| family.name() == name)
     }
 }
+
+/// Which GPU is a rank's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// That of the calling thread's context, where the program uses CUDA; else none.
+    Auto,
+    /// None: all buffers are in host memory.
+    None,
+    /// The one with this number, as CUDA counts them.
+    Number(u32),
+}
+
+impl Device {
+    /// The device that `text` means: `auto`, `none` or a number.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "none" => Some(Self::None),
+            _ => text.parse().ok().filter(|number| *number <= DEVICE_MAX).map(Self::Number),
+        }
+    }
+}
+
+/// No system numbers its devices higher.
+const DEVICE_MAX: u32 = 0xffff;
 
 /// Settings of one communicator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,6 +276,8 @@ pub struct Config {
     pub window: u32,
     /// What carries out calls.
     pub backend: Family,
+    /// The GPU whose memory calls may be on.
+    pub device: Device,
     /// Ranks from the environment meet over MPI, whatever carries out their calls.
     pub bootstrap_mpi: bool,
     /// Foreign backends compare calls before they make them.
@@ -228,6 +288,10 @@ pub struct Config {
     pub mpi_init: bool,
     /// Elements that one call of MPI may have.
     pub mpi_count_max: u32,
+    /// The NCCL to open where the program has loaded none; `None`: the one that is found.
+    pub nccl_lib: Option<String>,
+    /// The CUDA driver to open where the program has loaded none; `None`: the system's.
+    pub cuda_lib: Option<String>,
     /// How long to spin; `None`: by cores and ranks.
     pub spin: Option<Duration>,
     /// What is written to standard error.
@@ -250,12 +314,15 @@ impl Default for Config {
             tuning: None,
             tile_bytes: 256 << 10,
             window: 2,
-            backend: Family::Native,
+            backend: Family::Auto,
+            device: Device::Auto,
             bootstrap_mpi: false,
             check: true,
             mpi_lib: None,
             mpi_init: true,
             mpi_count_max: COUNT_MAX,
+            nccl_lib: None,
+            cuda_lib: None,
             spin: None,
             log: Level::Warn,
             name: String::new(),
@@ -322,6 +389,7 @@ impl Config {
             "UNISONO_TILE_BYTES" => self.tile_bytes = u32::try_from(number(64, 1 << 20)?).ok()?,
             "UNISONO_WINDOW" => self.window = u32::try_from(number(1, 16)?).ok()?,
             "UNISONO_BACKEND" => self.backend = Family::from_name(value)?,
+            "UNISONO_DEVICE" => self.device = Device::parse(value)?,
             "UNISONO_BOOTSTRAP" => {
                 self.bootstrap_mpi = match value {
                     "env" => false,
@@ -336,6 +404,10 @@ impl Config {
             "UNISONO_MPI_COUNT_MAX" => {
                 self.mpi_count_max = u32::try_from(number(1, u64::from(COUNT_MAX))?).ok()?;
             }
+            "UNISONO_NCCL_LIB" if value.is_empty() => return None,
+            "UNISONO_NCCL_LIB" => self.nccl_lib = Some(value.to_owned()),
+            "UNISONO_CUDA_LIB" if value.is_empty() => return None,
+            "UNISONO_CUDA_LIB" => self.cuda_lib = Some(value.to_owned()),
             "UNISONO_SPIN_US" => self.spin = Some(Duration::from_micros(number(0, 1_000_000)?)),
             "UNISONO_LOG" => self.log = Level::from_name(value)?,
             _ => return None,
@@ -443,6 +515,8 @@ mod tests {
                 "UNISONO_ALGORITHM",
                 "UNISONO_TUNING",
                 "UNISONO_MPI_LIB",
+                "UNISONO_NCCL_LIB",
+                "UNISONO_CUDA_LIB",
                 "UNISONO_SPIN_US",
             ];
             if said.contains(&knob.variable) {
@@ -467,8 +541,9 @@ mod tests {
                 }
                 // Any word may name an interface or a file; they are looked for when ranks meet.
                 Ok(_) => {
-                    let words = ["UNISONO_INTERFACE", "UNISONO_TUNING", "UNISONO_MPI_LIB"];
-                    assert!(words.contains(&knob.variable));
+                    let words = ["UNISONO_INTERFACE", "UNISONO_TUNING"];
+                    let library = knob.variable.ends_with("_LIB");
+                    assert!(library || words.contains(&knob.variable));
                 }
             }
         }

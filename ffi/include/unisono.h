@@ -40,7 +40,7 @@
 #include <stdint.h>
 
 /* The settings to start from: everything has its default. */
-#define UNISONO_CONFIG_INIT { sizeof(unisono_config_t), 0, 0, -1, -1, NULL, NULL, NULL, NULL }
+#define UNISONO_CONFIG_INIT { sizeof(unisono_config_t), 0, 0, -1, -1, NULL, NULL, NULL, NULL, NULL }
 /* Major version of this header. */
 #define UNISONO_VERSION_MAJOR 0
 /* Minor version of this header. Before 1.0 ranks, header and library must share it. */
@@ -209,8 +209,12 @@ typedef struct {
     const char *interface;
     /* The communicator's name in logs and errors, at most 255 bytes; NULL: none. */
     const char *name;
-    /* What carries out calls, "native" or "mpi"; NULL: native. Every rank must have the same. */
+    /* What carries out calls: "auto", "native", "nccl" or "mpi"; NULL: auto, which is NCCL on
+     * memory of GPUs where it can serve all ranks, else native. Every rank must have the same. */
     const char *backend;
+    /* The GPU whose memory calls may be on: its number, or "none"; "auto" or NULL: that of the
+     * calling thread's context, where the program uses CUDA. */
+    const char *device;
 } unisono_config_t;
 
 #ifdef __cplusplus
@@ -299,6 +303,19 @@ int unisono_comm_destroy(unisono_comm_t *comm);
 /* Ends every pending call, and refuses every later one, with UNISONO_ABORTED, on every rank. From
  * any thread; a second time does nothing. The communicator must still be destroyed. */
 int unisono_comm_abort(unisono_comm_t *comm);
+
+/* From here on calls on device memory have their place in `stream`, a CUstream or cudaStream_t of
+ * the communicator's device (NULL: the default stream): the blocking forms return at once, come
+ * after what is in the stream before them, and what is put there later comes after them. Their
+ * buffers belong to the library until the stream has passed them. An error of a call that has
+ * returned shows in the next call's status and in unisono_comm_status; its stream goes on.
+ * Non-blocking forms, and calls on host memory, are as before. UNISONO_UNSUPPORTED where the
+ * communicator has no GPU, UNISONO_INVALID_ARGUMENT for a stream of another device. */
+int unisono_comm_set_stream(unisono_comm_t *comm, void *stream);
+
+/* From here on calls on device memory wait for their end, as they do at first. Those before keep
+ * their place in their stream. */
+int unisono_comm_clear_stream(unisono_comm_t *comm);
 
 /* This rank, to `*rank`. */
 int unisono_comm_rank(const unisono_comm_t *comm, int *rank);

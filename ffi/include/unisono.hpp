@@ -686,6 +686,18 @@ public:
     }
     UNISONO_THROWING(destroy)
 
+    /* From here on calls on device memory have their place in `stream`, a CUstream or cudaStream_t:
+     * they return at once. */
+    result<void> try_set_stream(void *stream)
+    {
+        return outcome(unisono_comm_set_stream(handle_, stream));
+    }
+    UNISONO_THROWING(set_stream)
+
+    /* From here on they wait for their end, as at first. */
+    result<void> try_clear_stream() { return outcome(unisono_comm_clear_stream(handle_)); }
+    UNISONO_THROWING(clear_stream)
+
     /* From any thread: pending and later calls fail with UNISONO_ABORTED on every rank. */
     result<void> try_abort() { return outcome(unisono_comm_abort(handle_)); }
     UNISONO_THROWING(abort)

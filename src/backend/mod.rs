@@ -1,10 +1,13 @@
-//! What carries out whole calls: the native engine, and MPI; the place for NCCL beside them.
+//! What carries out whole calls: the native engine, MPI, and what serves memory of GPUs.
 //!
 //! A backend is driven by one thread at a time. It never waits except in [`Backend::doze`].
 
 pub(crate) mod drive;
+pub(crate) mod gpu;
+
 pub(crate) mod mpi;
 pub(crate) mod native;
+mod pair;
 
 use std::sync::Arc;
 use std::thread::ThreadId;
@@ -15,6 +18,7 @@ use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Error, Result};
 use crate::link::doze::Doze;
 use crate::plan::Algorithm;
+use crate::sync::AtomicU32;
 use crate::types::Rank;
 
 /// The ticket of the one call that waits; all others have other tickets.
@@ -59,6 +63,17 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// Whether buffers are nobody's but their owner's once a call has failed.
     fn lets_go(&self) -> bool {
         true
+    }
+
+    /// Counts the calls under way that have ended for their callers, who wait in a stream of CUDA's
+    /// at most: while there are any, somebody has to drive. `None`: there never are.
+    fn unattended(&self) -> Option<Arc<AtomicU32>> {
+        None
+    }
+
+    /// Whether the deadline of such a call has passed.
+    fn is_overdue(&self, _: Instant) -> bool {
+        false
     }
 
     /// Looks after the peers: who has died, aborted or failed. Called now and then while waiting.

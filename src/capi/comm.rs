@@ -218,6 +218,33 @@ pub unsafe extern "C" fn unisono_comm_abort(comm: *mut Comm) -> c_int {
     })
 }
 
+/// From here on calls on device memory have their place in `stream`, a CUstream or cudaStream_t of
+/// the communicator's device (NULL: the default stream): the blocking forms return at once, come
+/// after what is in the stream before them, and what is put there later comes after them. Their
+/// buffers belong to the library until the stream has passed them. An error of a call that has
+/// returned shows in the next call's status and in unisono_comm_status; its stream goes on.
+/// Non-blocking forms, and calls on host memory, are as before. UNISONO_UNSUPPORTED where the
+/// communicator has no GPU, UNISONO_INVALID_ARGUMENT for a stream of another device.
+///
+/// # Safety
+/// `stream` is a stream, and stays until the communicator has another, or none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisono_comm_set_stream(comm: *mut Comm, stream: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    on_comm(comm, |held| unsafe { held.comm.set_stream(Some(stream as usize)) })
+}
+
+/// From here on calls on device memory wait for their end, as they do at first. Those before keep
+/// their place in their stream.
+///
+/// # Safety
+/// `comm` is a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisono_comm_clear_stream(comm: *mut Comm) -> c_int {
+    // SAFETY: no stream is given.
+    on_comm(comm, |held| unsafe { held.comm.set_stream(None) })
+}
+
 /// This rank, to `*rank`.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 
 use super::input;
-use crate::config::{Config, Family};
+use crate::config::{Config, Device, Family};
 use crate::error::{Code, Error, Result, quoted};
 use std::time::Duration;
 
@@ -35,8 +35,12 @@ pub struct ConfigStruct {
     pub interface: *const c_char,
     /// The communicator's name in logs and errors, at most 255 bytes; NULL: none.
     pub name: *const c_char,
-    /// What carries out calls, "native" or "mpi"; NULL: native. Every rank must have the same.
+    /// What carries out calls: "auto", "native", "nccl" or "mpi"; NULL: auto, which is NCCL on
+    /// memory of GPUs where it can serve all ranks, else native. Every rank must have the same.
     pub backend: *const c_char,
+    /// The GPU whose memory calls may be on: its number, or "none"; "auto" or NULL: that of the
+    /// calling thread's context, where the program uses CUDA.
+    pub device: *const c_char,
 }
 
 /// No version of the struct is longer.
@@ -58,6 +62,7 @@ impl ConfigStruct {
         interface: std::ptr::null(),
         name: std::ptr::null(),
         backend: std::ptr::null(),
+        device: std::ptr::null(),
     };
 }
 
@@ -137,7 +142,14 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
     }
     if let Some(name) = text(given.backend, "config.backend")? {
         config.backend = Family::from_name(name).ok_or_else(|| {
-            let text = format!("config.backend {}: expected native or mpi", quoted(name));
+            let text =
+                format!("config.backend {}: expected auto, native, nccl or mpi", quoted(name));
+            Error::new(Code::UnknownValue, text)
+        })?;
+    }
+    if let Some(name) = text(given.device, "config.device")? {
+        config.device = Device::parse(name).ok_or_else(|| {
+            let text = format!("config.device {}: expected auto, none or a number", quoted(name));
             Error::new(Code::UnknownValue, text)
         })?;
     }

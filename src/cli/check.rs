@@ -17,7 +17,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use unisono::config::Family;
+use unisono::config::{Config, Device, Family};
 
 use super::output;
 use super::ranks::{self, Link};
@@ -29,9 +29,12 @@ pub(crate) struct Options {
     /// Links to check
     #[arg(long, value_enum, value_delimiter = ',', default_value = "mem,shm,tcp")]
     link: Vec<Link>,
-    /// What carries out calls: native, or mpi, for which every rank is started by `mpirun`
+    /// What carries out calls: native, nccl, or mpi, for which every rank is started by `mpirun`
     #[arg(long, value_parser = parse_backend, default_value = "native")]
     backend: Family,
+    /// Run the cases on memory of this GPU, by its number
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=0xffff))]
+    device: Option<u32>,
     /// World sizes to check [default: 1,2,3,4,5,8]
     #[arg(short = 'n', long, value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -61,7 +64,10 @@ pub(crate) struct Options {
 
 /// A backend by its name.
 pub(crate) fn parse_backend(name: &str) -> Result<Family, String> {
-    Family::from_name(name).ok_or_else(|| "there are native and mpi".to_owned())
+    Family::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+        format!("there are {}", names.join(", "))
+    })
 }
 
 /// How much of the suite.
@@ -79,6 +85,21 @@ impl Options {
             (_, true) => Depth::Full,
             _ => Depth::Usual,
         }
+    }
+
+    /// Lets `config` use this link, and the backend and GPU that are to be checked.
+    ///
+    /// # Errors
+    /// `INVALID_ENVIRONMENT`.
+    fn apply(&self, link: Link, config: &mut Config) -> unisono::Result<()> {
+        // The suite sets everything itself, but where libraries are.
+        let found = Config::from_env()?;
+        (config.mpi_lib, config.mpi_count_max) = (found.mpi_lib, found.mpi_count_max);
+        (config.cuda_lib, config.nccl_lib) = (found.cuda_lib, found.nccl_lib);
+        config.backend = self.backend;
+        config.device = self.device.map_or(Device::None, Device::Number);
+        link.apply(config);
+        Ok(())
     }
 
     fn worlds(&self) -> Vec<u32> {
@@ -113,6 +134,19 @@ impl Options {
         arguments.extend(["--seed".to_owned(), self.seed.to_string()]);
         arguments.extend(["--filter".to_owned(), self.filter.clone()]);
         arguments.extend(self.selection().map(str::to_owned));
+        arguments.extend(self.place());
+        arguments
+    }
+
+    /// The arguments that say which backend and GPU, where they are not the usual ones.
+    fn place(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.backend != Family::Native {
+            arguments.extend(["--backend".to_owned(), self.backend.name().to_owned()]);
+        }
+        if let Some(device) = self.device {
+            arguments.extend(["--device".to_owned(), device.to_string()]);
+        }
         arguments
     }
 
@@ -125,8 +159,9 @@ impl Options {
                 "mpirun -n {world} unisono check --backend mpi{depth} --seed {seed} --filter \"{case}\""
             );
         }
+        let place: String = self.place().iter().map(|word| format!(" {word}")).collect();
         format!(
-            "unisono check --link {} -n {world}{depth} --seed {seed} --filter \"{case}\"",
+            "unisono check --link {} -n {world}{place}{depth} --seed {seed} --filter \"{case}\"",
             link.name()
         )
     }

@@ -10,7 +10,7 @@ pub(crate) mod pattern;
 pub(crate) mod shape;
 pub(crate) mod value;
 
-use unisono::comm::{Args, Operation};
+use unisono::comm::{Args, DeviceStream, Operation};
 use unisono::{Collective, Communicator, Request, Result};
 
 use memory::{Buffer, Source};
@@ -52,23 +52,29 @@ impl Case {
     }
 
     /// Fills the inputs and poisons everything else.
-    pub(crate) fn fill(&mut self, patterns: &mut Patterns, phase: usize) {
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub(crate) fn fill(&mut self, patterns: &mut Patterns, phase: usize) -> Result<()> {
         self.phase = phase;
         let (shape, flavor) = (&self.shape, self.flavor);
         if let Some(send) = &mut self.send {
-            send.fill(&self.layout.send_before, patterns, shape, flavor, phase);
+            send.fill(&self.layout.send_before, patterns, shape, flavor, phase)?;
         }
-        self.recv.fill(&self.layout.recv_before, patterns, shape, flavor, phase);
+        self.recv.fill(&self.layout.recv_before, patterns, shape, flavor, phase)
     }
 
     /// Elements that are not what they must be; guard bytes count as elements.
-    pub(crate) fn wrong(&self, patterns: &mut Patterns) -> u64 {
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub(crate) fn wrong(&self, patterns: &mut Patterns) -> Result<u64> {
         let (shape, flavor, phase) = (&self.shape, self.flavor, self.phase);
-        let send = self
-            .send
-            .as_ref()
-            .map_or(0, |send| send.wrong(&self.layout.send_before, patterns, shape, flavor, phase));
-        send + self.recv.wrong(&self.layout.recv_after, patterns, shape, flavor, phase)
+        let mut wrong = 0;
+        if let Some(send) = &self.send {
+            wrong += send.wrong(&self.layout.send_before, patterns, shape, flavor, phase)?;
+        }
+        Ok(wrong + self.recv.wrong(&self.layout.recv_after, patterns, shape, flavor, phase)?)
     }
 
     fn args(&self, collective: Collective) -> Args<'_> {
@@ -109,6 +115,24 @@ impl Case {
                 collected.and(ended)
             }
         }
+    }
+
+    /// Makes the call in `stream`, which is empty, and waits until the stream has passed it.
+    ///
+    /// # Errors
+    /// Whatever ended it.
+    pub(crate) fn run_in(&mut self, comm: &Communicator, stream: &DeviceStream) -> Result<()> {
+        // SAFETY: the stream outlives the communicator's use of it, which ends below.
+        unsafe { comm.set_stream(Some(stream.raw()))? };
+        stream.start()?;
+        let made = self.run(comm);
+        // Its buffers are the case's own again once the stream has passed it.
+        let passed = stream.stop();
+        // SAFETY: no stream is given.
+        unsafe { comm.set_stream(None)? };
+        made?;
+        passed?;
+        comm.broken().map_or(Ok(()), Err)
     }
 
     /// Adds the call to the open group.

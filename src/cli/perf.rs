@@ -15,7 +15,7 @@ mod sweep;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use unisono::config::{Config, Family};
+use unisono::config::{Config, Device, Family};
 use unisono::plan::Algorithm;
 use unisono::{Collective, Communicator, Dtype, ReduceOp};
 
@@ -76,9 +76,16 @@ pub(crate) struct Options {
     /// How the ranks that are started reach each other
     #[arg(long, value_enum, default_value = "shm")]
     link: Link,
-    /// What carries out calls: native, or mpi, for which every rank is started by `mpirun`
+    /// What carries out calls: auto, native, nccl, or mpi, for which every rank is started by
+    /// `mpirun`
     #[arg(long, value_parser = super::check::parse_backend)]
     backend: Option<Family>,
+    /// Measure on memory of this GPU, by its number
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=0xffff))]
+    device: Option<u32>,
+    /// On a GPU: calls that wait for their end, timed by the clock, not calls in a stream
+    #[arg(long, requires = "device")]
+    wait: bool,
     /// Use memory of the communicator, which local ranks can map, not plain memory
     #[arg(long)]
     registered: bool,
@@ -252,8 +259,9 @@ impl Options {
         config.algorithm = self.algo.or(config.algorithm);
         config.deterministic |= self.deterministic;
         config.backend = self.backend.unwrap_or(config.backend);
-        // Whoever waits drives: there is nothing to overlap with.
-        config.progress_thread = false;
+        config.device = self.device.map_or(config.device, Device::Number);
+        // Whoever waits drives: there is nothing to overlap with. But calls in a stream return.
+        config.progress_thread = self.device.is_some() && !self.wait;
         if let Some(link) = link {
             link.apply(&mut config);
         }

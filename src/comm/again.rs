@@ -48,6 +48,11 @@ impl Driven {
         Self { backend, last: None }
     }
 
+    /// Knows no last call.
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// The backend, and the call with this key: the last one if it has it, else what `prepare`
     /// makes.
     ///

@@ -106,7 +106,7 @@ impl Communicator {
         };
         let sent = (args.send_counts, args.send_displacements);
         let received = (args.recv_counts, args.recv_displacements);
-        match kind {
+        let mut call = match kind {
             C::AllReduce | C::Reduce | C::Broadcast => {
                 seat.whole(kind, buffers, args.count, args.operation, root)
             }
@@ -133,6 +133,10 @@ impl Communicator {
             C::AllToAllV => seat.all_to_all_v(&mut self.spare_blocks(), buffers, sent, received),
             C::Barrier => Ok(seat.barrier()),
             C::Send | C::Recv => seat.message(kind, buffers, args.count, root),
+        }?;
+        if let Some(gpu) = self.gpu() {
+            call.place = gpu.place(&call, seat)?;
         }
+        Ok(call)
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! card:   hint (32) | name bytes (1) | name | addresses (1) | each: family (1) port (2) ip (4, 16)
 //!         | words (1) | processors (8 each) | foreign rank (4) | text bytes (1) | text
+//!         | backend (1) | 1, the GPU (16), NCCL's version (4), ranks share GPUs (1); or 0
 //! terms:  tile bytes (4) | window (4) | algorithm (1) | links and checks (1) | count (4)
 //!         | rows of the tuning table
 //! ```
@@ -11,7 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::boot::frame::Fields;
-use crate::config::{Config, Tuning};
+use crate::comm::nccl::Found;
+use crate::config::{Config, Family, Tuning};
 use crate::error::{Code, Error, Result, cut, shown};
 use crate::plan::Algorithm;
 use crate::tune::table::Table;
@@ -39,6 +41,10 @@ pub(crate) struct Card {
     pub(crate) processors: Vec<u64>,
     /// Which rank of which foreign library it is: `None` on the native backend.
     pub(crate) foreign: Option<(u32, String)>,
+    /// The backend it is to have.
+    pub(crate) family: Family,
+    /// Which GPU it has, and which NCCL.
+    pub(crate) gpu: Option<([u8; 16], Found)>,
 }
 
 impl Card {
@@ -64,6 +70,14 @@ impl Card {
         bytes.extend_from_slice(&rank.to_le_bytes());
         bytes.push(u8::try_from(text.len()).unwrap_or(0));
         bytes.extend_from_slice(text.as_bytes());
+        let family = Family::ALL.iter().position(|family| *family == self.family);
+        bytes.push(family.and_then(|at| u8::try_from(at).ok()).unwrap_or(0));
+        bytes.push(u8::from(self.gpu.is_some()));
+        if let Some((uuid, found)) = &self.gpu {
+            bytes.extend_from_slice(uuid);
+            bytes.extend_from_slice(&found.version.to_le_bytes());
+            bytes.push(u8::from(found.shares));
+        }
         bytes
     }
 
@@ -101,9 +115,19 @@ impl Card {
         let rank = rest.u32()?;
         let length = usize::from(rest.u8()?);
         let text = shown(rest.bytes(length)?);
+        let family = Family::ALL.get(usize::from(rest.u8()?)).copied();
+        let family = family.ok_or_else(|| bad("its backend"))?;
+        let gpu = match rest.u8()? {
+            0 => None,
+            1 => {
+                let (uuid, version) = (rest.array()?, rest.u32()?);
+                Some((uuid, Found { version, shares: rest.u8()? != 0 }))
+            }
+            _ => return Err(bad("its GPU")),
+        };
         rest.end()?;
         let foreign = (rank != NO_RANK).then_some((rank, text));
-        Ok(Self { hint, name: name.to_owned(), addresses, processors, foreign })
+        Ok(Self { hint, name: name.to_owned(), addresses, processors, foreign, family, gpu })
     }
 }
 
@@ -151,7 +175,9 @@ mod tests {
         let addresses = vec!["10.1.2.3:99".parse().expect("v4"), "[::1]:7".parse().expect("v6")];
         let processors = vec![3, 1 << 63];
         let (name, foreign) = ("door".to_owned(), Some((3, "MPICH 5".to_owned())));
-        let card = Card { hint: [7; 32], name, addresses, processors, foreign };
+        let gpu = Some(([9; 16], Found { version: 22_105, shares: true }));
+        let family = Family::Nccl;
+        let card = Card { hint: [7; 32], name, addresses, processors, foreign, family, gpu };
         let bytes = card.encode();
         assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
         for cut in 0..bytes.len() {

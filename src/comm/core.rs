@@ -67,6 +67,8 @@ pub(crate) struct Core {
     only: Option<ThreadId>,
     /// See [`Backend::lets_go`].
     lets_go: bool,
+    /// See [`Backend::unattended`].
+    unattended: Option<Arc<AtomicU32>>,
 }
 
 impl Core {
@@ -75,6 +77,7 @@ impl Core {
             bell: backend.bell(),
             only: backend.only_thread(),
             lets_go: backend.lets_go(),
+            unattended: backend.unattended(),
             backend: Mutex::new(Driven::new(backend)),
             table: Table::new(),
             inbox: Mutex::new(VecDeque::with_capacity(64)),
@@ -179,6 +182,9 @@ impl Core {
         // it is not over at once, is told after the table knows of it.
         let hurried = unsafe { backend.hurry((call, known), BLOCKING, self.patience.polls()) };
         if hurried == Hurried::Ended {
+            if self.is_unattended() {
+                self.tell();
+            }
             return true;
         }
         self.table.begin(BLOCKING, 1, timeout);
@@ -186,6 +192,18 @@ impl Core {
             self.submit(backend, call.clone(), BLOCKING);
         }
         false
+    }
+
+    /// Whether calls are under way that nobody waits for.
+    #[inline]
+    fn is_unattended(&self) -> bool {
+        // ORDERING: as a listener.s count: of the two, one sees the other.
+        self.unattended.as_ref().is_some_and(|calls| calls.load(Ordering::SeqCst) > 0)
+    }
+
+    /// Whether anything is under way.
+    fn is_busy(&self) -> bool {
+        self.table.pending() > 0 || self.is_unattended()
     }
 
     /// The backend, unless somebody drives it, or this thread must not.
@@ -223,7 +241,7 @@ impl Core {
     pub(crate) fn settle(&self, timeout: Option<Duration>) -> Result<()> {
         let until = timeout.and_then(|t| Instant::now().checked_add(t));
         // BOUND: the deadline, where there is one.
-        while self.table.pending() > 0 {
+        while self.is_busy() {
             let now = Instant::now();
             if until.is_some_and(|u| now >= u) {
                 return Err(Error::new(Code::TimedOut, "calls were outstanding"));
@@ -306,7 +324,7 @@ impl Core {
 
     /// As [`Core::abort`], when the communicator goes while calls are pending.
     pub(crate) fn abandon(&self) {
-        if self.table.pending() > 0 {
+        if self.is_busy() {
             self.abort_for(DROP);
         }
     }
@@ -370,6 +388,16 @@ impl Core {
         });
     }
 
+    /// The next call is thought about, whatever it is like.
+    pub(crate) fn forget_last(&self) {
+        // ORDERING: as in `with_backend`.
+        self.posted.fetch_add(1, Ordering::Release);
+        self.bell.wake();
+        let mut backend = self.lock_backend();
+        self.posted.fetch_sub(1, Ordering::Release);
+        backend.forget();
+    }
+
     /// Runs `what` on the backend, once nobody else drives it.
     pub(crate) fn with_backend<R>(&self, what: impl FnOnce(&mut dyn Backend) -> R) -> R {
         // ORDERING: whoever drives sees the count, comes back, and lets us in.
@@ -383,10 +411,10 @@ impl Core {
     /// The progress thread: drives while anything is pending, until `stop`.
     pub(crate) fn progress(&self, stop: &AtomicU32) {
         while stop.load(Ordering::Acquire) == 0 {
-            if self.table.pending() == 0 {
+            if !self.is_busy() {
                 let guard = lock(&self.ear);
                 self.listeners.fetch_add(1, Ordering::SeqCst);
-                if self.table.pending() == 0 && stop.load(Ordering::SeqCst) == 0 {
+                if !self.is_busy() && stop.load(Ordering::SeqCst) == 0 {
                     // A missed call would cost this long at most.
                     let _ = self.told.wait_timeout(guard, Duration::from_secs(1));
                 }
@@ -397,6 +425,10 @@ impl Core {
                 let mut backend = self.lock_backend();
                 self.take_posted(&mut **backend);
                 self.turn_all(&mut **backend, Instant::now() + SLICE);
+                if backend.is_overdue(Instant::now()) {
+                    give_out(&mut **backend);
+                    self.collect(&mut **backend);
+                }
             }
             if let Some((at, ticket)) = self.table.next_deadline()
                 && Instant::now() >= at
@@ -497,7 +529,7 @@ impl Core {
     }
 
     fn turn_all(&self, backend: &mut dyn Backend, until: Instant) {
-        self.turn_until(backend, Some(until), || self.table.pending() == 0);
+        self.turn_until(backend, Some(until), || !self.is_busy());
     }
 
     /// Drives until `done`, until nothing is pending, or until `until`.
@@ -542,21 +574,26 @@ impl Core {
             if let Some(until) = backend.overtime().filter(|until| Instant::now() < *until) {
                 return self.table.extend(ticket, until);
             }
-            let ranks = backend.awaited();
-            let text = if ranks.is_empty() {
-                "no other rank was waited for".to_owned()
-            } else {
-                format!("waited for {}", ranks_text(&ranks.iter().map(|r| r.0).collect::<Vec<_>>()))
-            };
-            let text = format!("{text} ({})", backend.standing());
-            let mut error = Error::new(Code::TimedOut, text);
-            // That of the collective under way, if there is one: a message has no number.
-            (error.peer, error.seq) = (ranks.first().copied(), backend.present());
-            backend.fail(error);
+            give_out(backend);
             self.collect(backend);
             debug_assert!(!self.table.is_pending(ticket), "a call was lost");
         });
     }
+}
+
+/// A deadline has passed: everything ends, naming the ranks that were waited for.
+fn give_out(backend: &mut dyn Backend) {
+    let ranks = backend.awaited();
+    let text = if ranks.is_empty() {
+        "no other rank was waited for".to_owned()
+    } else {
+        format!("waited for {}", ranks_text(&ranks.iter().map(|r| r.0).collect::<Vec<_>>()))
+    };
+    let text = format!("{text} ({})", backend.standing());
+    let mut error = Error::new(Code::TimedOut, text);
+    // That of the collective under way, if there is one: a message has no number.
+    (error.peer, error.seq) = (ranks.first().copied(), backend.present());
+    backend.fail(error);
 }
 
 /// What a call on another thread than the backend's gets.

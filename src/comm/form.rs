@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::algo::Hosts;
 use crate::backend::Backend;
+use crate::backend::gpu::{self, Nccl, Reach};
 use crate::backend::native::Native;
 use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
@@ -18,8 +19,10 @@ use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, se
 use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
 use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, apply_terms, encode_terms};
+use crate::comm::device::Gpu;
 use crate::comm::ground::{self, Ground};
-use crate::config::{Config, Family, Tuning};
+use crate::comm::nccl::{self, Found};
+use crate::config::{Config, Device, Family, Tuning};
 use crate::engine::Engine;
 use crate::engine::link::Fabric;
 use crate::engine::wires::FABRIC_LANES;
@@ -32,6 +35,7 @@ use crate::link::layout::LAYOUT;
 use crate::link::shm::{self, Neighbour};
 use crate::link::tcp::{TcpRx, TcpTx};
 use crate::link::{AnyRx, AnyTx, Links, capacity, mem};
+use crate::nccl::{Comm, Library};
 use crate::sys::affinity;
 use crate::sys::bell::Bell;
 use crate::sys::limits;
@@ -51,6 +55,8 @@ pub(crate) struct Formed {
     pub(crate) backend: Box<dyn Backend>,
     /// What the backend stands on besides: what a split needs.
     pub(crate) ground: Option<Ground>,
+    /// This rank's GPU, where it has one.
+    pub(crate) gpu: Option<Gpu>,
     pub(crate) config: Config,
     /// Every rank of this host can have a processor for itself.
     pub(crate) own_cores: bool,
@@ -61,8 +67,8 @@ pub(crate) struct Formed {
 /// Backends for `world` threads of this process.
 pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     check_place(0, world)?;
-    if config.backend != Family::Native {
-        let text = "ranks that are threads of one process have the native backend only";
+    if config.backend == Family::Mpi {
+        let text = "ranks that are threads of one process are no ranks of MPI's";
         return Err(Error::new(Code::Unsupported, text));
     }
     let config = &with_table(config)?;
@@ -70,24 +76,99 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     let hosts = Arc::new(one_host(count)?);
     let own_cores = count <= affinity::count();
     let links = mem::connect(count)?;
+    let gpu = Gpu::of(config)?;
+    let mut comms = threads_of_nccl(world, gpu.as_ref(), config)?;
     let healths = Thread::all(links.iter().map(|l| l.doze().clone()).collect());
-    let form = |(rank, (links, health)): (u32, (Links, Thread))| {
+    let mut form = |(rank, (links, health)): (u32, (Links, Thread))| {
         let poller = Poller::new()?;
         poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
         let facts = facts(Rank(rank), world, &hosts, config, &links, Memory::All);
         let engine = engine(links, facts, 0);
-        Ok(Formed {
-            backend: Box::new(Native::new(engine, Health::Threads(health), poller)),
-            ground: None,
-            config: config.clone(),
-            own_cores,
-            notes: [format!("{world} ranks are threads of one process")]
-                .into_iter()
-                .chain(table_note(config))
-                .collect(),
-        })
+        let native = Native::new(engine, Health::Threads(health), poller);
+        let gpu = gpu.as_ref().map(Gpu::another).transpose()?;
+        let mut notes = vec![format!("{world} ranks are threads of one process")];
+        notes.extend(table_note(config));
+        // All of them have the calling thread's.
+        let reach = Reach { threads: true, devices: vec![0; count] };
+        let mover = match comms.pop() {
+            Some((library, comm)) => {
+                notes.push(format!("NCCL {} makes them: {}", library.version, library.place));
+                (Some(mover(&library, comm, config)), None)
+            }
+            None => (None, Some(reach)),
+        };
+        let place = (Rank(rank), world);
+        let backend = on_gpu(native, gpu.as_ref(), place, mover, (config, &mut notes))?;
+        let device = gpu.as_ref().map_or(Device::None, Gpu::device);
+        let config = Config { device, ..config.clone() };
+        Ok(Formed { backend, ground: None, gpu, config, own_cores, notes })
     };
-    (0..).zip(links.into_iter().zip(healths)).map(form).collect()
+    (0..).zip(links.into_iter().zip(healths)).map(&mut form).collect()
+}
+
+/// NCCL's communicators for threads of this process, the last rank's first; none where NCCL is not
+/// to serve them. All have one GPU, so `auto` takes the native backend, but for a single rank.
+fn threads_of_nccl(
+    world: u32,
+    gpu: Option<&Gpu>,
+    config: &Config,
+) -> Result<Vec<(Arc<Library>, Comm)>> {
+    let (wanted, mut unsaid) = (config.backend, Vec::new());
+    let found = gpu.map(|gpu| (gpu.facts().uuid, Found::of(gpu.nccl().as_deref().ok())));
+    let card = Card {
+        hint: [0; 32],
+        name: String::new(),
+        addresses: Vec::new(),
+        processors: Vec::new(),
+        foreign: None,
+        family: wanted,
+        gpu: found,
+    };
+    let cards = vec![card; Rank(world).index()];
+    let Some(library) = nccl::choose(&cards, gpu, config, &mut unsaid)? else {
+        return Ok(Vec::new());
+    };
+    let Some(gpu) = gpu else { return Ok(Vec::new()) };
+    let comms = nccl::form_threads(library, world, gpu, super::start::deadline(config))?;
+    Ok(comms.into_iter().rev().map(|comm| (library.clone(), comm)).collect())
+}
+
+/// The backend over `native`, for memory of `gpu` too where there is one.
+fn on_gpu(
+    native: Native,
+    gpu: Option<&Gpu>,
+    place: (Rank, u32),
+    mover: (Option<Nccl>, Option<Reach>),
+    (config, notes): (&Config, &mut Vec<String>),
+) -> Result<Box<dyn Backend>> {
+    let Some(gpu) = gpu else { return Ok(Box::new(native)) };
+    notes.push(format!("calls may be on memory of {}", gpu.describe()));
+    let device = (gpu.context().clone(), gpu.facts());
+    Ok(Box::new(gpu::Gpu::new(native, device, place, mover, config.timeout)?))
+}
+
+fn mover(library: &Arc<Library>, comm: Comm, config: &Config) -> Nccl {
+    Nccl::new(library.clone(), comm, config.deterministic, config.check)
+}
+
+/// How ranks that share host memory reach each other's device memory, if all have a GPU, and every
+/// GPU reaches every other. All ranks call this where they share memory.
+fn reach(
+    cards: &[Card],
+    gpu: Option<&Gpu>,
+    joined: &mut Joined,
+    deadline: Instant,
+) -> Result<Option<Reach>> {
+    let all: Option<Vec<[u8; 16]>> = cards.iter().map(|card| Some(card.gpu?.0)).collect();
+    let Some(all) = all else { return Ok(None) };
+    let mine = gpu.is_some_and(|gpu| gpu.reaches(&all));
+    let verdicts = joined.exchange(&[u8::from(mine)], deadline)?;
+    if verdicts.iter().any(|verdict| verdict != &[1]) {
+        return Ok(None);
+    }
+    let number = |uuid: &[u8; 16]| all.iter().position(|other| other == uuid).unwrap_or(0);
+    let devices = all.iter().map(|uuid| u32::try_from(number(uuid)).unwrap_or(u32::MAX)).collect();
+    Ok(Some(Reach { threads: false, devices }))
 }
 
 /// The same with the table in its file read.
@@ -147,6 +228,7 @@ pub(crate) struct Prepared {
     terms: Vec<u8>,
     /// Makes room for the connection to the rendezvous: a later failure is told over that.
     spare: TcpListener,
+    gpu: Option<Gpu>,
 }
 
 /// Gets what can be had without the others. Only the `first` of them reads the table in its file.
@@ -160,7 +242,8 @@ pub(crate) fn prepare(config: &Config, first: bool) -> Result<Prepared> {
         listeners.first().ok_or_else(|| Error::new(Code::NoAddress, "no address to listen at"))?;
     let spare = first.try_clone().map_err(|error| Error::os(&error, "a descriptor to spare"))?;
     let (door, bell) = (LocalListener::new()?, Bell::open()?);
-    Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare })
+    let gpu = if config.backend == Family::Mpi { None } else { Gpu::of(config)? };
+    Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare, gpu })
 }
 
 /// The backend of `rank` in the job of `id`. Blocks until every rank has come, at most the
@@ -193,40 +276,58 @@ pub(crate) fn gather(
     (prepared, ground): (Prepared, Option<&Ground>),
 ) -> Result<Formed> {
     let deadline = super::start::deadline(config);
-    let Prepared { reason, listeners, door, bell, terms, spare } = prepared;
+    let Prepared { reason, listeners, door, bell, terms, spare, gpu } = prepared;
     let card = Card {
         hint: host_hint(),
         name: door.name().to_owned(),
         addresses: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
         processors: affinity::mask(),
         foreign: ground.map(Ground::card),
+        family: config.backend,
+        gpu: gpu.as_ref().map(|gpu| (gpu.facts().uuid, Found::of(gpu.nccl().as_deref().ok()))),
     };
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;
     let outcome = (|| {
         let mut config = config.clone();
         apply_terms(&mut config, &joined.terms)?;
+        // What is made of this communicator has the same.
+        config.device = gpu.as_ref().map_or(Device::None, Gpu::device);
         let cards = joined.cards.iter().enumerate();
         let cards = cards.map(|(r, c)| Card::decode(c, r)).collect::<Result<Vec<_>>>()?;
         let ranks = ground::agree(&cards, rank)?;
         let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
         let notes = [reason].into_iter().chain(table_note(&config)).collect();
-        let mut forming = Forming { place, cards, config, notes };
+        let mut forming = Forming { place, cards: cards.clone(), config, notes };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
         let sockets = forming.sockets(&listeners, &neighbours, &mut joined)?;
         let Finished { native, mut config, own_cores, mut notes } =
             forming.finish(neighbours, me, sockets, memory, epoch)?;
         joined.exchange(&[], deadline)?;
         let Some(ground) = ground else {
-            let backend = Box::new(native);
-            return Ok(Formed { backend, ground: None, config, own_cores, notes });
+            let place = (Rank(rank), world);
+            let library = nccl::choose(&cards, gpu.as_ref(), &config, &mut notes)?;
+            let mover = match (library, &gpu) {
+                (Some(library), Some(gpu)) => {
+                    let comm = nccl::form(library, (rank, world), gpu, &mut joined, deadline)?;
+                    (Some(mover(library, comm, &config)), None)
+                }
+                _ if memory => (None, reach(&cards, gpu.as_ref(), &mut joined, deadline)?),
+                _ => (None, None),
+            };
+            let backend = on_gpu(native, gpu.as_ref(), place, mover, (&config, &mut notes))?;
+            if cards.iter().any(|card| card.gpu.is_some()) {
+                // What a GPU lacked here is told before others go on.
+                joined.exchange(&[], deadline)?;
+            }
+            return Ok(Formed { backend, ground: None, gpu, config, own_cores, notes });
         };
         // Nothing fails on one rank alone from here on, but what MPI itself refuses.
         let settings = (&mut config, &mut notes);
         let (backend, ground) = ground.build(native, &ranks, (Rank(rank), id), settings)?;
         // Whoever goes on may revoke what others are still making.
         joined.exchange(&[], deadline)?;
-        Ok(Formed { backend, ground: Some(ground), config, own_cores, notes })
+        Ok(Formed { backend, ground: Some(ground), gpu: None, config, own_cores, notes })
     })();
     match outcome {
         Err(error) => {

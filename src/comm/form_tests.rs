@@ -47,7 +47,16 @@ fn a_rank_that_stops_after_it_came_is_named_alone() {
             let door = LocalListener::new().expect("door");
             let (hint, name) = (host_hint(), door.name().to_owned());
             let (addresses, processors) = (Vec::new(), vec![1]);
-            let card = Card { hint, name, addresses, processors, foreign: None }.encode();
+            let card = Card {
+                hint,
+                name,
+                addresses,
+                processors,
+                foreign: None,
+                family: Family::Auto,
+                gpu: None,
+            }
+            .encode();
             let deadline = Instant::now() + Duration::from_secs(30);
             let joined = join(&id, 1, 3, &card, b"", deadline);
             gate.wait();

@@ -38,6 +38,7 @@ pub(crate) fn run_length(calls: &[Call]) -> usize {
         let size = call.count.saturating_mul(call.dtype.bytes() as u64);
         bytes = bytes.saturating_add(size.next_multiple_of(16));
         call.collective == Collective::AllReduce
+            && call.place.is_host()
             && call.op != ReduceOp::PreMulSum
             && (call.dtype, call.op) == (first.dtype, first.op)
             && size <= CALL_BYTES_MAX

@@ -18,7 +18,7 @@ use crate::backend::native::Native;
 use crate::boot::id::{ID_BYTES, UniqueId};
 use crate::comm::card::Card;
 use crate::comm::start::{encode_made, not_made, unique_id_on};
-use crate::config::{Config, Family};
+use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::mpi::{Handle, Kind, Level, Library, Lists, Primitive, Unit};
 use crate::types::Rank;
@@ -30,6 +30,15 @@ use crate::types::Rank;
 /// `UNSUPPORTED` says why there is none.
 pub fn mpi(config: &Config) -> Result<String> {
     crate::mpi::describe(config.mpi_lib.as_deref())
+}
+
+/// The NCCL that communicators of this process would use, in a line: its version, place and
+/// features. It is loaded for that, and asked for no more.
+///
+/// # Errors
+/// `UNSUPPORTED` says why there is none.
+pub fn nccl(config: &Config) -> Result<String> {
+    crate::nccl::describe(config.nccl_lib.as_deref())
 }
 
 /// Held while MPI is started. Global, as MPI is.
@@ -300,25 +309,22 @@ fn may_call(library: &Library) -> Result<()> {
 /// `MISMATCH` names two ranks that cannot be in one communicator of MPI's, or of any.
 pub(crate) fn agree(cards: &[Card], me: u32) -> Result<Vec<c_int>> {
     let own = &cards[Rank(me).index()];
-    let family = |card: &Card| match card.foreign {
-        Some(_) => Family::Mpi.name(),
-        None => Family::Native.name(),
-    };
     let differ =
         |rank: usize, text: String| Err(Error::new(Code::Mismatch, text).with_peer(Rank::at(rank)));
     for (rank, card) in cards.iter().enumerate() {
         match (&own.foreign, &card.foreign) {
-            (None, None) => {}
+            _ if own.family != card.family => {
+                let (ours, theirs) = (own.family.name(), card.family.name());
+                let text = format!("rank {me} has backend {ours}, rank {rank} has {theirs}");
+                return differ(rank, text);
+            }
             (Some((_, ours)), Some((_, theirs))) if ours == theirs => {}
             (Some((_, ours)), Some((_, theirs))) => {
                 let text = format!("rank {me} runs {ours}, rank {rank} runs {theirs}");
                 return differ(rank, text);
             }
-            _ => {
-                let (ours, theirs) = (family(own), family(card));
-                let text = format!("rank {me} has backend {ours}, rank {rank} has {theirs}");
-                return differ(rank, text);
-            }
+            // One backend, and so all have an MPI or none.
+            _ => {}
         }
     }
     let ranks: Vec<u32> =
@@ -338,6 +344,7 @@ pub(crate) fn agree(cards: &[Card], me: u32) -> Result<Vec<c_int>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Family;
 
     fn card(foreign: Option<(u32, &str)>) -> Card {
         Card {
@@ -345,7 +352,9 @@ mod tests {
             name: String::new(),
             addresses: Vec::new(),
             processors: Vec::new(),
+            family: if foreign.is_some() { Family::Mpi } else { Family::Native },
             foreign: foreign.map(|(rank, text)| (rank, text.to_owned())),
+            gpu: None,
         }
     }
 

@@ -38,7 +38,7 @@ impl Communicator {
     /// # Errors
     /// `INVALID_STATE` without a group; whatever ended the first call that failed.
     pub fn group_end(&self) -> Result<()> {
-        if let Some(mut request) = self.group_start_all()? {
+        if let Some(mut request) = self.post_group(false)? {
             request.wait(None)?;
         }
         Ok(())
@@ -49,8 +49,17 @@ impl Communicator {
     /// # Errors
     /// `INVALID_STATE` without a group, `BUSY`, `LIMIT`.
     pub fn group_start_all(&self) -> Result<Option<Request>> {
+        self.post_group(true)
+    }
+
+    /// As [`Communicator::group_start_all`]; `waits`: the request ends when the calls have, even if
+    /// they could have their place in a stream.
+    fn post_group(&self, waits: bool) -> Result<Option<Request>> {
         let _inside = self.enter()?;
-        let calls = self.group_take()?;
+        let mut calls = self.group_take()?;
+        if waits {
+            calls.iter_mut().for_each(|call| call.place = call.place.waiting());
+        }
         if calls.is_empty() {
             return Ok(None);
         }

@@ -17,10 +17,12 @@ mod args;
 pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
+pub(crate) mod device;
 pub(crate) mod form;
 mod fuse;
 pub(crate) mod ground;
 mod group;
+mod nccl;
 mod request;
 mod safe;
 mod scope;
@@ -39,9 +41,11 @@ pub use self::args::Args;
 pub use self::call::Operation;
 use self::call::{Seat, apart};
 use self::core::Core;
+use self::device::Gpu;
+pub use self::device::{DeviceMemory, DeviceStream, cuda};
 use self::form::Formed;
 use self::ground::Ground;
-pub use self::ground::mpi;
+pub use self::ground::{mpi, nccl};
 pub use self::request::Request;
 pub use self::safe::{Element, F8E4M3, F8E5M2};
 pub use self::scope::Scope;
@@ -63,6 +67,8 @@ pub struct Communicator {
     core: Arc<Core>,
     /// What a split stands on, on a foreign backend.
     ground: Option<Ground>,
+    /// Its GPU, where it has one.
+    gpu: Option<Gpu>,
     seat: Seat,
     config: Config,
     notes: Vec<String>,
@@ -88,11 +94,12 @@ impl Drop for Inside<'_> {
 
 impl Communicator {
     fn new(formed: Formed, seat: Seat) -> Self {
-        let Formed { backend, ground, config, own_cores, notes } = formed;
+        let Formed { backend, ground, gpu, config, own_cores, notes } = formed;
         let patience = Patience::new(!own_cores, config.spin);
         let mut made = Self {
             core: Arc::new(Core::new(backend, patience)),
             ground,
+            gpu,
             seat,
             config,
             notes: Vec::new(),
@@ -157,8 +164,47 @@ impl Communicator {
         self.ground.as_ref()
     }
 
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
+    }
+
     pub(crate) fn seat(&self) -> &Seat {
         &self.seat
+    }
+
+    /// From here on calls on device memory have their place in `stream`, a stream of CUDA's by its
+    /// handle: they return at once, come after what is in the stream before them, and what is put
+    /// there later comes after them. `None`: they wait for their end, as at first. An error of a
+    /// call that has returned shows in the next, and in [`Communicator::broken`]; its stream goes
+    /// on.
+    ///
+    /// # Safety
+    /// `stream` must be a stream's handle, and the stream must stay until the communicator has
+    /// another, or is gone. Buffers of calls in it must stay valid until the stream has passed
+    /// them.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where the communicator has no GPU, `INVALID_ARGUMENT` for a stream of another
+    /// device, `INVALID_STATE` without a progress thread, and inside a group; `BUSY`.
+    pub unsafe fn set_stream(&self, stream: Option<usize>) -> Result<()> {
+        let _inside = self.enter()?;
+        self.no_group()?;
+        let Some(gpu) = &self.gpu else {
+            let text = "the communicator has no GPU: UNISONO_DEVICE names one, or a CUDA context of \
+                        the thread that forms the communicator";
+            return Err(Error::new(Code::Unsupported, text));
+        };
+        if stream.is_some() && !self.config.progress_thread {
+            let text = "calls in a stream need the progress thread, which the settings forbid";
+            return Err(Error::new(Code::InvalidState, text));
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { gpu.set_stream(stream)? };
+        self.core.forget_last();
+        if stream.is_some() {
+            self.ensure_progress()?;
+        }
+        Ok(())
     }
 
     /// Prefers `algorithm` from the next call on, as the setting does; `None`: chooses by size. For
@@ -302,9 +348,10 @@ impl Communicator {
     ///
     /// # Errors
     /// `BUSY`, `LIMIT`, `INVALID_STATE` inside a group.
-    pub unsafe fn start(&self, call: Call) -> Result<Request> {
+    pub unsafe fn start(&self, mut call: Call) -> Result<Request> {
         let _inside = self.enter()?;
         self.no_group()?;
+        call.place = call.place.waiting();
         self.ensure_progress()?;
         let ticket = self.core.table.take()?;
         self.core.table.begin(ticket, 1, self.config.timeout);
@@ -365,8 +412,10 @@ impl Communicator {
         let _inside = self.enter()?;
         self.no_group()?;
         apart(&send, &recv)?;
+        let mut pair = [send, recv];
+        pair.iter_mut().for_each(|call| call.place = call.place.waiting());
         // SAFETY: the caller's promise is passed on.
-        unsafe { self.post_all(&[send, recv]) }
+        unsafe { self.post_all(&pair) }
     }
 
     /// Posts calls that share a request.
@@ -384,7 +433,11 @@ impl Communicator {
             let (run, rest) = calls.split_at(fuse::run_length(calls));
             calls = rest;
             match run {
-                [one] => self.core.post(one.clone(), ticket),
+                [one] => {
+                    let mut one = one.clone();
+                    one.place = one.place.followed(!calls.is_empty());
+                    self.core.post(one, ticket);
+                }
                 many => {
                     let own = packs.pop().unwrap_or(ticket);
                     // SAFETY: the caller's promise is passed on.
@@ -469,6 +522,22 @@ impl Communicator {
     pub unsafe fn free(&self, memory: *mut u8) -> Result<()> {
         self.core.original()?;
         self.core.with_backend(|b| b.free(memory))
+    }
+
+    /// Memory of the communicator's GPU; `None` where it has none.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`; CUDA's own.
+    pub fn device_memory(&self, bytes: usize) -> Result<Option<DeviceMemory>> {
+        self.gpu.as_ref().map(|gpu| DeviceMemory::new(gpu, bytes)).transpose()
+    }
+
+    /// A stream of the communicator's GPU; `None` where it has none.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn device_stream(&self) -> Result<Option<DeviceStream>> {
+        self.gpu.as_ref().map(DeviceStream::new).transpose()
     }
 
     /// Ranks with equal `color` form a communicator, ordered by `key`, then by rank. A negative

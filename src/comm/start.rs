@@ -113,8 +113,8 @@ impl Communicator {
     ) -> Result<Self> {
         let (number, size) = form::place(rank, world)?;
         let ground = match config.backend {
-            Family::Native => None,
             Family::Mpi => Some(Ground::world(config)?),
+            Family::Auto | Family::Native | Family::Nccl => None,
         };
         let formed = form::processes(id, rank, world, config, epoch, ground.as_ref())?;
         Ok(Self::new(formed, Seat { rank: Rank(number), world: size }))

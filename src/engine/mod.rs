@@ -495,6 +495,9 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if call.in_place_all_to_all() {
             flags |= head_flag::IN_PLACE;
         }
+        if !call.place.is_host() {
+            flags |= head_flag::DEVICE;
+        }
         Head {
             seq,
             count: call.agreed_count(),

@@ -354,6 +354,8 @@ static void unsupported(void)
     REFUSED(c, unisono_all_reduce(x, x, 1, F32, UNISONO_BAND, c), UNISONO_UNSUPPORTED, "band on f32");
     REFUSED(c, unisono_all_reduce(x, x, 1, UNISONO_COMPLEX64, UNISONO_MAX, c), UNISONO_UNSUPPORTED,
             "max on complex64");
+    REFUSED(c, unisono_comm_set_stream(c, NULL), UNISONO_UNSUPPORTED, "no GPU");
+    REFUSED(c, unisono_comm_clear_stream(c), UNISONO_UNSUPPORTED, "no GPU");
     finish(c);
 }
 

@@ -9,6 +9,7 @@
 //!
 //! Where counts are between two ranks it is an all_to_all of those words with a count before them.
 
+use crate::backend::pair::{expected, pairs, sent};
 use crate::call::{Call, hash_counts};
 use crate::types::{Collective, Dtype, WORLD_MAX};
 
@@ -109,32 +110,6 @@ impl Cells {
         let told = self.hears.iter().map(|word| word[0]).enumerate();
         let mut pairs = told.map(|(peer, count)| (peer, count, expected(call, me, peer)));
         pairs.find(|(_, told, expected)| told != expected)
-    }
-}
-
-/// Whether counts of `call` are between two ranks.
-fn pairs(call: &Call) -> bool {
-    use Collective as C;
-    matches!(call.collective, C::GatherV | C::ScatterV | C::AllToAllV)
-}
-
-/// Elements that rank `me` sends to `peer`.
-fn sent(call: &Call, me: usize, peer: usize) -> u64 {
-    let root = call.root.index();
-    match call.collective {
-        Collective::GatherV if peer == root => call.count,
-        Collective::ScatterV if me != root => 0,
-        _ => call.send_blocks.counts.get(peer).copied().unwrap_or(0),
-    }
-}
-
-/// Elements that rank `me` expects of `peer`.
-fn expected(call: &Call, me: usize, peer: usize) -> u64 {
-    let root = call.root.index();
-    match call.collective {
-        Collective::ScatterV if peer == root => call.count,
-        Collective::GatherV if me != root => 0,
-        _ => call.recv_blocks.counts.get(peer).copied().unwrap_or(0),
     }
 }
 

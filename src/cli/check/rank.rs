@@ -6,6 +6,7 @@ use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use unisono::boot::id::UniqueId;
+use unisono::comm::DeviceStream;
 use unisono::config::{Config, Level};
 use unisono::{Communicator, Error, Rank, Result};
 
@@ -56,6 +57,7 @@ pub(super) struct Home<'a> {
     /// Plain calls that the cases themselves do not disturb.
     pub(super) control: &'a Communicator,
     pub(super) link: Link,
+    options: &'a Options,
     meeting: Option<&'a Meeting>,
 }
 
@@ -71,10 +73,7 @@ impl Home<'_> {
         config.init_timeout = TIMEOUT;
         // Errors that a case asks for are no news to an operator.
         config.log = Level::Off;
-        let of_environment = Config::from_env()?;
-        (config.mpi_lib, config.mpi_count_max) =
-            (of_environment.mpi_lib, of_environment.mpi_count_max);
-        self.link.apply(&mut config);
+        self.options.apply(self.link, &mut config)?;
         if let Some(meeting) = self.meeting {
             return meeting.fresh(rank.index(), world, &config);
         }
@@ -94,6 +93,8 @@ pub(super) struct Bench<'a> {
     pub(super) patterns: &'a mut Patterns,
     /// Calls made so far: no two move the same data.
     pub(super) calls: usize,
+    /// On a GPU: every other call is in this stream.
+    pub(super) stream: Option<DeviceStream>,
 }
 
 impl Bench<'_> {
@@ -116,7 +117,7 @@ impl Bench<'_> {
         let flavor = if shape.kind.reduces() { Flavor::Exact } else { Flavor::Bits };
         let mut case = Case::new(shape, self.comm, flavor, source)?;
         let phase = self.phase();
-        case.fill(self.patterns, phase);
+        case.fill(self.patterns, phase)?;
         Ok(case)
     }
 
@@ -124,10 +125,17 @@ impl Bench<'_> {
     pub(super) fn call(&mut self, act: &super::suite::Call) -> Result<Verdict> {
         let phase = self.phase();
         let mut case = Case::new(&act.shape, self.comm, act.flavor, act.source)?;
+        // Host memory of the communicator has no place in a stream.
+        let plain = act.source == Source::Plain;
         for _ in 0..act.repeats {
-            case.fill(self.patterns, phase);
-            case.run(self.comm)?;
-            let wrong = case.wrong(self.patterns);
+            case.fill(self.patterns, phase)?;
+            match &self.stream {
+                Some(stream) if plain && self.calls.is_multiple_of(2) => {
+                    case.run_in(self.comm, stream)?;
+                }
+                _ => case.run(self.comm)?,
+            }
+            let wrong = case.wrong(self.patterns)?;
             if wrong > 0 {
                 return Ok(Verdict::Failed(describe(&act.shape, wrong)));
             }
@@ -156,12 +164,12 @@ pub(super) fn describe(shape: &Shape, wrong: u64) -> String {
 /// A rank that is a process of its own.
 pub(super) fn process(options: &Options) -> ExitCode {
     let mut config = Config { init_timeout: TIMEOUT, timeout: Some(TIMEOUT), ..Config::default() };
-    options.link[0].apply(&mut config);
-    let comm = match Communicator::init_env(&config) {
+    let applied = options.apply(options.link[0], &mut config);
+    let comm = match applied.and_then(|()| Communicator::init_env(&config)) {
         Ok(comm) => comm,
         Err(error) => return crate::cli::fail(error),
     };
-    let home = Home { control: &comm, link: options.link[0], meeting: None };
+    let home = Home { control: &comm, link: options.link[0], options, meeting: None };
     run(options, &home, &mut |event| {
         let mut out = std::io::stdout().lock();
         // A collector that has given up needs no more news.
@@ -179,7 +187,7 @@ pub(super) fn launched(options: &Options, tell: &mut dyn FnMut(Event)) -> Result
     let mut config = Config { init_timeout: TIMEOUT, timeout: Some(TIMEOUT), ..Config::default() };
     (config.bootstrap_mpi, config.mpi_lib) = (true, Config::from_env()?.mpi_lib);
     let comm = Communicator::init_env(&config)?;
-    run(options, &Home { control: &comm, link: Link::Mpi, meeting: None }, tell);
+    run(options, &Home { control: &comm, link: Link::Mpi, options, meeting: None }, tell);
     Ok(comm)
 }
 
@@ -191,7 +199,7 @@ pub(super) fn thread(
     meeting: &Meeting,
     mut tell: impl FnMut(Event),
 ) {
-    let home = Home { control: &comm, link: Link::Mem, meeting: Some(meeting) };
+    let home = Home { control: &comm, link: Link::Mem, options, meeting: Some(meeting) };
     run(options, &home, &mut tell);
 }
 
@@ -223,7 +231,11 @@ fn run_section(
             return;
         }
     };
-    let mut bench = Bench { home, comm: &comm, config: &section.config, patterns, calls: 0 };
+    // Calls in a stream need somebody who drives.
+    let stream = section.config.progress_thread.then(|| comm.device_stream());
+    let stream = stream.and_then(|made| made.unwrap_or_default());
+    let mut bench =
+        Bench { home, comm: &comm, config: &section.config, patterns, calls: 0, stream };
     for case in section.cases.iter().filter(|case| section.selects(case, &options.filter)) {
         tell(Event::Begin(name(&case.name)));
         let outcome = match (&case.act, comm.broken()) {

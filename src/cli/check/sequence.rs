@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use unisono::config::Config;
+use unisono::config::{Config, Device};
 use unisono::plan::Algorithm;
 use unisono::{Dtype, Result};
 
@@ -68,8 +68,13 @@ pub(super) fn ahead(bench: &mut Bench<'_>) -> Result<Verdict> {
     for algorithm in ASKED {
         let config = Config { algorithm, ..bench.config.clone() };
         let comm = bench.home.fresh(&config)?;
-        let mut bench =
-            Bench { comm: &comm, config: &config, patterns: &mut *bench.patterns, ..*bench };
+        let mut bench = Bench {
+            comm: &comm,
+            config: &config,
+            patterns: &mut *bench.patterns,
+            stream: None,
+            ..*bench
+        };
         for round in 0..8 {
             if let Verdict::Failed(why) = far(&mut bench, &mut dice, round)? {
                 let asked = algorithm.map_or("chosen", Algorithm::name);
@@ -108,7 +113,7 @@ fn far(bench: &mut Bench<'_>, dice: &mut Dice, round: usize) -> Result<Verdict> 
     }
     let outcome = menu.iter_mut().try_for_each(|(case, _)| case.run(bench.comm));
     let ((), menu) = keep_on_error(outcome, menu)?;
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {
@@ -125,6 +130,8 @@ pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {
                 3 => (dice.roll(1 << 16) >> (me % 16)) & 1 == 1,
                 _ => false,
             };
+            // On a GPU all ranks' buffers must be there.
+            let mapped = mapped && bench.comm.config().device == Device::None;
             let source = if mapped { Source::Registered } else { Source::Plain };
             menu.push((bench.filled(&shape, source)?, shape));
         }
@@ -143,7 +150,7 @@ pub(super) fn any(bench: &mut Bench<'_>) -> Result<Verdict> {
             })
         };
         let ((), menu) = keep_on_error(outcome, menu)?;
-        if let Verdict::Failed(why) = compare(bench, &menu) {
+        if let Verdict::Failed(why) = compare(bench, &menu)? {
             return Ok(Verdict::Failed(format!("round {round}: {why}")));
         }
     }

@@ -33,14 +33,14 @@ fn menu(bench: &mut Bench<'_>, calls: usize) -> Result<Vec<(Case, Shape)>> {
     Ok(menu)
 }
 
-pub(super) fn compare(bench: &mut Bench<'_>, menu: &[(Case, Shape)]) -> Verdict {
+pub(super) fn compare(bench: &mut Bench<'_>, menu: &[(Case, Shape)]) -> Result<Verdict> {
     for (number, (case, shape)) in menu.iter().enumerate() {
-        let wrong = case.wrong(bench.patterns);
+        let wrong = case.wrong(bench.patterns)?;
         if wrong > 0 {
-            return Verdict::Failed(format!("call {number}: {}", describe(shape, wrong)));
+            return failed(format!("call {number}: {}", describe(shape, wrong)));
         }
     }
-    Verdict::Passed
+    Ok(Verdict::Passed)
 }
 
 fn failed(what: impl Into<String>) -> Result<Verdict> {
@@ -75,7 +75,7 @@ pub(super) fn reversed_waits(bench: &mut Bench<'_>) -> Result<Verdict> {
         requests.iter_mut().rev().try_for_each(|request| request.wait(None).map(drop))
     });
     let ((), menu) = keep_on_error(outcome, menu)?;
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 pub(super) fn tests(bench: &mut Bench<'_>) -> Result<Verdict> {
@@ -95,7 +95,7 @@ pub(super) fn tests(bench: &mut Bench<'_>) -> Result<Verdict> {
         requests.iter_mut().try_for_each(|request| request.wait(None).map(drop))
     });
     let ((), menu) = keep_on_error(outcome, menu)?;
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 pub(super) fn waits_for_any(bench: &mut Bench<'_>) -> Result<Verdict> {
@@ -112,7 +112,7 @@ pub(super) fn waits_for_any(bench: &mut Bench<'_>) -> Result<Verdict> {
     if ended.iter().any(|&times| times != 1) {
         return failed(format!("wait_any told ends {ended:?} times"));
     }
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 pub(super) fn beside_blocking(bench: &mut Bench<'_>) -> Result<Verdict> {
@@ -124,7 +124,7 @@ pub(super) fn beside_blocking(bench: &mut Bench<'_>) -> Result<Verdict> {
         requests.iter_mut().try_for_each(|request| request.wait(None).map(drop))
     })();
     let ((), menu) = keep_on_error(outcome, menu)?;
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 pub(super) fn mixed_group(bench: &mut Bench<'_>) -> Result<Verdict> {
@@ -138,7 +138,7 @@ pub(super) fn mixed_group(bench: &mut Bench<'_>) -> Result<Verdict> {
         comm.group_end()
     })();
     let ((), menu) = keep_on_error(outcome, menu)?;
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 pub(super) fn empty_group(bench: &mut Bench<'_>) -> Result<Verdict> {
@@ -240,7 +240,7 @@ pub(super) fn messages_beside_collectives(bench: &mut Bench<'_>) -> Result<Verdi
         requests.iter_mut().try_for_each(|request| request.wait(None).map(drop))
     });
     let ((), menu) = keep_on_error(outcome, menu)?;
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 /// A wait that ends before the call does says so, and the call goes on.
@@ -267,7 +267,7 @@ pub(super) fn short_wait(bench: &mut Bench<'_>) -> Result<Verdict> {
     if early || !late {
         return failed(format!("the short wait said {early}, the long one {late}"));
     }
-    Ok(compare(bench, &menu))
+    compare(bench, &menu)
 }
 
 /// Sums ranks' numbers in `comm` and compares with what its size and `base` make of it.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use unisono::config::Config;
+use unisono::config::{Config, Device};
 
 use super::event::{Event, Verdict};
 use super::{Options, rank, suite};
@@ -126,7 +126,9 @@ fn threads(options: &Options, world: usize, sender: &Sender<Told>) {
     std::thread::spawn(move || {
         let meeting = rank::Meeting::new(world);
         let end = |rank| (rank, Event::Gone);
-        let outcome = ranks::threads(world, &Config::default(), |comm| {
+        // What the cases make has the GPU; what they meet by needs none.
+        let config = Config { device: Device::None, ..Config::default() };
+        let outcome = ranks::threads(world, &config, |comm| {
             let rank = comm.rank().index();
             let tell = sender.clone();
             rank::thread(&options, comm, &meeting, move |event| {

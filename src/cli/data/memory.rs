@@ -1,5 +1,8 @@
 //! Buffers between guard bytes, filled and compared piece by piece.
 
+use std::borrow::Cow;
+
+use unisono::comm::DeviceMemory;
 use unisono::{Code, Communicator, Dtype, Error, Result};
 
 use super::pattern::{Flavor, Origin, POISON, Patterns, differing, write};
@@ -8,7 +11,7 @@ use super::shape::{Piece, Shape};
 /// Where buffers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// Plain memory of this process.
+    /// Memory of the communicator's GPU, where it has one; else plain memory of this process.
     Plain,
     /// Memory of the communicator, which local ranks can map.
     Registered,
@@ -22,6 +25,8 @@ const GUARD: usize = 4096;
 pub(crate) struct Buffer {
     base: *mut u8,
     registered: bool,
+    /// Where calls find it, if that is on a GPU: the memory at `base` is a copy then.
+    device: Option<DeviceMemory>,
     /// Bytes of everything.
     all: usize,
     /// First byte and number of bytes of the elements.
@@ -46,6 +51,7 @@ impl Buffer {
         let (at, bytes) = (GUARD + skew * size, elements * size);
         let all = (at + bytes + GUARD).next_multiple_of(GUARD);
         let registered = source == Source::Registered;
+        let device = if registered { None } else { comm.device_memory(all)? };
         let base = if registered {
             comm.alloc(all)?
         } else {
@@ -60,23 +66,45 @@ impl Buffer {
         // SAFETY: `all` bytes were just allocated. This thread, which uses them, touches them
         // first.
         unsafe { base.write_bytes(POISON, all) };
-        Ok(Self { base, registered, all, at, bytes, size })
+        let mut made = Self { base, registered, device, all, at, bytes, size };
+        made.show()?;
+        Ok(made)
     }
 
-    /// The address of element `index`.
+    /// The address of element `index`, for calls.
     pub(crate) fn element(&self, index: usize) -> *mut u8 {
-        self.base.wrapping_add(self.at + index * self.size)
+        let base = self.device.as_ref().map_or(self.base, DeviceMemory::at);
+        base.wrapping_add(self.at + index * self.size)
     }
 
-    fn everything(&self) -> &[u8] {
+    fn copy(&self) -> &[u8] {
         // SAFETY: the allocation is this buffer's own, and no call is under way while it is looked
         // at.
         unsafe { std::slice::from_raw_parts(self.base, self.all) }
     }
 
-    /// The elements' bytes.
+    /// Brings what has been written to where calls find it.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    fn show(&mut self) -> Result<()> {
+        match &self.device {
+            Some(device) => device.write(self.copy()),
+            None => Ok(()),
+        }
+    }
+
+    /// What calls have made of it, guards included.
+    fn everything(&self) -> Result<Cow<'_, [u8]>> {
+        let Some(device) = &self.device else { return Ok(Cow::Borrowed(self.copy())) };
+        let mut bytes = vec![0; self.all];
+        device.read(&mut bytes)?;
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// The elements' bytes, of memory that is not on a GPU.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.everything()[self.at..self.at + self.bytes]
+        &self.copy()[self.at..self.at + self.bytes]
     }
 
     /// The same, to be written.
@@ -90,6 +118,9 @@ impl Buffer {
     }
 
     /// Writes the pieces' patterns.
+    ///
+    /// # Errors
+    /// CUDA's own.
     pub(crate) fn fill(
         &mut self,
         pieces: &[Piece],
@@ -97,7 +128,7 @@ impl Buffer {
         shape: &Shape,
         flavor: Flavor,
         phase: usize,
-    ) {
+    ) -> Result<()> {
         for piece in pieces {
             let range = self.range(piece);
             if piece.origin == Origin::Poison {
@@ -108,9 +139,13 @@ impl Buffer {
             let size = self.size;
             write(&pattern, size, piece.start + phase, &mut self.bytes_mut()[range]);
         }
+        self.show()
     }
 
     /// Elements that differ from the pieces' patterns, and guard bytes that have changed.
+    ///
+    /// # Errors
+    /// CUDA's own.
     pub(crate) fn wrong(
         &self,
         pieces: &[Piece],
@@ -118,16 +153,16 @@ impl Buffer {
         shape: &Shape,
         flavor: Flavor,
         phase: usize,
-    ) -> u64 {
-        let all = self.everything();
+    ) -> Result<u64> {
+        let all = self.everything()?;
         let guards = all[..self.at].iter().chain(&all[self.at + self.bytes..]);
         let mut wrong = guards.filter(|&&byte| byte != POISON).count() as u64;
         for piece in pieces {
             let pattern = patterns.get(shape.dtype, shape.op, flavor, piece.origin);
-            let seen = &self.bytes()[self.range(piece)];
+            let seen = &all[self.at..self.at + self.bytes][self.range(piece)];
             wrong += differing(&pattern, self.size, piece.start + phase, seen);
         }
-        wrong
+        Ok(wrong)
     }
 
     /// Gives the memory back to where it came from.

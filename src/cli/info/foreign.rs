@@ -1,9 +1,11 @@
-//! What else is installed here that later versions can work with. Looked for, never loaded.
+//! The CUDA driver and NCCL, which are loaded to be asked; and what else is installed here that
+//! later versions can work with, which is looked for only.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use unisono::config::Config;
 use unisono::kernel::cuda::ARCHITECTURES;
 
 use super::Part;
@@ -18,15 +20,33 @@ struct Foreign {
 }
 
 const FOREIGN: &[Foreign] = &[
-    Foreign {
-        name: "NCCL",
-        file: "libnccl.so.2",
-        install: "the package libnccl2 of NVIDIA's repository",
-    },
-    Foreign { name: "CUDA driver", file: "libcuda.so.1", install: "NVIDIA's driver" },
     Foreign { name: "RDMA verbs", file: "libibverbs.so.1", install: "the package libibverbs1" },
     Foreign { name: "RDMA connections", file: "librdmacm.so.1", install: "the package librdmacm1" },
 ];
+
+/// The CUDA driver and its devices, or the reason why there is none.
+pub(super) fn cuda() -> Part {
+    let found = Config::from_env().and_then(|config| unisono::comm::cuda(&config));
+    let (text, value) = match found {
+        Ok(lines) => {
+            let text = lines.iter().map(|line| format!("  {line}\n")).collect();
+            (text, json!({"driver": lines[0], "devices": lines[1..]}))
+        }
+        Err(error) => (format!("  none: {}\n", error.detail), json!({"error": &*error.detail})),
+    };
+    Part { name: "cuda", title: "CUDA".to_owned(), text, value }
+}
+
+/// Which NCCL is here, and what it has.
+pub(super) fn nccl() -> Part {
+    let found = Config::from_env().and_then(|config| unisono::comm::nccl(&config));
+    let (text, value) = match found {
+        Ok(line) => (format!("  {line}\n"), json!({"found": line})),
+        Err(error) => (format!("  none: {}\n", error.detail), json!({"error": &*error.detail})),
+    };
+    let title = "NCCL".to_owned();
+    Part { name: "nccl", title, text, value }
+}
 
 pub(super) fn part() -> Part {
     let cache = cached_libraries();

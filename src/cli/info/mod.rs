@@ -84,6 +84,8 @@ pub(crate) fn main(options: &Options) -> ExitCode {
             machine::launcher(),
             machine::mpi(),
             foreign::kernels(),
+            foreign::cuda(),
+            foreign::nccl(),
             foreign::part(),
             machine::settings(),
         ];

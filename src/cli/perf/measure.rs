@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use unisono::comm::DeviceStream;
 use unisono::plan::Algorithm;
 use unisono::{Collective, Communicator, Dtype, ReduceOp, Result};
 
@@ -154,6 +155,8 @@ pub(super) fn calls(options: &Options, bytes: u64) -> u32 {
 pub(in crate::cli) struct Patterned<'a> {
     comm: &'a Communicator,
     case: Case,
+    /// The stream that timed calls are in, on a GPU.
+    stream: Option<DeviceStream>,
     /// The algorithm of the last round that asked for none; `None`: the call needed no plan.
     pub(in crate::cli) taken: Option<Algorithm>,
 }
@@ -171,7 +174,11 @@ impl<'a> Patterned<'a> {
             (true, true) => Flavor::Ordered,
         };
         let source = if options.registered { Source::Registered } else { Source::Plain };
-        Self::of(comm, shape, (flavor, source), patterns)
+        let mut made = Self::of(comm, shape, (flavor, source), patterns)?;
+        if !options.wait && !options.registered {
+            made.stream = comm.device_stream()?;
+        }
+        Ok(made)
     }
 
     /// A case with inputs of `flavor` in memory of `source`.
@@ -185,8 +192,8 @@ impl<'a> Patterned<'a> {
         patterns: &mut Patterns,
     ) -> Result<Self> {
         let mut case = Case::new(shape, comm, flavor, source)?;
-        case.fill(patterns, 0);
-        Ok(Self { comm, case, taken: None })
+        case.fill(patterns, 0)?;
+        Ok(Self { comm, case, stream: None, taken: None })
     }
 
     /// A round of `calls`, by the algorithm `asked` for: the slowest rank's mean time, in seconds.
@@ -198,16 +205,33 @@ impl<'a> Patterned<'a> {
         comm.barrier()?;
         self.prefer(asked)?;
         comm.take_chosen();
-        let start = Instant::now();
-        for _ in 0..calls {
-            self.case.run(comm)?;
-        }
-        let mine = start.elapsed().as_secs_f64() / f64::from(calls);
+        let mine = self.calls(calls)? / f64::from(calls);
         self.taken = comm.take_chosen();
         self.prefer(None)?;
         let mut slowest = [0.0];
         comm.all_reduce(&[mine], &mut slowest, ReduceOp::Max)?;
         Ok(slowest[0])
+    }
+
+    /// How long `calls` calls take, in seconds: by the device's clock where they are in a stream.
+    fn calls(&mut self, calls: u32) -> Result<f64> {
+        let Some(stream) = &self.stream else {
+            let start = Instant::now();
+            for _ in 0..calls {
+                self.case.run(self.comm)?;
+            }
+            return Ok(start.elapsed().as_secs_f64());
+        };
+        // SAFETY: the stream stays until it is taken back below, and the buffers as long.
+        unsafe { self.comm.set_stream(Some(stream.raw()))? };
+        stream.start()?;
+        for _ in 0..calls {
+            self.case.run(self.comm)?;
+        }
+        let seconds = stream.stop()?;
+        // SAFETY: no stream is given.
+        unsafe { self.comm.set_stream(None)? };
+        Ok(seconds)
     }
 
     /// As [`verify`], by the algorithm `asked` for.
@@ -288,10 +312,10 @@ fn verify(
     }
     let mut wrong = 0;
     for call in 0..options.check as usize {
-        case.fill(patterns, 1 + 131 * call);
+        case.fill(patterns, 1 + 131 * call)?;
         comm.barrier()?;
         case.run(comm)?;
-        wrong += case.wrong(patterns);
+        wrong += case.wrong(patterns)?;
     }
     let mut all = [0];
     comm.all_reduce(&[wrong], &mut all, ReduceOp::Sum)?;

@@ -1,0 +1,409 @@
+//! A call that one device, or a few, carry out on all ranks' buffers where they lie.
+//!
+//! Ranks of one host tell each other where their buffers are. Of the ranks on each device the first
+//! *leads*: it launches what its share of the call is in folds and copies, on memory that it
+//! reaches by address (threads of one process) or has mapped (CUDA IPC). When the work is done all
+//! ranks meet once more. So ranks on one device need no kernels that wait for each other, and every
+//! byte is read and written once.
+//!
+//! ```text
+//! Ready -> Telling (native all_gather) -> Working (leaders) -> Closing (native barrier) -> over
+//!                                      -> by way of host memory, where some buffer is out of reach
+//! ```
+//!
+//! Every decision follows from what all have been told, so all ranks decide alike.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::kernels::{self, Kernels};
+use super::moves::{Moves, Share, Targets, has_moves};
+use super::{Numbers, Tools};
+use crate::backend::Backend;
+use crate::backend::native::Native;
+use crate::call::{Call, Guise, Head};
+use crate::cuda::{Context, Event, HANDLE_BYTES, Imported, Timing};
+use crate::error::Result;
+use crate::kernel::cuda::{DeviceFold, DeviceSource, FAN, Move, PACK_INLINE, pack};
+use crate::kernel::{Form, Scalar, Stage};
+use crate::types::{Collective, Dtype, Rank, ReduceOp};
+
+/// Mappings of other ranks' memory that are kept.
+const MAPPED_MAX: usize = 256;
+
+/// Where a buffer is, for other ranks.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Area {
+    /// [`NOTHING`], [`ADDRESS`], [`SHARED`] or [`HIDDEN`].
+    kind: u64,
+    /// Its address, or its offset in what the name stands for.
+    at: u64,
+    /// What CUDA calls the allocation between processes.
+    name: [u8; HANDLE_BYTES],
+}
+
+/// This rank uses no such buffer.
+const NOTHING: u64 = 0;
+/// At its address, for threads of the same process.
+const ADDRESS: u64 = 1;
+/// In an allocation that can be mapped.
+const SHARED: u64 = 2;
+/// Where no other rank reaches it.
+const HIDDEN: u64 = 3;
+
+/// What a rank tells the others of its part in a call.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Told {
+    send: Area,
+    recv: Area,
+    factor: [u8; 16],
+}
+
+/// How the ranks of a communicator reach each other's memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    /// They are threads of one process.
+    pub(crate) threads: bool,
+    /// The number of each rank's device among those of all ranks.
+    pub(crate) devices: Vec<u32>,
+}
+
+/// What a rank keeps to make such calls.
+#[derive(Debug)]
+pub(super) struct Direct {
+    reach: Reach,
+    /// Whether this rank leads, and its share.
+    share: Option<Share>,
+    kernels: Kernels,
+    mapped: HashMap<(u32, [u8; HANDLE_BYTES]), Imported>,
+    moves: Moves,
+    sources: Vec<DeviceSource>,
+    factors: Vec<Scalar>,
+    targets: Vec<u64>,
+    blocks: Vec<Move>,
+}
+
+impl Direct {
+    /// For rank `me`; `None` where ranks are too many for a fold, or there are no kernels.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub(super) fn new(reach: Reach, me: Rank, context: &Arc<Context>) -> Result<Option<Self>> {
+        if reach.devices.len() > FAN || !kernels::are_built() {
+            return Ok(None);
+        }
+        let own = reach.devices[me.index()];
+        let leads = reach.devices.iter().position(|device| *device == own) == Some(me.index());
+        let mut distinct = reach.devices.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        let index = distinct.iter().position(|device| *device == own).unwrap_or(0);
+        let share = Share { index: number(index), of: number(distinct.len()) };
+        let mut kernels = Kernels::default();
+        if leads {
+            kernels.load(context)?;
+        }
+        Ok(Some(Self {
+            reach,
+            share: leads.then_some(share),
+            kernels,
+            mapped: HashMap::new(),
+            moves: Moves::default(),
+            sources: Vec::new(),
+            factors: Vec::new(),
+            targets: Vec::new(),
+            blocks: Vec::new(),
+        }))
+    }
+
+    /// Whether `call` can be made so, as far as every rank can tell.
+    pub(super) fn takes(call: &Call) -> bool {
+        has_moves(call)
+    }
+
+    fn area(&self, at: *const u8, used: bool, context: &Context) -> Area {
+        let none = Area { kind: NOTHING, at: 0, name: [0; HANDLE_BYTES] };
+        if !used {
+            return none;
+        }
+        if self.reach.threads {
+            return Area { kind: ADDRESS, at: at as u64, ..none };
+        }
+        match context.share(at as u64) {
+            Ok(shared) => Area { kind: SHARED, at: shared.offset, name: shared.handle },
+            // Managed memory, a pool's, or host memory.
+            Err(_) => Area { kind: HIDDEN, ..none },
+        }
+    }
+
+    /// The address at which this rank's device finds `area` of `rank`.
+    fn resolve(&mut self, rank: usize, area: &Area, own: u64, tools: &Tools) -> Result<u64> {
+        match area.kind {
+            NOTHING => Ok(0),
+            ADDRESS => Ok(area.at),
+            _ if rank == tools.me.index() => Ok(own),
+            _ => {
+                let key = (Rank::at(rank).0, area.name);
+                let mapped = match self.mapped.entry(key) {
+                    Entry::Occupied(there) => there.into_mut(),
+                    Entry::Vacant(empty) => {
+                        empty.insert(Imported::open(&tools.context, &area.name)?)
+                    }
+                };
+                Ok(mapped.address() + area.at)
+            }
+        }
+    }
+}
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// A native call, by its number.
+    Telling(u32),
+    /// All have told; this rank's part of the work has not begun.
+    Told,
+    Working,
+    Closing(u32),
+    Over,
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub(super) struct Led {
+    head: Head,
+    state: State,
+    done: Option<Event>,
+    /// What this rank tells, and what all have told.
+    told: Vec<Told>,
+}
+
+/// What became of a look at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Waits,
+    Moved,
+    /// Some rank's buffer is out of reach.
+    OutOfReach,
+}
+
+impl Led {
+    pub(super) fn new(head: Head) -> Self {
+        Self { head, state: State::Ready, done: None, told: Vec::new() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    pub(super) fn has_sent(&self) -> bool {
+        matches!(self.state, State::Closing(_) | State::Over)
+    }
+
+    pub(super) fn is_on_device(&self) -> bool {
+        self.state == State::Working
+    }
+
+    /// A native call of this one has ended; whether it was one.
+    pub(super) fn ended(&mut self, number: u32) -> bool {
+        self.state = match self.state {
+            State::Telling(own) if own == number => State::Told,
+            State::Closing(own) if own == number => State::Over,
+            _ => return false,
+        };
+        true
+    }
+
+    /// Goes on as far as it can. `first`: nothing before it has calls to make.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub(super) fn advance(
+        &mut self,
+        call: &Call,
+        side: &mut Native,
+        first: bool,
+        (tools, direct, numbers): (&Tools, &mut Direct, &mut Numbers),
+    ) -> Result<Step> {
+        match self.state {
+            State::Ready => {
+                if !first {
+                    return Ok(Step::Waits);
+                }
+                self.tell(call, side, (tools, direct, numbers));
+            }
+            State::Told => {
+                if self.told.iter().any(|told| [told.send.kind, told.recv.kind].contains(&HIDDEN)) {
+                    return Ok(Step::OutOfReach);
+                }
+                if let Some(share) = direct.share {
+                    self.work(call, share, tools, direct)?;
+                    self.state = State::Working;
+                } else {
+                    self.close(side, numbers);
+                }
+            }
+            State::Working => {
+                if !self.done.as_ref().map_or(Ok(true), Event::query)? {
+                    return Ok(Step::Waits);
+                }
+                self.close(side, numbers);
+            }
+            State::Telling(_) | State::Closing(_) | State::Over => return Ok(Step::Waits),
+        }
+        Ok(Step::Moved)
+    }
+
+    fn tell(
+        &mut self,
+        call: &Call,
+        side: &mut Native,
+        (tools, direct, numbers): (&Tools, &Direct, &mut Numbers),
+    ) {
+        let (sends, receives) = call.uses(tools.me);
+        let told = Told {
+            send: direct.area(call.send, sends, &tools.context),
+            recv: direct.area(call.recv.cast_const(), receives, &tools.context),
+            factor: call.scalar.0,
+        };
+        self.told.resize(Rank(tools.world).index(), Told::zeroed());
+        self.told[tools.me.index()] = told;
+        let mut gather = Call::new(Collective::AllGather, Dtype::U64);
+        gather.count = size_of::<Told>() as u64 / 8;
+        gather.recv = self.told.as_mut_ptr().cast();
+        gather.send = self.told[tools.me.index()..].as_ptr().cast();
+        gather.guise = Guise::Of(Box::new(self.head));
+        let number = numbers.next();
+        self.state = State::Telling(number);
+        // SAFETY: the list is this call's, which stays until it is over, or until the side is
+        // broken and touches nothing any more.
+        unsafe { side.submit(gather, number) };
+    }
+
+    fn close(&mut self, side: &mut Native, numbers: &mut Numbers) {
+        let mut close = Call::new(Collective::Barrier, Dtype::U8);
+        close.guise = Guise::Of(Box::new(self.head));
+        let number = numbers.next();
+        self.state = State::Closing(number);
+        // SAFETY: there are no buffers.
+        unsafe { side.submit(close, number) };
+    }
+
+    /// Launches this rank's share.
+    fn work(
+        &mut self,
+        call: &Call,
+        share: Share,
+        tools: &Tools,
+        direct: &mut Direct,
+    ) -> Result<()> {
+        if direct.mapped.len() + 2 * FAN > MAPPED_MAX {
+            // Rare, and nothing is at work there: calls end one after the other.
+            direct.mapped.clear();
+        }
+        let mut sends = [0u64; FAN];
+        let mut recvs = [0u64; FAN];
+        for (rank, told) in self.told.iter().enumerate() {
+            sends[rank] = direct.resolve(rank, &told.send, call.send as u64, tools)?;
+            recvs[rank] = direct.resolve(rank, &told.recv, call.recv as u64, tools)?;
+        }
+        let world = self.told.len();
+        let mut moves = std::mem::take(&mut direct.moves);
+        moves.list(call, tools.world, share);
+        let element = call.dtype.bytes() as u64;
+        let outcome = self
+            .folds(call, &moves, (&sends[..world], &recvs[..world]), (tools, direct))
+            .and_then(|()| {
+                direct.blocks.clear();
+                for copy in &moves.copies {
+                    let source = sends[copy.from.0.index()] + copy.from.1 * element;
+                    let target = recvs[copy.to.0.index()] + copy.to.1 * element;
+                    if source != target {
+                        let bytes = copy.count * element;
+                        direct.blocks.push(Move { source, target, bytes });
+                    }
+                }
+                copies(tools, direct)
+            });
+        direct.moves = moves;
+        outcome?;
+        let done = match self.done.take() {
+            Some(done) => done,
+            None => Event::new(&tools.context, Timing::Without)?,
+        };
+        tools.outward.record(&done)?;
+        self.done = Some(done);
+        Ok(())
+    }
+
+    fn folds(
+        &self,
+        call: &Call,
+        moves: &Moves,
+        (sends, recvs): (&[u64], &[u64]),
+        (tools, direct): (&Tools, &mut Direct),
+    ) -> Result<()> {
+        let element = call.dtype.bytes() as u64;
+        for fold in &moves.folds {
+            let mut sources = std::mem::take(&mut direct.sources);
+            let mut factors = std::mem::take(&mut direct.factors);
+            let mut targets = std::mem::take(&mut direct.targets);
+            sources.clear();
+            factors.clear();
+            targets.clear();
+            let source =
+                |at: &u64| DeviceSource { at: at + fold.from * element, form: Form::Native };
+            sources.extend(sends.iter().map(source));
+            factors.extend(self.told.iter().map(|told| Scalar(told.factor)));
+            let target = |at: &u64| at + fold.at * element;
+            match fold.to {
+                Targets::All => targets.extend(recvs.iter().map(target)),
+                Targets::One(rank) => targets.push(target(&recvs[rank.index()])),
+            }
+            let launch = DeviceFold {
+                dtype: call.dtype,
+                op: call.op,
+                sources: &sources,
+                factors: (call.op == ReduceOp::PreMulSum).then_some(&factors[..]),
+                targets: &targets,
+                target_form: Form::Native,
+                count: fold.count,
+                stage: Stage::Finish { ranks: tools.world },
+            }
+            .launch(tools.processors);
+            (direct.sources, direct.factors, direct.targets) = (sources, factors, targets);
+            let (context, stream) = (&tools.context, &*tools.outward);
+            // SAFETY: the buffers are promised by the calls' makers until the call has ended.
+            unsafe { direct.kernels.launch(&launch?, Some(call.dtype), context, stream)? };
+        }
+        Ok(())
+    }
+
+    /// Leaves what the device may still use where it is, for good.
+    pub(super) fn abandon(self) {
+        let busy = self.state == State::Working
+            && !self.done.as_ref().is_none_or(|done| done.query().unwrap_or(false));
+        if busy {
+            std::mem::forget(self);
+        }
+    }
+}
+
+/// Launches the copies that are listed.
+fn copies(tools: &Tools, direct: &mut Direct) -> Result<()> {
+    let blocks = std::mem::take(&mut direct.blocks);
+    let outcome = blocks.chunks(PACK_INLINE).try_for_each(|some| {
+        let launch = pack(some, tools.processors)?;
+        // SAFETY: as for folds.
+        unsafe { direct.kernels.launch(&launch, None, &tools.context, &tools.outward) }
+    });
+    direct.blocks = blocks;
+    outcome
+}

@@ -1,0 +1,338 @@
+//! The GPU of a rank: which it is, and which of a call's buffers are in its memory.
+//!
+//! A program that does not use CUDA has none, unless its settings name one: then nothing here costs
+//! anything. Recognising a buffer is one question to the driver, asked once for calls that repeat.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use crate::call::{Call, Place};
+use crate::comm::call::Seat;
+use crate::comm::table::lock;
+use crate::config::{Config, Device, Family};
+use crate::cuda::{self as driver, Context, Driver, Event, Memory, Stream, StreamRef, Timing};
+use crate::error::{Code, Error, Result};
+use crate::nccl::Library;
+
+/// The CUDA driver of this process in a line, and each of its devices in one more. The driver is
+/// loaded and initialised for that.
+///
+/// # Errors
+/// `UNSUPPORTED` says why there is none; `BACKEND` what the driver says.
+pub fn cuda(config: &Config) -> Result<Vec<String>> {
+    crate::cuda::describe(config.cuda_lib.as_deref())
+}
+
+/// A rank's GPU.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    context: Arc<Context>,
+    facts: driver::Device,
+    /// The NCCL that may serve it, or why there is none.
+    nccl: Result<Arc<Library>>,
+    /// Where the program's own copies are made, if it makes any by way of this library.
+    copies: Arc<Stream>,
+    pool: Arc<Pool>,
+    /// The stream that calls have their place in, if one was set.
+    stream: Mutex<Option<usize>>,
+}
+
+impl Gpu {
+    /// The GPU that `config` means; `None` where it means none.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where there is no driver, `INVALID_ARGUMENT` where there is no such device;
+    /// CUDA's own.
+    pub(crate) fn of(config: &Config) -> Result<Option<Self>> {
+        let (driver, number) = match config.device {
+            Device::None => return Ok(None),
+            Device::Number(number) => (Driver::open(config.cuda_lib.as_deref())?, number),
+            Device::Auto => {
+                let Some(driver) = Driver::of_process() else { return Ok(None) };
+                let Some(number) = driver.current_device()? else { return Ok(None) };
+                (driver, number)
+            }
+        };
+        let facts = driver::Device::find(&driver, number)?;
+        let context = Context::retain(&driver, number)?;
+        let nccl = match config.backend {
+            Family::Auto | Family::Nccl => Library::open(config.nccl_lib.as_deref()),
+            _ => Err(Error::new(Code::Unsupported, "another backend was asked for")),
+        };
+        let copies = Arc::new(Stream::new(&context)?);
+        Ok(Some(Self {
+            context,
+            facts,
+            nccl,
+            copies,
+            pool: Arc::default(),
+            stream: Mutex::new(None),
+        }))
+    }
+
+    /// The same for another rank of this process.
+    pub(crate) fn another(&self) -> Result<Self> {
+        let facts = driver::Device::find(self.context.driver(), self.context.ordinal())?;
+        let (context, nccl) = (self.context.clone(), self.nccl.clone());
+        let copies = Arc::new(Stream::new(&context)?);
+        Ok(Self { context, facts, nccl, copies, pool: Arc::default(), stream: Mutex::new(None) })
+    }
+
+    /// Whether it reaches the memory of all GPUs with these ids.
+    pub(crate) fn reaches(&self, all: &[[u8; 16]]) -> bool {
+        let driver = self.context.driver();
+        let find = |uuid: &[u8; 16]| {
+            let count = driver.device_count().ok()?;
+            let devices = (0..count).filter_map(|n| driver::Device::find(driver, n).ok());
+            devices.into_iter().find(|device| device.uuid == *uuid)
+        };
+        let reaches = |uuid: &[u8; 16]| {
+            *uuid == self.facts.uuid
+                || find(uuid).is_some_and(|peer| self.facts.can_reach(&peer).unwrap_or(false))
+        };
+        all.iter().all(reaches)
+    }
+
+    /// The setting that means this one.
+    pub(crate) fn device(&self) -> Device {
+        Device::Number(self.context.ordinal())
+    }
+
+    /// What it is, in a few words.
+    pub(crate) fn describe(&self) -> String {
+        format!("{} (device {})", self.facts.name, self.facts.ordinal)
+    }
+
+    pub(crate) fn nccl(&self) -> &Result<Arc<Library>> {
+        &self.nccl
+    }
+
+    pub(crate) fn facts(&self) -> &driver::Device {
+        &self.facts
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Gives calls on device memory their place in `stream`; with `None` they wait for their end.
+    ///
+    /// # Safety
+    /// It must be a stream's handle, and the stream must stay until another takes its place.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a stream of another device, or none.
+    pub(crate) unsafe fn set_stream(&self, stream: Option<usize>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        let of = |stream| unsafe { StreamRef::of(self.context.driver(), stream as *mut c_void) };
+        let stream = stream.map(of);
+        if let Some(stream) = &stream {
+            let _context = self.context.enter()?;
+            let device = stream.device()?;
+            if device != self.context.ordinal() {
+                let own = self.context.ordinal();
+                let text = format!("a stream of device {device}; the communicator's is {own}");
+                return Err(Error::new(Code::InvalidArgument, text));
+            }
+            if !self.facts.stream_values {
+                let text = "streams of this device cannot wait for memory: make calls that wait";
+                return Err(Error::new(Code::Unsupported, text));
+            }
+        }
+        *lock(&self.stream) = stream.map(|stream| stream.raw() as usize);
+        Ok(())
+    }
+
+    /// Where the buffers of `call` are.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for buffers that are not all in host memory, nor all where the device
+    /// reaches them; and for such that it does not reach where the call has its place in a stream.
+    pub(crate) fn place(&self, call: &Call, seat: &Seat) -> Result<Place> {
+        let stream = *lock(&self.stream);
+        let on_device = stream
+            .map_or(Place::Device { more: false }, |handle| Place::Stream { handle, more: false });
+        let (sends, receives) = call.uses(seat.rank);
+        let send = sends.then(|| self.memory(call.send, "send")).transpose()?;
+        let recv = receives.then(|| self.memory(call.recv, "receive")).transpose()?;
+        let kinds = [send, recv].into_iter().flatten();
+        let host = kinds.clone().filter(|kind| *kind == Memory::Host).count();
+        let device = kinds.filter(|kind| is_on_device(*kind)).count();
+        match (host, device, stream) {
+            (0, 0, None) if sends || receives => Ok(Place::Host),
+            (0, 0, None) => Ok(self.place_of_nothing(call)),
+            (0, ..) => Ok(on_device),
+            (_, 0, None) => Ok(Place::Host),
+            (_, 0, Some(_)) => {
+                let text = format!(
+                    "{} on host memory that device {} does not reach cannot have its place in a \
+                     stream: clear the stream, or use memory of CUDA's",
+                    call.collective,
+                    self.context.ordinal()
+                );
+                Err(Error::new(Code::InvalidArgument, text))
+            }
+            _ => {
+                let text = format!(
+                    "{}: one buffer is in host memory, the other on device {}",
+                    call.collective,
+                    self.context.ordinal()
+                );
+                Err(Error::new(Code::InvalidArgument, text))
+            }
+        }
+    }
+
+    /// Where a call is made whose rank has no data: all ranks must make it in one place, so what
+    /// the addresses say is the best guess.
+    fn place_of_nothing(&self, call: &Call) -> Place {
+        let on_device = |at: *const u8| !at.is_null() && self.recognise(at).is_ok_and(is_on_device);
+        if on_device(call.send) || on_device(call.recv) {
+            Place::Device { more: false }
+        } else {
+            Place::Host
+        }
+    }
+
+    fn recognise(&self, at: *const u8) -> Result<Memory> {
+        self.context.driver().recognise(at.cast())
+    }
+
+    fn memory(&self, at: *const u8, which: &str) -> Result<Memory> {
+        let memory = self.recognise(at)?;
+        if let Memory::Device { ordinal: number } = memory
+            && number != self.context.ordinal()
+        {
+            let own = self.context.ordinal();
+            let text = format!(
+                "the {which} buffer {at:p} is on device {number}; the communicator's is {own}"
+            );
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        Ok(memory)
+    }
+}
+
+fn is_on_device(memory: Memory) -> bool {
+    matches!(memory, Memory::Device { .. } | Memory::Managed)
+}
+
+/// Memory of a communicator's GPU, for those who check and measure.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    /// There until it goes back to the pool.
+    memory: Option<driver::DeviceMemory>,
+    stream: Arc<Stream>,
+    pool: Arc<Pool>,
+}
+
+/// Memory that nobody uses. CUDA waits for all of a context before it takes memory back: for calls
+/// of other ranks of this process, too, which may wait for this one.
+type Pool = Mutex<Vec<driver::DeviceMemory>>;
+
+/// The least that CUDA is asked for.
+const BLOCK_BYTES: usize = 64 << 10;
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        lock(&self.pool).extend(self.memory.take());
+    }
+}
+
+impl DeviceMemory {
+    pub(crate) fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        let bytes = bytes.max(BLOCK_BYTES).next_power_of_two();
+        let mut free = lock(&gpu.pool);
+        let memory = match free.iter().position(|memory| memory.bytes() == bytes) {
+            Some(index) => free.swap_remove(index),
+            None => driver::DeviceMemory::new(&gpu.context, bytes)?,
+        };
+        let (stream, pool) = (gpu.copies.clone(), gpu.pool.clone());
+        Ok(Self { memory: Some(memory), stream, pool })
+    }
+
+    fn fits(&self, bytes: usize) -> Result<()> {
+        let all = self.memory.as_ref().map_or(0, driver::DeviceMemory::bytes);
+        if bytes <= all {
+            return Ok(());
+        }
+        let text = format!("{bytes} bytes, and the memory has {all}");
+        Err(Error::new(Code::InvalidArgument, text))
+    }
+
+    fn address(&self) -> u64 {
+        self.memory.as_ref().map_or(0, driver::DeviceMemory::address)
+    }
+
+    /// Its first byte, for the device.
+    #[must_use]
+    pub fn at(&self) -> *mut u8 {
+        self.address() as *mut u8
+    }
+
+    /// Copies `bytes` to its beginning.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when they are too many; CUDA's own.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        self.fits(bytes.len())?;
+        // SAFETY: as many bytes are there, and are read before this returns.
+        unsafe { self.stream.copy_in(self.address(), bytes.as_ptr(), bytes.len())? };
+        self.stream.synchronize()
+    }
+
+    /// Copies its beginning to `bytes`.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when they are too many; CUDA's own.
+    pub fn read(&self, bytes: &mut [u8]) -> Result<()> {
+        self.fits(bytes.len())?;
+        // SAFETY: as many bytes are there, and are written before this returns.
+        unsafe { self.stream.copy_out(bytes.as_mut_ptr(), self.address(), bytes.len())? };
+        self.stream.synchronize()
+    }
+}
+
+/// A stream of a communicator's GPU, with a clock in it: for those who check and measure.
+#[derive(Debug)]
+pub struct DeviceStream {
+    context: Arc<Context>,
+    stream: Stream,
+    from: Event,
+    to: Event,
+}
+
+impl DeviceStream {
+    pub(crate) fn new(gpu: &Gpu) -> Result<Self> {
+        let context = gpu.context.clone();
+        let (from, to) = (Event::new(&context, Timing::With)?, Event::new(&context, Timing::With)?);
+        Ok(Self { stream: Stream::new(&context)?, context, from, to })
+    }
+
+    /// Its handle, for [`crate::Communicator::set_stream`].
+    #[must_use]
+    pub fn raw(&self) -> usize {
+        self.stream.raw() as usize
+    }
+
+    /// Starts the clock where the stream is now.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn start(&self) -> Result<()> {
+        let _entered = self.context.enter()?;
+        self.stream.record(&self.from)
+    }
+
+    /// Waits for all that is in the stream: how long it has taken since the clock was started, in
+    /// seconds.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn stop(&self) -> Result<f64> {
+        let _entered = self.context.enter()?;
+        self.stream.record(&self.to)?;
+        self.to.synchronize()?;
+        Ok(f64::from(self.to.elapsed_ms(&self.from)?) / 1e3)
+    }
+}
