@@ -1,6 +1,7 @@
-/* The CUDA driver's interface, as far as Unisono uses it, in drivers of CUDA 12.0 and later. Names are
- * those of symbols: NVIDIA's header maps cuMemAlloc to cuMemAlloc_v2 and the like. A test compares this
- * with the cuda.h of an installation; the stand-in in tests/standin defines what is declared here. */
+/* The CUDA driver's interface, as far as Unisono uses it, in drivers of CUDA 12.0 and later. Names
+ * are those of symbols: NVIDIA's header maps cuMemAlloc to cuMemAlloc_v2 and the like. A test
+ * compares this with the cuda.h of an installation; the stand-in in tests/standin defines what is
+ * declared here. */
 #ifndef UNISONO_CUDA_DRIVER_H
 #define UNISONO_CUDA_DRIVER_H
 
@@ -200,7 +201,8 @@ CUresult cuPointerGetAttributes(unsigned int count, CUpointer_attribute *attribu
                                 CUdeviceptr at);
 
 CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream);
-CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr target, const void *source, size_t bytes, CUstream stream);
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr target, const void *source, size_t bytes,
+                              CUstream stream);
 CUresult cuMemcpyDtoHAsync_v2(void *target, CUdeviceptr source, size_t bytes, CUstream stream);
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr target, CUdeviceptr source, size_t bytes,
                               CUstream stream);

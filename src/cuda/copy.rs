@@ -4,6 +4,8 @@
 //! Plain memory of the host is the exception that makes copies slow: what is read is read before
 //! the call returns, and what is written is written when it does.
 
+use std::ffi::c_void;
+
 use super::{Context, StreamRef, cu};
 use crate::error::Result;
 
@@ -35,7 +37,7 @@ impl StreamRef {
     ) -> Result<()> {
         let (driver, stream) = (self.driver(), self.handle());
         // SAFETY: promised by the caller.
-        unsafe { cu!(driver, cuMemcpyHtoDAsync_v2(target, source.cast(), bytes, stream)) }
+        unsafe { cu!(driver, cuMemcpyHtoDAsync_v2(target, source.cast::<c_void>(), bytes, stream)) }
     }
 
     /// From a device to the host.
@@ -48,7 +50,7 @@ impl StreamRef {
     pub(crate) unsafe fn copy_out(&self, target: *mut u8, source: u64, bytes: usize) -> Result<()> {
         let (driver, stream) = (self.driver(), self.handle());
         // SAFETY: promised by the caller.
-        unsafe { cu!(driver, cuMemcpyDtoHAsync_v2(target.cast(), source, bytes, stream)) }
+        unsafe { cu!(driver, cuMemcpyDtoHAsync_v2(target.cast::<c_void>(), source, bytes, stream)) }
     }
 
     /// On one device, or between devices that reach each other.

@@ -206,7 +206,7 @@ impl Driver {
     #[cold]
     #[track_caller]
     fn error(&self, code: CUresult, call: &str) -> Error {
-        let (mut name, mut words) = (ptr::null(), ptr::null());
+        let (mut name, mut words): (*const c_char, *const c_char) = (ptr::null(), ptr::null());
         // SAFETY: the places are valid. A code that the driver does not know leaves NULL.
         unsafe {
             let _ = cu!(self, cuGetErrorName(code, &raw mut name));

@@ -39,7 +39,9 @@ impl Module {
         let mut handle: CUmodule = ptr::null_mut();
         let _here = context.enter_relaxed()?;
         // SAFETY: the place is valid, a context is current, and the image is whole.
-        unsafe { cu!(context.driver(), cuModuleLoadData(&raw mut handle, copy.as_ptr().cast())) }?;
+        unsafe {
+            cu!(context.driver(), cuModuleLoadData(&raw mut handle, copy.as_ptr().cast::<c_void>()))
+        }?;
         let functions = Mutex::default();
         Ok(Arc::new(Self { context: context.clone(), handle, functions, _image: copy }))
     }
@@ -109,7 +111,7 @@ impl Function {
     ) -> Result<()> {
         let driver = self.module.context.driver();
         let mut places = [ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-        let (places, none) = (places.as_mut_ptr(), ptr::null_mut());
+        let (places, none) = (places.as_mut_ptr(), ptr::null_mut::<*mut c_void>());
         let (kernel, stream) = (self.handle, stream.handle());
         // SAFETY: promised by the caller; the driver reads the arguments before it returns.
         unsafe {

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 
-use super::abi::{self, CUcontext, CUstream};
+use super::abi::{self, CUcontext, CUgraph, CUgraphNode, CUstream};
 use super::{Context, Driver, Event, cu};
 use crate::error::Result;
 
@@ -108,7 +108,9 @@ impl StreamRef {
     /// that call has made invalid.
     pub(crate) fn capture(&self) -> Result<Capture> {
         let (mut status, mut id) = (0, 0);
-        let (graph, nodes, count) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        let graph: *mut CUgraph = ptr::null_mut();
+        let nodes: *mut *const CUgraphNode = ptr::null_mut();
+        let count: *mut usize = ptr::null_mut();
         // SAFETY: the places are valid; those that are NULL are not asked for.
         unsafe {
             cu!(

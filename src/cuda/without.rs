@@ -11,6 +11,7 @@ pub type CUfunction = *mut c_void;
 pub type CUevent = *mut c_void;
 pub type CUstream = *mut c_void;
 pub type CUgraph = *mut c_void;
+pub type CUgraphNode = *mut c_void;
 pub type CUgraphExec = *mut c_void;
 
 #[derive(Clone, Copy, Debug, Default)]

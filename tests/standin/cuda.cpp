@@ -1335,7 +1335,8 @@ CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end)
     if (!first || !last) return CUDA_ERROR_INVALID_HANDLE;
     if (first->capture || last->capture) return CUDA_ERROR_CAPTURED_EVENT;
     for (auto &event : {first, last}) {
-        if (event->flags & CU_EVENT_DISABLE_TIMING || !event->last) return CUDA_ERROR_INVALID_HANDLE;
+        bool timed = !(event->flags & CU_EVENT_DISABLE_TIMING) && event->last;
+        if (!timed) return CUDA_ERROR_INVALID_HANDLE;
         if (CUresult code = event->context->lost) return code;
     }
     if (!is_done(*first) || !is_done(*last)) return CUDA_ERROR_NOT_READY;
@@ -1497,7 +1498,8 @@ CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute *attributes,
     for (unsigned i = 0; i < count; i++) {
         switch (attributes[i]) {
         case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: {
-            unsigned type = range ? of_device(*range) ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST : 0;
+            unsigned known = range && of_device(*range) ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+            unsigned type = range ? known : 0;
             memcpy(values[i], &type, sizeof type);
             break;
         }
