@@ -390,22 +390,22 @@ impl Core {
 
     /// The next call is thought about, whatever it is like.
     pub(crate) fn forget_last(&self) {
-        // ORDERING: as in `with_backend`.
-        self.posted.fetch_add(1, Ordering::Release);
-        self.bell.wake();
-        let mut backend = self.lock_backend();
-        self.posted.fetch_sub(1, Ordering::Release);
-        backend.forget();
+        self.claim_backend().forget();
     }
 
     /// Runs `what` on the backend, once nobody else drives it.
     pub(crate) fn with_backend<R>(&self, what: impl FnOnce(&mut dyn Backend) -> R) -> R {
+        what(&mut **self.claim_backend())
+    }
+
+    /// The backend, from whoever drives it.
+    fn claim_backend(&self) -> Driver<'_> {
         // ORDERING: whoever drives sees the count, comes back, and lets us in.
         self.posted.fetch_add(1, Ordering::Release);
         self.bell.wake();
-        let mut backend = self.lock_backend();
+        let backend = self.lock_backend();
         self.posted.fetch_sub(1, Ordering::Release);
-        what(&mut **backend)
+        backend
     }
 
     /// The progress thread: drives while anything is pending, until `stop`.

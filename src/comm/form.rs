@@ -298,10 +298,10 @@ pub(crate) fn gather(
         let ranks = ground::agree(&cards, rank)?;
         let place = Place { rank, world, key: id.key(), epoch: u64::from(epoch), deadline };
         let notes = [reason].into_iter().chain(table_note(&config)).collect();
-        let mut forming = Forming { place, cards: cards.clone(), config, notes };
+        let mut forming = Forming { place, cards, config, notes };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
         let sockets = forming.sockets(&listeners, &neighbours, &mut joined)?;
-        let Finished { native, mut config, own_cores, mut notes } =
+        let Finished { native, cards, mut config, own_cores, mut notes } =
             forming.finish(neighbours, me, sockets, memory, epoch)?;
         joined.exchange(&[], deadline)?;
         let Some(ground) = ground else {
@@ -353,6 +353,7 @@ pub(crate) fn place(rank: i64, world: i64) -> Result<(u32, u32)> {
 /// A native backend whose ranks have met, and what was decided on the way.
 struct Finished {
     native: Native,
+    cards: Vec<Card>,
     config: Config,
     own_cores: bool,
     notes: Vec<String>,
@@ -504,7 +505,8 @@ impl Forming<'_> {
         let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
         let native =
             Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
-        Ok(Finished { native, config: self.config, own_cores, notes: self.notes })
+        let Self { cards, config, notes, .. } = self;
+        Ok(Finished { native, cards, config, own_cores, notes })
     }
 
     /// Which ranks share a host, as every rank reads it from the cards.
