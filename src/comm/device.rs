@@ -72,8 +72,7 @@ impl Gpu {
 
     /// The same for another rank of this process.
     pub(crate) fn another(&self) -> Result<Self> {
-        let facts = driver::Device::find(self.context.driver(), self.context.ordinal())?;
-        let (context, nccl) = (self.context.clone(), self.nccl.clone());
+        let (context, facts, nccl) = (self.context.clone(), self.facts.clone(), self.nccl.clone());
         let copies = Arc::new(Stream::new(&context)?);
         Ok(Self { context, facts, nccl, copies, pool: Arc::default(), stream: Mutex::new(None) })
     }

@@ -21,11 +21,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::kernels::{self, Kernels};
 use super::moves::{Moves, Share, Targets, has_moves};
-use super::{Numbers, Tools};
-use crate::backend::Backend;
+use super::{Events, Numbers, Tools};
 use crate::backend::native::Native;
-use crate::call::{Call, Guise, Head};
-use crate::cuda::{Context, Event, HANDLE_BYTES, Imported, Timing};
+use crate::call::{Call, Head};
+use crate::cuda::{Context, Event, HANDLE_BYTES, Imported};
 use crate::error::Result;
 use crate::kernel::cuda::{DeviceFold, DeviceSource, FAN, Move, PACK_INLINE, pack};
 use crate::kernel::{Form, Scalar, Stage};
@@ -230,7 +229,7 @@ impl Led {
         call: &Call,
         side: &mut Native,
         first: bool,
-        (tools, direct, numbers): (&Tools, &mut Direct, &mut Numbers),
+        (tools, direct, numbers, events): (&Tools, &mut Direct, &mut Numbers, &mut Events),
     ) -> Result<Step> {
         match self.state {
             State::Ready => {
@@ -245,6 +244,7 @@ impl Led {
                 }
                 if let Some(share) = direct.share {
                     self.work(call, share, tools, direct)?;
+                    self.done = Some(events.record(&tools.outward, &tools.context)?);
                     self.state = State::Working;
                 } else {
                     self.close(side, numbers);
@@ -254,6 +254,7 @@ impl Led {
                 if !self.done.as_ref().map_or(Ok(true), Event::query)? {
                     return Ok(Step::Waits);
                 }
+                events.put_back(self.done.take());
                 self.close(side, numbers);
             }
             State::Telling(_) | State::Closing(_) | State::Over => return Ok(Step::Waits),
@@ -279,31 +280,19 @@ impl Led {
         gather.count = size_of::<Told>() as u64 / 8;
         gather.recv = self.told.as_mut_ptr().cast();
         gather.send = self.told[tools.me.index()..].as_ptr().cast();
-        gather.guise = Guise::Of(Box::new(self.head));
-        let number = numbers.next();
-        self.state = State::Telling(number);
         // SAFETY: the list is this call's, which stays until it is over, or until the side is
         // broken and touches nothing any more.
-        unsafe { side.submit(gather, number) };
+        self.state = State::Telling(unsafe { numbers.pass(gather, self.head, side) });
     }
 
     fn close(&mut self, side: &mut Native, numbers: &mut Numbers) {
-        let mut close = Call::new(Collective::Barrier, Dtype::U8);
-        close.guise = Guise::Of(Box::new(self.head));
-        let number = numbers.next();
-        self.state = State::Closing(number);
+        let close = Call::new(Collective::Barrier, Dtype::U8);
         // SAFETY: there are no buffers.
-        unsafe { side.submit(close, number) };
+        self.state = State::Closing(unsafe { numbers.pass(close, self.head, side) });
     }
 
     /// Launches this rank's share.
-    fn work(
-        &mut self,
-        call: &Call,
-        share: Share,
-        tools: &Tools,
-        direct: &mut Direct,
-    ) -> Result<()> {
+    fn work(&self, call: &Call, share: Share, tools: &Tools, direct: &mut Direct) -> Result<()> {
         if direct.mapped.len() + 2 * FAN > MAPPED_MAX {
             // Rare, and nothing is at work there: calls end one after the other.
             direct.mapped.clear();
@@ -333,14 +322,7 @@ impl Led {
                 copies(tools, direct)
             });
         direct.moves = moves;
-        outcome?;
-        let done = match self.done.take() {
-            Some(done) => done,
-            None => Event::new(&tools.context, Timing::Without)?,
-        };
-        tools.outward.record(&done)?;
-        self.done = Some(done);
-        Ok(())
+        outcome
     }
 
     fn folds(

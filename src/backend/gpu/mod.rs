@@ -41,7 +41,7 @@ pub(crate) use self::moved::Nccl;
 use self::staged::{Spare, Staged};
 use crate::backend::Backend;
 use crate::backend::native::Native;
-use crate::call::{Call, Head, Place, Ragged};
+use crate::call::{Call, Guise, Head, Place, Ragged};
 use crate::cuda::{Context, Device, Event, Stream, StreamRef, Timing};
 use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result, Scope};
@@ -64,9 +64,39 @@ const OWN: u32 = 1 << 31;
 struct Numbers(u32);
 
 impl Numbers {
-    fn next(&mut self) -> u32 {
+    /// Gives the side a native call that shows `head`; its number.
+    ///
+    /// # Safety
+    /// As for [`Backend::submit`].
+    unsafe fn pass(&mut self, mut call: Call, head: Head, side: &mut Native) -> u32 {
         self.0 = self.0.wrapping_add(1) | OWN;
+        call.guise = Guise::Of(Box::new(head));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { side.submit(call, self.0) };
         self.0
+    }
+}
+
+/// Events that nothing waits for.
+#[derive(Debug, Default)]
+struct Events(Vec<Event>);
+
+impl Events {
+    /// One that says when all that is in `stream` now is done.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    fn record(&mut self, stream: &StreamRef, context: &Arc<Context>) -> Result<Event> {
+        let event = match self.0.pop() {
+            Some(event) => event,
+            None => Event::new(context, Timing::Without)?,
+        };
+        stream.record(&event)?;
+        Ok(event)
+    }
+
+    fn put_back(&mut self, event: Option<Event>) {
+        self.0.extend(event);
     }
 }
 
@@ -199,7 +229,7 @@ pub(crate) struct Gpu {
     marks: Marks,
     tools: Tools,
     side: Native,
-    events: Vec<Event>,
+    events: Events,
     numbers: Numbers,
     timeout: Option<Duration>,
     unattended: Arc<AtomicU32>,
@@ -247,7 +277,7 @@ impl Gpu {
                 world,
             },
             side,
-            events: Vec::new(),
+            events: Events::default(),
             numbers: Numbers(0),
             timeout,
             unattended: Arc::new(AtomicU32::new(0)),
@@ -282,7 +312,7 @@ impl Gpu {
         let stream = self.tools.stream(handle);
         let placed = self.take_place(&stream).map(|ready| {
             job.ready = Some(ready);
-            job.deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            job.deadline = self.deadline();
             job.grouped = true;
             self.jobs.push_back(job);
         });
@@ -293,6 +323,11 @@ impl Gpu {
             return if error.scope() == Scope::Call { marked } else { Err(error) };
         }
         marked
+    }
+
+    /// When a call that begins now must be over, if nobody waits for it.
+    fn deadline(&self) -> Option<Instant> {
+        self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
 
     /// Lets what comes later in `stream` wait for the last jobs, whose place is there.
@@ -328,8 +363,8 @@ impl Gpu {
             moved.meet(&call, &mut self.side, &self.tools, &mut self.numbers);
         }
         let way = Way::Moved(moved);
-        let deadline = self.timeout.filter(|_| matches!(call.place, Place::Stream { .. }));
-        let deadline = deadline.and_then(|timeout| Instant::now().checked_add(timeout));
+        let in_stream = matches!(call.place, Place::Stream { .. });
+        let deadline = if in_stream { self.deadline() } else { None };
         let grouped =
             matches!(call.place, Place::Stream { more: true, .. } | Place::Device { more: true });
         self.jobs.push_back(Job { deadline, grouped, ..Job::new(call, ticket, way) });
@@ -342,12 +377,7 @@ impl Gpu {
                         too";
             return Err(Error::new(Code::Unsupported, text));
         }
-        let ready = match self.events.pop() {
-            Some(event) => event,
-            None => Event::new(&self.tools.context, Timing::Without)?,
-        };
-        stream.record(&ready)?;
-        Ok(ready)
+        self.events.record(stream, &self.tools.context)
     }
 
     /// Lets every job go on that may; whether any moved.
@@ -369,7 +399,7 @@ impl Gpu {
                     index += 1;
                     continue;
                 }
-                self.events.extend(job.ready.take());
+                self.events.put_back(job.ready.take());
             }
             if job.grouped && matches!(job.way, Way::Moved(_)) && !waits {
                 waits = !self.begin_group(index)?;
@@ -425,7 +455,7 @@ impl Gpu {
             }
             Way::Led(led) => {
                 let Some(direct) = &mut self.direct else { return Ok(looked) };
-                let tools = (&self.tools, direct, &mut self.numbers);
+                let tools = (&self.tools, direct, &mut self.numbers, &mut self.events);
                 let step = led.advance(&job.call, &mut self.side, first, tools)?;
                 looked.moved = step != Step::Waits;
                 looked.over = led.is_over();

@@ -1,4 +1,4 @@
-//! A call that NCCL makes, in its stream.
+//! A collective that NCCL makes, in its stream.
 //!
 //! NCCL begins at once; that all ranks mean the same is found out beside it, on the side: in a gate
 //! with the call's head, which costs the device nothing. Where they do not, the failure aborts
@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::kernels::Kernels;
 use super::steps::{At, Fold, Kind, Message, Primitive, Rules, Script, Step};
-use super::{Numbers, Tools};
-use crate::backend::Backend;
+use super::{Events, Numbers, Tools};
 use crate::backend::native::Native;
 use crate::backend::pair::{expected, pairs, sent};
-use crate::call::{Call, Guise, Head, Place};
-use crate::cuda::{Event, StreamRef, Timing};
+use crate::call::{Call, Head, Place};
+use crate::cuda::{Event, StreamRef};
 use crate::engine::wires::mismatch;
 use crate::error::{Code, Error, Result};
 use crate::kernel::cuda::{DeviceConvert, DeviceFold, DeviceSource, FAN, Move, pack};
@@ -173,12 +172,12 @@ impl Moved {
     ///
     /// # Errors
     /// CUDA's own.
-    pub(super) fn is_over(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+    pub(super) fn is_over(&mut self, events: &mut Events) -> Result<bool> {
         if self.issued
             && let Some(done) = &self.done
             && done.query()?
         {
-            events.extend(self.done.take());
+            events.put_back(self.done.take());
         }
         Ok(self.issued && self.done.is_none() && self.gate == Gate::Passed)
     }
@@ -213,9 +212,7 @@ impl Moved {
         numbers: &mut Numbers,
     ) {
         let world = Rank(tools.world).index();
-        let mut gate = if call.collective.point_to_point() {
-            Call { root: call.root, ..Call::new(call.collective, Dtype::U8) }
-        } else if pairs(call) {
+        let gate = if pairs(call) {
             self.says.extend((0..world).map(|peer| sent(call, tools.me.index(), peer)));
             self.hears.resize(world, 0);
             let mut gate = Call::new(Collective::AllToAll, Dtype::U64);
@@ -225,12 +222,9 @@ impl Moved {
         } else {
             Call::new(Collective::Barrier, Dtype::U8)
         };
-        gate.guise = Guise::Of(Box::new(self.head));
-        let number = numbers.next();
-        self.gate = Gate::At(number);
         // SAFETY: the words are this call's, which stays until its gate has ended, or until the
         // side is broken and touches nothing any more.
-        unsafe { side.submit(gate, number) };
+        self.gate = Gate::At(unsafe { numbers.pass(gate, self.head, side) });
     }
 
     /// Gives NCCL what it takes; whether anything moved.
@@ -241,7 +235,7 @@ impl Moved {
         &mut self,
         call: &Call,
         nccl: &mut Nccl,
-        (tools, events): (&Tools, &mut Vec<Event>),
+        (tools, events): (&Tools, &mut Events),
     ) -> Result<bool> {
         if self.issued || !nccl.takes()? {
             return Ok(false);
@@ -257,12 +251,7 @@ impl Moved {
             unsafe { self.stream.release(scratch)? };
         }
         if !self.stream.is_capturing()? {
-            let done = match events.pop() {
-                Some(event) => event,
-                None => Event::new(&tools.context, Timing::Without)?,
-            };
-            self.stream.record(&done)?;
-            self.done = Some(done);
+            self.done = Some(events.record(&self.stream, &tools.context)?);
         }
         self.issued = true;
         Ok(true)

@@ -14,7 +14,7 @@ use super::piece::{self, Piece};
 use super::{Numbers, Tools};
 use crate::backend::Backend;
 use crate::backend::native::Native;
-use crate::call::{Call, Guise, Head};
+use crate::call::{Call, Head};
 use crate::cuda::{Event, Registered, Timing};
 use crate::error::Result;
 use crate::types::{Collective, Dtype, ReduceOp};
@@ -215,12 +215,9 @@ impl Staged {
         let mut ask = Call::new(Collective::AllReduce, Dtype::U64);
         (ask.op, ask.count, ask.recv) = (ReduceOp::Max, 1, self.longest.as_mut_ptr().cast());
         ask.send = ask.recv.cast_const();
-        ask.guise = Guise::Of(Box::new(self.head));
-        let number = numbers.next();
-        self.asked = Some(number);
         // SAFETY: the word is in a box of this call's, which stays until the call is over, or until
         // the side is broken and touches nothing any more.
-        unsafe { side.submit(ask, number) };
+        self.asked = Some(unsafe { numbers.pass(ask, self.head, side) });
     }
 
     /// Leaves what the device still copies from and to where it is, for good.
@@ -234,12 +231,9 @@ impl Staged {
 
 /// Gives a piece to the native backend; the call's number.
 fn send(slot: &mut Slot, head: Head, side: &mut Native, numbers: &mut Numbers) -> u32 {
-    let number = numbers.next();
     let mut call = slot.piece.host.clone();
     call.send = slot.stage.at.cast_const();
     call.recv = slot.stage.at.wrapping_add(slot.piece.output);
-    call.guise = Guise::Of(Box::new(head));
     // SAFETY: the stage has room for all of the piece, and is this call's until it is over.
-    unsafe { side.submit(call, number) };
-    number
+    unsafe { numbers.pass(call, head, side) }
 }

@@ -172,16 +172,8 @@ impl Script {
                 };
                 made.steps.push(Step::Nccl(primitive));
             }
-            C::Send | C::Recv => {
-                let sends = call.collective == C::Send;
-                let at = if sends { send } else { recv };
-                made.steps.push(Step::Messages(vec![Message {
-                    peer: root,
-                    at,
-                    bytes: whole,
-                    sends,
-                }]));
-            }
+            // They go by way of host memory: see `enqueue`.
+            C::Send | C::Recv => {}
             C::Gather
             | C::Scatter
             | C::AllToAll
