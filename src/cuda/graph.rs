@@ -42,15 +42,15 @@ impl Graph {
         let mut graph: CUgraph = ptr::null_mut();
         // SAFETY: the place is valid.
         let ended = unsafe { cu!(driver, cuStreamEndCapture(stream.handle(), &raw mut graph)) };
-        outcome?;
-        ended?;
         let mut handle: CUgraphExec = ptr::null_mut();
-        // SAFETY: the place is valid; the graph is ours, and needed no longer.
-        let made = unsafe {
-            let made = cu!(driver, cuGraphInstantiateWithFlags(&raw mut handle, graph, 0));
-            cu!(driver, cuGraphDestroy(graph))?;
-            made
-        };
+        let made = outcome.and(ended).and_then(|()| {
+            // SAFETY: the place is valid, the graph ours.
+            unsafe { cu!(driver, cuGraphInstantiateWithFlags(&raw mut handle, graph, 0)) }
+        });
+        if !graph.is_null() {
+            // SAFETY: ours, and needed no longer.
+            unsafe { cu!(driver, cuGraphDestroy(graph)) }?;
+        }
         made.map(|()| Self { driver, handle })
     }
 

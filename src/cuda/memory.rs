@@ -239,6 +239,6 @@ fn device_address(context: &Context, at: NonNull<c_void>) -> Result<CUdeviceptr>
 /// The same error, with how much was asked for.
 #[cold]
 fn wanted(mut error: Error, bytes: usize) -> Error {
-    error.detail = format!("{} bytes: {}", bytes, error.detail).into_boxed_str();
+    error.detail = format!("{bytes} bytes: {}", error.detail).into_boxed_str();
     error
 }

@@ -63,7 +63,7 @@ impl Driver {
         })
     }
 
-    /// Address and bytes of the allocation of a device that `at` is in.
+    /// Address and bytes of the allocation of a device that `at` is in. A context must be current.
     ///
     /// # Errors
     /// The driver's own; `BACKEND` with `CUDA_ERROR_NOT_FOUND` where it is in none.

@@ -111,6 +111,13 @@ impl Gate {
     }
 }
 
+/// A test that fails ends, too: giving back waits for streams.
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
 fn fill(stream: &StreamRef, memory: &DeviceMemory, byte: u8) {
     // SAFETY: the whole of it; the tests wait before they give it back.
     unsafe { stream.fill(memory.address(), byte, memory.bytes()) }.expect("fill");
@@ -354,8 +361,11 @@ fn memory_is_recognised() {
     alone!(memory_is_recognised, "STANDIN_CUDA_DEVICES" = "2");
     let [first, second] = contexts();
     let driver = first.driver();
-    let at = |at: u64| ptr::without_provenance(usize::try_from(at).expect("64 bits"));
-    let is = |address: u64| driver.recognise(at(address)).expect("an answer");
+    let _here = first.enter().expect("enter");
+    let is = |at: u64| {
+        let at = usize::try_from(at).expect("an address");
+        driver.recognise(ptr::without_provenance(at)).expect("an answer")
+    };
     let memory = DeviceMemory::new(&second, 1000).expect("memory");
     assert_eq!(is(memory.address() + 999), Memory::Device { ordinal: 1 });
     assert_eq!(driver.range(memory.address() + 9).expect("a range"), (memory.address(), 1000));
@@ -379,7 +389,6 @@ fn memory_is_recognised() {
     let error = unsafe { Registered::new(&first, ptr::null_mut(), 10) }.expect_err("refused");
     assert_eq!(error.code, Code::NullPointer);
     let mut managed = 0;
-    let _here = first.enter().expect("enter");
     // SAFETY: the place is valid; what is made is given back.
     unsafe {
         cu!(driver, cuMemAllocManaged(&raw mut managed, 8, abi::CU_MEM_ATTACH_GLOBAL))
@@ -723,6 +732,8 @@ fn captures_refuse_what_the_driver_refuses() {
         Ok(())
     });
     assert_eq!(unjoined, 904);
+    // A program that gives up.
+    assert_eq!(code(&|| Err(Error::new(Code::Internal, "of the test"))), 0);
     // What was refused shows at the end too.
     let late = code(&|| {
         assert_eq!(native(one.synchronize()), 900);
