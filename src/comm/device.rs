@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
+use crate::backend::gpu::are_for;
 use crate::call::{Call, Place};
 use crate::comm::call::Seat;
 use crate::comm::table::lock;
@@ -77,7 +78,12 @@ impl Gpu {
         Ok(Self { context, facts, nccl, copies, pool: Arc::default(), stream: Mutex::new(None) })
     }
 
-    /// Whether it reaches the memory of all GPUs with these ids.
+    /// Whether there are kernels for it.
+    pub(crate) fn folds(&self) -> bool {
+        are_for(self.facts.capability)
+    }
+
+    /// Whether it has kernels, and reaches the memory of all GPUs with these ids.
     pub(crate) fn reaches(&self, all: &[[u8; 16]]) -> bool {
         let driver = self.context.driver();
         let find = |uuid: &[u8; 16]| {
@@ -89,7 +95,7 @@ impl Gpu {
             *uuid == self.facts.uuid
                 || find(uuid).is_some_and(|peer| self.facts.can_reach(&peer).unwrap_or(false))
         };
-        all.iter().all(reaches)
+        self.folds() && all.iter().all(reaches)
     }
 
     /// The setting that means this one.

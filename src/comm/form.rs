@@ -89,13 +89,14 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
         let mut notes = vec![format!("{world} ranks are threads of one process")];
         notes.extend(table_note(config));
         // All of them have the calling thread's.
-        let reach = Reach { threads: true, devices: vec![0; count] };
+        let folds = gpu.as_ref().is_some_and(Gpu::folds);
+        let reach = folds.then(|| Reach { threads: true, devices: vec![0; count] });
         let mover = match comms.pop() {
             Some((library, comm)) => {
                 notes.push(format!("NCCL {} makes them: {}", library.version, library.place));
                 (Some(mover(&library, comm, config)), None)
             }
-            None => (None, Some(reach)),
+            None => (None, reach),
         };
         let place = (Rank(rank), world);
         let backend = on_gpu(native, gpu.as_ref(), place, mover, (config, &mut notes))?;

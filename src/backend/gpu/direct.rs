@@ -15,11 +15,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kernels::{self, Kernels};
 use super::moves::{Moves, Share, Targets, has_moves};
 use super::{Events, Numbers, Tools};
 use crate::backend::native::Native;
@@ -78,7 +76,6 @@ pub(super) struct Direct {
     reach: Reach,
     /// Whether this rank leads, and its share.
     share: Option<Share>,
-    kernels: Kernels,
     mapped: HashMap<(u32, [u8; HANDLE_BYTES]), Imported>,
     moves: Moves,
     sources: Vec<DeviceSource>,
@@ -88,13 +85,10 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// For rank `me`; `None` where ranks are too many for a fold, or there are no kernels.
-    ///
-    /// # Errors
-    /// CUDA's own.
-    pub(super) fn new(reach: Reach, me: Rank, context: &Arc<Context>) -> Result<Option<Self>> {
-        if reach.devices.len() > FAN || !kernels::are_built() {
-            return Ok(None);
+    /// For rank `me`; `None` where ranks are too many for a fold.
+    pub(super) fn new(reach: Reach, me: Rank) -> Option<Self> {
+        if reach.devices.len() > FAN {
+            return None;
         }
         let own = reach.devices[me.index()];
         let leads = reach.devices.iter().position(|device| *device == own) == Some(me.index());
@@ -104,21 +98,21 @@ impl Direct {
         let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let index = distinct.iter().position(|device| *device == own).unwrap_or(0);
         let share = Share { index: number(index), of: number(distinct.len()) };
-        let mut kernels = Kernels::default();
-        if leads {
-            kernels.load(context)?;
-        }
-        Ok(Some(Self {
+        Some(Self {
             reach,
             share: leads.then_some(share),
-            kernels,
             mapped: HashMap::new(),
             moves: Moves::default(),
             sources: Vec::new(),
             factors: Vec::new(),
             targets: Vec::new(),
             blocks: Vec::new(),
-        }))
+        })
+    }
+
+    /// Whether this rank launches for others.
+    pub(super) fn leads(&self) -> bool {
+        self.share.is_some()
     }
 
     /// Whether `call` can be made so, as far as every rank can tell.
@@ -361,9 +355,8 @@ impl Led {
             }
             .launch(tools.processors);
             (direct.sources, direct.factors, direct.targets) = (sources, factors, targets);
-            let (context, stream) = (&tools.context, &*tools.outward);
             // SAFETY: the buffers are promised by the calls' makers until the call has ended.
-            unsafe { direct.kernels.launch(&launch?, Some(call.dtype), context, stream)? };
+            unsafe { tools.launch(&launch?, &tools.outward)? };
         }
         Ok(())
     }
@@ -384,7 +377,7 @@ fn copies(tools: &Tools, direct: &mut Direct) -> Result<()> {
     let outcome = blocks.chunks(PACK_INLINE).try_for_each(|some| {
         let launch = pack(some, tools.processors)?;
         // SAFETY: as for folds.
-        unsafe { direct.kernels.launch(&launch, None, &tools.context, &tools.outward) }
+        unsafe { tools.launch(&launch, &tools.outward) }
     });
     direct.blocks = blocks;
     outcome

@@ -1,50 +1,71 @@
-//! Our kernels on a rank's device: images are loaded when they are first needed.
+//! Our kernels on a device: loaded whole, and once for all communicators of the process there.
+//!
+//! To load a kernel CUDA may wait for all that is in the context: for a stream, too, that waits for
+//! a call which wants the kernel (CUDA C++ Programming Guide, lazy loading). So every function is
+//! there before a communicator takes its first call.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
-use crate::cuda::{Context, Module, StreamRef};
+use crate::cuda::{Context, Function, Module, StreamRef};
 use crate::error::{Code, Error, Result};
-use crate::kernel::cuda::{Arguments, Launch, bytes_image, image};
-use crate::types::Dtype;
+use crate::kernel::cuda::{Arguments, Kernel, Launch, bytes_image};
 
-/// The name of the image with copies.
-const BYTES: &str = "bytes";
+/// Every kernel, in one context.
+#[derive(Debug)]
+pub(super) struct Kernels(HashMap<Kernel, Function>);
 
-/// What has been loaded, by the images' names.
-#[derive(Debug, Default)]
-pub(super) struct Kernels(HashMap<&'static str, Arc<Module>>);
+/// A driver, by its address, and the number of a device.
+type Key = (usize, u32);
+
+/// What is loaded. Primary contexts are one to a device.
+static LOADED: Mutex<Vec<(Key, Weak<Kernels>)>> = Mutex::new(Vec::new());
 
 impl Kernels {
-    fn module(&mut self, dtype: Option<Dtype>, context: &Arc<Context>) -> Result<&Arc<Module>> {
-        let name = dtype.map_or(BYTES, Dtype::name);
-        Ok(match self.0.entry(name) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(empty) => {
-                let image = dtype.map_or_else(bytes_image, image).ok_or_else(without)?;
-                // SAFETY: the build has made it.
-                empty.insert(unsafe { Module::load(context, image)? })
-            }
-        })
+    /// Those of `context`.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` in a build without kernels; CUDA's own.
+    pub(super) fn of(context: &Arc<Context>) -> Result<Arc<Self>> {
+        let key = (Arc::as_ptr(context.driver()).addr(), context.ordinal());
+        let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        loaded.retain(|(_, kernels)| kernels.strong_count() > 0);
+        let found = loaded.iter().find(|(of, _)| *of == key);
+        if let Some(kernels) = found.and_then(|(_, kernels)| kernels.upgrade()) {
+            return Ok(kernels);
+        }
+        let kernels = Arc::new(Self::load(context)?);
+        loaded.push((key, Arc::downgrade(&kernels)));
+        Ok(kernels)
     }
 
-    /// Enqueues a launch: of copies, or of a kernel for `dtype`.
+    fn load(context: &Arc<Context>) -> Result<Self> {
+        let mut modules: HashMap<*const u8, Arc<Module>> = HashMap::new();
+        let mut functions = HashMap::new();
+        for kernel in Kernel::all() {
+            let image = kernel.image().ok_or_else(without)?;
+            let module = match modules.get(&image.as_ptr()) {
+                Some(module) => module,
+                None => {
+                    // SAFETY: the build has made it.
+                    let module = unsafe { Module::load(context, image)? };
+                    modules.entry(image.as_ptr()).or_insert(module)
+                }
+            };
+            functions.insert(kernel, module.function(&kernel.name())?);
+        }
+        Ok(Self(functions))
+    }
+
+    /// Puts a launch into `stream`.
     ///
     /// # Safety
     /// What the arguments name must be valid until the stream has passed it.
     ///
     /// # Errors
-    /// `UNSUPPORTED` in a build without kernels; CUDA's own.
-    pub(super) unsafe fn launch(
-        &mut self,
-        launch: &Launch,
-        dtype: Option<Dtype>,
-        context: &Arc<Context>,
-        stream: &StreamRef,
-    ) -> Result<()> {
-        let module = self.module(dtype, context)?;
-        let function = module.function(&launch.kernel.name())?;
+    /// CUDA's own.
+    pub(super) unsafe fn launch(&self, launch: &Launch, stream: &StreamRef) -> Result<()> {
+        let function = self.0.get(&launch.kernel).ok_or_else(without)?;
         let size = (launch.grid, launch.block);
         // SAFETY: the arguments are the kernel's, as whoever made the launch has checked; the rest
         // is the caller's promise.
@@ -60,24 +81,22 @@ impl Kernels {
     }
 }
 
-impl Kernels {
-    /// Loads all images: later that could wait for calls which wait for the kernels.
-    ///
-    /// # Errors
-    /// CUDA's own.
-    pub(super) fn load(&mut self, context: &Arc<Context>) -> Result<()> {
-        let units = Dtype::ALL.iter().copied().map(Some).chain([None]);
-        units.filter(|_| are_built()).try_for_each(|unit| self.module(unit, context).map(drop))
-    }
+/// The least compute capability that the images are for.
+const CAPABILITY: (u32, u32) = (8, 0);
+
+/// Whether this build has kernels for devices of this compute capability.
+pub(crate) fn are_for(capability: (u32, u32)) -> bool {
+    bytes_image().is_some() && capability >= CAPABILITY
 }
 
-/// Whether this build has kernels.
-pub(super) fn are_built() -> bool {
-    bytes_image().is_some()
-}
-
-fn without() -> Error {
-    let text = "this library was built without CUDA kernels, for want of nvcc: install it (PyPI: \
-                nvidia-cuda-nvcc and its kin, version 13.0) and build again";
+/// Why a call that needs kernels cannot be made.
+pub(super) fn without() -> Error {
+    let text = match bytes_image() {
+        Some(_) => "the CUDA kernels are for devices of compute capability 8.0 or later",
+        None => {
+            "this library was built without CUDA kernels, for want of nvcc: install it (PyPI: \
+             nvidia-cuda-nvcc and its kin, version 13.0) and build again"
+        }
+    };
     Error::new(Code::Unsupported, text)
 }

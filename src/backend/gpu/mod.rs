@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::direct::Reach;
 use self::direct::{Direct, Led, Step};
+pub(crate) use self::kernels::are_for;
+use self::kernels::{Kernels, without};
 use self::marks::{Mark, Marks};
 use self::moved::Moved;
 pub(crate) use self::moved::Nccl;
@@ -45,6 +47,7 @@ use crate::call::{Call, Guise, Head, Place, Ragged};
 use crate::cuda::{Context, Device, Event, Stream, StreamRef, Timing};
 use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result, Scope};
+use crate::kernel::cuda::Launch;
 use crate::link::doze::Doze;
 use crate::plan::Algorithm;
 use crate::sync::{AtomicU32, Ordering};
@@ -107,6 +110,8 @@ struct Tools {
     /// Copies from the device, and to it.
     inward: Stream,
     outward: Stream,
+    /// Where this rank may launch any.
+    kernels: Option<Arc<Kernels>>,
     /// Multiprocessors, and compute capability.
     processors: u32,
     capability: (u32, u32),
@@ -119,6 +124,19 @@ impl Tools {
     fn stream(&self, handle: usize) -> StreamRef {
         // SAFETY: whoever gave it has promised that it is one, and stays.
         unsafe { StreamRef::of(self.context.driver(), handle as *mut c_void) }
+    }
+
+    /// Puts a launch into `stream`.
+    ///
+    /// # Safety
+    /// What the arguments name must be valid until the stream has passed it.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where there are no kernels; CUDA's own.
+    unsafe fn launch(&self, launch: &Launch, stream: &StreamRef) -> Result<()> {
+        let kernels = self.kernels.as_ref().ok_or_else(without)?;
+        // SAFETY: the caller's promise is passed on.
+        unsafe { kernels.launch(launch, stream) }
     }
 }
 
@@ -258,19 +276,23 @@ impl Gpu {
         let _entered = context.enter()?;
         let (inward, outward) = (Stream::new(&context)?, Stream::new(&context)?);
         let Device { processors, capability, .. } = *device;
-        let direct = reach.map(|reach| Direct::new(reach, me, &context)).transpose()?;
+        let direct = reach.and_then(|reach| Direct::new(reach, me));
+        let launches = nccl.is_some() || direct.as_ref().is_some_and(Direct::leads);
+        let kernels =
+            (launches && are_for(capability)).then(|| Kernels::of(&context)).transpose()?;
         Ok(Self {
             spare: Spare::default(),
             jobs: VecDeque::new(),
             line: Vec::new(),
             held: VecDeque::new(),
             nccl,
-            direct: direct.flatten(),
+            direct,
             marks: Marks::new(&context)?,
             tools: Tools {
                 context: context.clone(),
                 inward,
                 outward,
+                kernels,
                 processors,
                 capability,
                 me,

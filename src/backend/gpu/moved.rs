@@ -11,7 +11,6 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::kernels::Kernels;
 use super::steps::{At, Fold, Kind, Message, Primitive, Rules, Script, Step};
 use super::{Events, Numbers, Tools};
 use crate::backend::native::Native;
@@ -37,7 +36,6 @@ pub(crate) struct Nccl {
     pub(crate) deterministic: bool,
     /// Calls pass a gate.
     pub(crate) checks: bool,
-    kernels: Kernels,
 }
 
 impl Nccl {
@@ -47,7 +45,7 @@ impl Nccl {
         deterministic: bool,
         checks: bool,
     ) -> Self {
-        Self { library, comm: Some(comm), deterministic, checks, kernels: Kernels::default() }
+        Self { library, comm: Some(comm), deterministic, checks }
     }
 
     /// Whether NCCL takes a call now.
@@ -314,7 +312,7 @@ impl Moved {
                 let all = || many.iter().try_for_each(|one| self.message(one, nccl));
                 nccl.library.group(all).map(|((), progress)| progress)
             }
-            Step::Fold(fold) => self.fold(fold, call, nccl, tools),
+            Step::Fold(fold) => self.fold(fold, call, tools),
             &Step::Prepare { from, to, count, stage } => {
                 let launch = DeviceConvert {
                     dtype: call.dtype,
@@ -328,9 +326,7 @@ impl Moved {
                 .launch(tools.processors)?;
                 // SAFETY: the call's maker has promised its buffers; scratch stays until the stream
                 // has passed its release.
-                unsafe {
-                    nccl.kernels.launch(&launch, Some(call.dtype), &tools.context, &self.stream)?;
-                }
+                unsafe { tools.launch(&launch, &self.stream)? };
                 Ok(Progress::Done)
             }
             &Step::Copy { from, to, bytes } => {
@@ -339,7 +335,7 @@ impl Moved {
                     let one = Move { source, target, bytes: bytes as u64 };
                     let launch = pack(&[one], tools.processors)?;
                     // SAFETY: as above.
-                    unsafe { nccl.kernels.launch(&launch, None, &tools.context, &self.stream)? };
+                    unsafe { tools.launch(&launch, &self.stream)? };
                 }
                 Ok(Progress::Done)
             }
@@ -396,7 +392,7 @@ impl Moved {
         nccl::Stream(self.stream.raw())
     }
 
-    fn fold(&self, fold: &Fold, call: &Call, nccl: &mut Nccl, tools: &Tools) -> Result<Progress> {
+    fn fold(&self, fold: &Fold, call: &Call, tools: &Tools) -> Result<Progress> {
         let count = Rank(fold.sources).index();
         if count > FAN {
             let text = format!(
@@ -424,7 +420,7 @@ impl Moved {
         }
         .launch(tools.processors)?;
         // SAFETY: as in `step`.
-        unsafe { nccl.kernels.launch(&launch, Some(call.dtype), &tools.context, &self.stream)? };
+        unsafe { tools.launch(&launch, &self.stream)? };
         Ok(Progress::Done)
     }
 }
