@@ -113,10 +113,10 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         variable: "UNISONO_DEVICE",
         default: "auto",
-        range: "auto, none, number of a device",
+        range: "auto, none, local_rank, number of a device",
         agreed: false,
         text: "the GPU whose memory calls may be on; auto: the calling thread's, where the program \
-               uses CUDA",
+               uses CUDA; local_rank: that with the rank's number on its host, counted around",
     },
     Knob {
         variable: "UNISONO_BOOTSTRAP",
@@ -230,18 +230,33 @@ pub enum Device {
     Auto,
     /// None: all buffers are in host memory.
     None,
+    /// The one with the rank's number on its host, counted around: as the launcher says, or for
+    /// threads of one process their rank.
+    LocalRank,
     /// The one with this number, as CUDA counts them.
     Number(u32),
 }
 
 impl Device {
-    /// The device that `text` means: `auto`, `none` or a number.
+    /// The device that `text` means: `auto`, `none`, `local_rank` or a number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "auto" => Some(Self::Auto),
             "none" => Some(Self::None),
+            "local_rank" => Some(Self::LocalRank),
             _ => text.parse().ok().filter(|number| *number <= DEVICE_MAX).map(Self::Number),
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::LocalRank => f.write_str("local_rank"),
+            Self::Number(number) => number.fmt(f),
         }
     }
 }

@@ -28,3 +28,19 @@ pub(super) fn expected(call: &Call, me: usize, peer: usize) -> u64 {
         _ => call.recv_blocks.counts.get(peer).copied().unwrap_or(0),
     }
 }
+
+/// The first of them in the buffer of rank `me`.
+pub(super) fn sent_from(call: &Call, me: usize, peer: usize) -> u64 {
+    if sent(call, me, peer) == 0 {
+        return 0;
+    }
+    call.send_blocks.displacements.get(peer).copied().unwrap_or(0)
+}
+
+/// Where the first of them belongs in the buffer of rank `me`.
+pub(super) fn expected_at(call: &Call, me: usize, peer: usize) -> u64 {
+    if expected(call, me, peer) == 0 {
+        return 0;
+    }
+    call.recv_blocks.displacements.get(peer).copied().unwrap_or(0)
+}

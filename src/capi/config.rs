@@ -149,7 +149,8 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
     }
     if let Some(name) = text(given.device, "config.device")? {
         config.device = Device::parse(name).ok_or_else(|| {
-            let text = format!("config.device {}: expected auto, none or a number", quoted(name));
+            let wanted = "expected auto, none, local_rank or a number";
+            let text = format!("config.device {}: {wanted}", quoted(name));
             Error::new(Code::UnknownValue, text)
         })?;
     }

@@ -32,9 +32,9 @@ pub(crate) struct Options {
     /// What carries out calls: native, nccl, or mpi, for which every rank is started by `mpirun`
     #[arg(long, value_parser = parse_backend, default_value = "native")]
     backend: Family,
-    /// Run the cases on memory of this GPU, by its number
-    #[arg(long, value_parser = clap::value_parser!(u32).range(..=0xffff))]
-    device: Option<u32>,
+    /// Run the cases on memory of this GPU, by its number; local_rank: one GPU a rank
+    #[arg(long, value_parser = parse_device)]
+    device: Option<Device>,
     /// World sizes to check [default: 1,2,3,4,5,8]
     #[arg(short = 'n', long, value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -70,6 +70,13 @@ pub(crate) fn parse_backend(name: &str) -> Result<Family, String> {
     })
 }
 
+/// A GPU, as `Device` has them; what has none is said by leaving it out.
+pub(crate) fn parse_device(text: &str) -> Result<Device, String> {
+    let device = Device::parse(text);
+    let some = device.filter(|device| matches!(device, Device::Number(_) | Device::LocalRank));
+    some.ok_or_else(|| "there are the numbers of devices, and local_rank".to_owned())
+}
+
 /// How much of the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Depth {
@@ -97,7 +104,7 @@ impl Options {
         (config.mpi_lib, config.mpi_count_max) = (found.mpi_lib, found.mpi_count_max);
         (config.cuda_lib, config.nccl_lib) = (found.cuda_lib, found.nccl_lib);
         config.backend = self.backend;
-        config.device = self.device.map_or(Device::None, Device::Number);
+        config.device = self.device.unwrap_or(Device::None);
         link.apply(config);
         Ok(())
     }

@@ -80,9 +80,9 @@ pub(crate) struct Options {
     /// `mpirun`
     #[arg(long, value_parser = super::check::parse_backend)]
     backend: Option<Family>,
-    /// Measure on memory of this GPU, by its number
-    #[arg(long, value_parser = clap::value_parser!(u32).range(..=0xffff))]
-    device: Option<u32>,
+    /// Measure on memory of this GPU, by its number; local_rank: one GPU a rank
+    #[arg(long, value_parser = super::check::parse_device)]
+    device: Option<Device>,
     /// On a GPU: calls that wait for their end, timed by the clock, not calls in a stream
     #[arg(long, requires = "device")]
     wait: bool,
@@ -259,7 +259,7 @@ impl Options {
         config.algorithm = self.algo.or(config.algorithm);
         config.deterministic |= self.deterministic;
         config.backend = self.backend.unwrap_or(config.backend);
-        config.device = self.device.map_or(config.device, Device::Number);
+        config.device = self.device.unwrap_or(config.device);
         // Whoever waits drives: there is nothing to overlap with. But calls in a stream return.
         config.progress_thread = self.device.is_some() && !self.wait;
         if let Some(link) = link {

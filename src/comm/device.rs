@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::gpu::are_for;
+use crate::backend::gpu::{Reach, are_for};
 use crate::call::{Call, Place};
 use crate::comm::call::Seat;
 use crate::comm::table::lock;
@@ -39,14 +39,20 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
-    /// The GPU that `config` means; `None` where it means none.
+    /// The GPU that `config` means for a rank with the number `local` on its host, where that is
+    /// known; `None` where it means none.
     ///
     /// # Errors
     /// `UNSUPPORTED` where there is no driver, `INVALID_ARGUMENT` where there is no such device;
     /// CUDA's own.
-    pub(crate) fn of(config: &Config) -> Result<Option<Self>> {
+    pub(crate) fn of(config: &Config, local: Option<u32>) -> Result<Option<Self>> {
         let (driver, number) = match config.device {
             Device::None => return Ok(None),
+            Device::LocalRank => {
+                let driver = Driver::open(config.cuda_lib.as_deref())?;
+                let number = counted_around(local, driver.device_count()?)?;
+                (driver, number)
+            }
             Device::Number(number) => (Driver::open(config.cuda_lib.as_deref())?, number),
             Device::Auto => {
                 let Some(driver) = Driver::of_process() else { return Ok(None) };
@@ -71,8 +77,43 @@ impl Gpu {
         }))
     }
 
+    /// The GPUs of `world` threads of this process; nobody's where `config` means none.
+    ///
+    /// # Errors
+    /// As [`Gpu::of`].
+    pub(crate) fn of_threads(config: &Config, world: u32) -> Result<Vec<Self>> {
+        let Some(first) = Self::of(config, Some(0))? else { return Ok(Vec::new()) };
+        let mut all = vec![first];
+        for rank in 1..world {
+            let gpu = match config.device {
+                Device::LocalRank => Self::of(config, Some(rank))?,
+                _ => Some(all[0].another()?),
+            };
+            all.extend(gpu);
+        }
+        Ok(all)
+    }
+
+    /// Lets kernels of all of them, which are this process's, into each other's memory; `None`
+    /// where they do not get there.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub(crate) fn join(all: &[Self]) -> Result<Option<Reach>> {
+        let uuids: Vec<_> = all.iter().map(|gpu| gpu.facts.uuid).collect();
+        if all.is_empty() || !all.iter().all(|gpu| gpu.reaches(&uuids)) {
+            return Ok(None);
+        }
+        for gpu in all {
+            for peer in all.iter().filter(|peer| peer.facts.uuid != gpu.facts.uuid) {
+                gpu.context.reach(&peer.context)?;
+            }
+        }
+        Ok(Some(Reach::of(&uuids, true)))
+    }
+
     /// The same for another rank of this process.
-    pub(crate) fn another(&self) -> Result<Self> {
+    fn another(&self) -> Result<Self> {
         let (context, facts, nccl) = (self.context.clone(), self.facts.clone(), self.nccl.clone());
         let copies = Arc::new(Stream::new(&context)?);
         Ok(Self { context, facts, nccl, copies, pool: Arc::default(), stream: Mutex::new(None) })
@@ -216,6 +257,17 @@ impl Gpu {
         }
         Ok(memory)
     }
+}
+
+/// The device of the rank with the number `local`, of so many.
+fn counted_around(local: Option<u32>, devices: u32) -> Result<u32> {
+    let local = local.ok_or_else(|| {
+        let text = "device local_rank: no launcher says which rank of its host this is; \
+                    UNISONO_LOCAL_RANK does, or give the device's number";
+        Error::new(Code::InvalidArgument, text)
+    })?;
+    let number = local.checked_rem(devices);
+    number.ok_or_else(|| Error::new(Code::Unsupported, "the CUDA driver has no device"))
 }
 
 fn is_on_device(memory: Memory) -> bool {

@@ -13,6 +13,7 @@ use crate::algo::Hosts;
 use crate::backend::Backend;
 use crate::backend::gpu::{self, Nccl, Reach};
 use crate::backend::native::Native;
+use crate::boot::env::Launch;
 use crate::boot::id::UniqueId;
 use crate::boot::interface::choose;
 use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, settle};
@@ -76,8 +77,10 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     let hosts = Arc::new(one_host(count)?);
     let own_cores = count <= affinity::count();
     let links = mem::connect(count)?;
-    let gpu = Gpu::of(config)?;
-    let mut comms = threads_of_nccl(world, gpu.as_ref(), config)?;
+    let gpus = Gpu::of_threads(config, world)?;
+    let comms = threads_of_nccl(&gpus, config)?;
+    let reach = if comms.is_empty() { Gpu::join(&gpus)? } else { None };
+    let (mut gpus, mut comms) = (gpus.into_iter(), comms.into_iter());
     let healths = Thread::all(links.iter().map(|l| l.doze().clone()).collect());
     let mut form = |(rank, (links, health)): (u32, (Links, Thread))| {
         let poller = Poller::new()?;
@@ -85,18 +88,15 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
         let facts = facts(Rank(rank), world, &hosts, config, &links, Memory::All);
         let engine = engine(links, facts, 0);
         let native = Native::new(engine, Health::Threads(health), poller);
-        let gpu = gpu.as_ref().map(Gpu::another).transpose()?;
+        let gpu = gpus.next();
         let mut notes = vec![format!("{world} ranks are threads of one process")];
         notes.extend(table_note(config));
-        // All of them have the calling thread's.
-        let folds = gpu.as_ref().is_some_and(Gpu::folds);
-        let reach = folds.then(|| Reach { threads: true, devices: vec![0; count] });
-        let mover = match comms.pop() {
+        let mover = match comms.next() {
             Some((library, comm)) => {
                 notes.push(format!("NCCL {} makes them: {}", library.version, library.place));
                 (Some(mover(&library, comm, config)), None)
             }
-            None => (None, reach),
+            None => (None, reach.clone()),
         };
         let place = (Rank(rank), world);
         let backend = on_gpu(native, gpu.as_ref(), place, mover, (config, &mut notes))?;
@@ -107,31 +107,33 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     (0..).zip(links.into_iter().zip(healths)).map(&mut form).collect()
 }
 
-/// NCCL's communicators for threads of this process, the last rank's first; none where NCCL is not
-/// to serve them. All have one GPU, so `auto` takes the native backend, but for a single rank.
-fn threads_of_nccl(
-    world: u32,
-    gpu: Option<&Gpu>,
-    config: &Config,
-) -> Result<Vec<(Arc<Library>, Comm)>> {
-    let (wanted, mut unsaid) = (config.backend, Vec::new());
-    let found = gpu.map(|gpu| (gpu.facts().uuid, Found::of(gpu.nccl().as_deref().ok())));
-    let card = Card {
+/// NCCL's communicators for threads of this process, each with one of `gpus`; none where NCCL is not
+/// to serve them.
+fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, Comm)>> {
+    let mut unsaid = Vec::new();
+    let card = |gpu: Option<&Gpu>| Card {
         hint: [0; 32],
         name: String::new(),
         addresses: Vec::new(),
         processors: Vec::new(),
         foreign: None,
-        family: wanted,
-        gpu: found,
+        family: config.backend,
+        gpu: gpu.map(found_of),
     };
-    let cards = vec![card; Rank(world).index()];
-    let Some(library) = nccl::choose(&cards, gpu, config, &mut unsaid)? else {
+    let cards: Vec<Card> = match gpus {
+        [] => vec![card(None)],
+        gpus => gpus.iter().map(|gpu| card(Some(gpu))).collect(),
+    };
+    let Some(library) = nccl::choose(&cards, gpus.first(), config, &mut unsaid)? else {
         return Ok(Vec::new());
     };
-    let Some(gpu) = gpu else { return Ok(Vec::new()) };
-    let comms = nccl::form_threads(library, world, gpu, super::start::deadline(config))?;
-    Ok(comms.into_iter().rev().map(|comm| (library.clone(), comm)).collect())
+    let comms = nccl::form_threads(library, gpus, super::start::deadline(config))?;
+    Ok(comms.into_iter().map(|comm| (library.clone(), comm)).collect())
+}
+
+/// What a rank's card says of its GPU.
+fn found_of(gpu: &Gpu) -> ([u8; 16], Found) {
+    (gpu.facts().uuid, Found::of(gpu.nccl().as_deref().ok()))
 }
 
 /// The backend over `native`, for memory of `gpu` too where there is one.
@@ -167,9 +169,7 @@ fn reach(
     if verdicts.iter().any(|verdict| verdict != &[1]) {
         return Ok(None);
     }
-    let number = |uuid: &[u8; 16]| all.iter().position(|other| other == uuid).unwrap_or(0);
-    let devices = all.iter().map(|uuid| u32::try_from(number(uuid)).unwrap_or(u32::MAX)).collect();
-    Ok(Some(Reach { threads: false, devices }))
+    Ok(Some(Reach::of(&all, false)))
 }
 
 /// The same with the table in its file read.
@@ -232,6 +232,11 @@ pub(crate) struct Prepared {
     gpu: Option<Gpu>,
 }
 
+/// This rank's number on its host, as the launcher says.
+fn local_rank() -> Option<u32> {
+    Launch::from_env(0).ok().and_then(|launch| launch.local_rank)
+}
+
 /// Gets what can be had without the others. Only the `first` of them reads the table in its file.
 pub(crate) fn prepare(config: &Config, first: bool) -> Result<Prepared> {
     let terms = encode_terms(&if first { with_table(config)? } else { config.clone() });
@@ -243,7 +248,7 @@ pub(crate) fn prepare(config: &Config, first: bool) -> Result<Prepared> {
         listeners.first().ok_or_else(|| Error::new(Code::NoAddress, "no address to listen at"))?;
     let spare = first.try_clone().map_err(|error| Error::os(&error, "a descriptor to spare"))?;
     let (door, bell) = (LocalListener::new()?, Bell::open()?);
-    let gpu = if config.backend == Family::Mpi { None } else { Gpu::of(config)? };
+    let gpu = if config.backend == Family::Mpi { None } else { Gpu::of(config, local_rank())? };
     Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare, gpu })
 }
 
@@ -285,7 +290,7 @@ pub(crate) fn gather(
         processors: affinity::mask(),
         foreign: ground.map(Ground::card),
         family: config.backend,
-        gpu: gpu.as_ref().map(|gpu| (gpu.facts().uuid, Found::of(gpu.nccl().as_deref().ok()))),
+        gpu: gpu.as_ref().map(found_of),
     };
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;

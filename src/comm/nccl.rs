@@ -127,20 +127,23 @@ pub(crate) fn form(
     Ok(comm)
 }
 
-/// NCCL's communicators for `world` ranks of this process, all on one GPU.
+/// NCCL's communicators for ranks of this process, each with one of `gpus`.
 ///
 /// # Errors
 /// As [`form`].
 pub(crate) fn form_threads(
     library: &Arc<Library>,
-    world: u32,
-    gpu: &Gpu,
+    gpus: &[Gpu],
     deadline: Instant,
 ) -> Result<Vec<Comm>> {
-    let _context = gpu.context().enter()?;
     let id = Id::new(library)?;
-    let begin = |rank| Comm::begin(library, &id, Rank(rank), world, &Wishes::default());
-    let (comms, _) = library.group(|| (0..world).map(begin).collect::<Result<Vec<Comm>>>())?;
+    let world = Rank::at(gpus.len()).0;
+    let begin = |(rank, gpu): (u32, &Gpu)| {
+        let _context = gpu.context().enter()?;
+        Comm::begin(library, &id, Rank(rank), world, &Wishes::default())
+    };
+    let begin_all = || (0..).zip(gpus).map(begin).collect::<Result<Vec<Comm>>>();
+    let (comms, _) = library.group(begin_all)?;
     for comm in &comms {
         // BOUND: the deadline.
         while comm.poll()? == Progress::Pending {

@@ -16,13 +16,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use bytemuck::{Pod, Zeroable};
-
-use super::moves::{Moves, Share, Targets, has_moves};
-use super::{Events, Numbers, Tools};
+use super::moves::{Copy, Moves, Share, Targets, has_moves};
+use super::told::{ADDRESS, Area, HIDDEN, NOTHING, Rows, SHARED, Told};
+use super::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::call::{Call, Head};
-use crate::cuda::{Context, Event, HANDLE_BYTES, Imported};
+use crate::cuda::{Context, Event, HANDLE_BYTES, Imported, OrderedMemory};
 use crate::error::Result;
 use crate::kernel::cuda::{DeviceFold, DeviceSource, FAN, Move, PACK_INLINE, pack};
 use crate::kernel::{Form, Scalar, Stage};
@@ -31,35 +30,11 @@ use crate::types::{Collective, Dtype, Rank, ReduceOp};
 /// Mappings of other ranks' memory that are kept.
 const MAPPED_MAX: usize = 256;
 
-/// Where a buffer is, for other ranks.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct Area {
-    /// [`NOTHING`], [`ADDRESS`], [`SHARED`] or [`HIDDEN`].
-    kind: u64,
-    /// Its address, or its offset in what the name stands for.
-    at: u64,
-    /// What CUDA calls the allocation between processes.
-    name: [u8; HANDLE_BYTES],
-}
+/// Blocks in scratch begin at multiples of so many bytes.
+const ALIGN: u64 = 256;
 
-/// This rank uses no such buffer.
-const NOTHING: u64 = 0;
-/// At its address, for threads of the same process.
-const ADDRESS: u64 = 1;
-/// In an allocation that can be mapped.
-const SHARED: u64 = 2;
-/// Where no other rank reaches it.
-const HIDDEN: u64 = 3;
-
-/// What a rank tells the others of its part in a call.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct Told {
-    send: Area,
-    recv: Area,
-    factor: [u8; 16],
-}
+/// Bytes of scratch, at most: what is exchanged in place is read before any of it is written.
+const SCRATCH_BYTES: u64 = 64 << 20;
 
 /// How the ranks of a communicator reach each other's memory.
 #[derive(Clone, Debug)]
@@ -68,6 +43,19 @@ pub(crate) struct Reach {
     pub(crate) threads: bool,
     /// The number of each rank's device among those of all ranks.
     pub(crate) devices: Vec<u32>,
+}
+
+impl Reach {
+    /// That of ranks whose devices have these ids.
+    pub(crate) fn of(uuids: &[[u8; 16]], threads: bool) -> Self {
+        let number = |uuid| uuids.iter().position(|other| other == uuid).unwrap_or(0);
+        let devices = uuids.iter().map(|uuid| Rank::at(number(uuid)).0).collect();
+        Self { threads, devices }
+    }
+
+    fn is_one_device(&self) -> bool {
+        self.devices.iter().all(|device| *device == self.devices[0])
+    }
 }
 
 /// What a rank keeps to make such calls.
@@ -82,6 +70,7 @@ pub(super) struct Direct {
     factors: Vec<Scalar>,
     targets: Vec<u64>,
     blocks: Vec<Move>,
+    window: Vec<Move>,
 }
 
 impl Direct {
@@ -107,6 +96,7 @@ impl Direct {
             factors: Vec::new(),
             targets: Vec::new(),
             blocks: Vec::new(),
+            window: Vec::new(),
         })
     }
 
@@ -117,7 +107,7 @@ impl Direct {
 
     /// Whether `call` can be made so, as far as every rank can tell.
     pub(super) fn takes(call: &Call) -> bool {
-        has_moves(call)
+        has_moves(call.collective)
     }
 
     fn area(&self, at: *const u8, used: bool, context: &Context) -> Area {
@@ -125,10 +115,13 @@ impl Direct {
         if !used {
             return none;
         }
-        if self.reach.threads {
-            return Area { kind: ADDRESS, at: at as u64, ..none };
+        let address = Area { kind: ADDRESS, at: at as u64, ..none };
+        if self.reach.threads && self.reach.is_one_device() {
+            return address;
         }
         match context.share(at as u64) {
+            // Other devices get to what other processes could map, and to nothing else.
+            Ok(_) if self.reach.threads => address,
             Ok(shared) => Area { kind: SHARED, at: shared.offset, name: shared.handle },
             // Managed memory, a pool's, or host memory.
             Err(_) => Area { kind: HIDDEN, ..none },
@@ -174,8 +167,7 @@ pub(super) struct Led {
     head: Head,
     state: State,
     done: Option<Event>,
-    /// What this rank tells, and what all have told.
-    told: Vec<Told>,
+    told: Rows,
 }
 
 /// What became of a look at a call.
@@ -189,7 +181,7 @@ pub(super) enum Step {
 
 impl Led {
     pub(super) fn new(head: Head) -> Self {
-        Self { head, state: State::Ready, done: None, told: Vec::new() }
+        Self { head, state: State::Ready, done: None, told: Rows::default() }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -233,7 +225,9 @@ impl Led {
                 self.tell(call, side, (tools, direct, numbers));
             }
             State::Told => {
-                if self.told.iter().any(|told| [told.send.kind, told.recv.kind].contains(&HIDDEN)) {
+                self.told.agree(call, &self.head, tools.me)?;
+                let hidden = |told: &Told| [told.send.kind, told.recv.kind].contains(&HIDDEN);
+                if self.told.all().any(hidden) {
                     return Ok(Step::OutOfReach);
                 }
                 if let Some(share) = direct.share {
@@ -263,17 +257,17 @@ impl Led {
         (tools, direct, numbers): (&Tools, &Direct, &mut Numbers),
     ) {
         let (sends, receives) = call.uses(tools.me);
+        let exchanges = matches!(call.collective, Collective::AllToAll | Collective::AllToAllV);
         let told = Told {
             send: direct.area(call.send, sends, &tools.context),
             recv: direct.area(call.recv.cast_const(), receives, &tools.context),
             factor: call.scalar.0,
+            in_place: u64::from(exchanges && sends && std::ptr::eq(call.send, call.recv)),
         };
-        self.told.resize(Rank(tools.world).index(), Told::zeroed());
-        self.told[tools.me.index()] = told;
+        self.told.begin(call, tools.me, tools.world, told);
         let mut gather = Call::new(Collective::AllGather, Dtype::U64);
-        gather.count = size_of::<Told>() as u64 / 8;
-        gather.recv = self.told.as_mut_ptr().cast();
-        gather.send = self.told[tools.me.index()..].as_ptr().cast();
+        let (words, all, own) = self.told.to_gather(tools.me);
+        (gather.count, gather.recv, gather.send) = (words, all.cast(), own.cast());
         // SAFETY: the list is this call's, which stays until it is over, or until the side is
         // broken and touches nothing any more.
         self.state = State::Telling(unsafe { numbers.pass(gather, self.head, side) });
@@ -293,27 +287,30 @@ impl Led {
         }
         let mut sends = [0u64; FAN];
         let mut recvs = [0u64; FAN];
-        for (rank, told) in self.told.iter().enumerate() {
+        for (rank, told) in self.told.all().enumerate() {
             sends[rank] = direct.resolve(rank, &told.send, call.send as u64, tools)?;
             recvs[rank] = direct.resolve(rank, &told.recv, call.recv as u64, tools)?;
         }
-        let world = self.told.len();
+        let world = Rank(tools.world).index();
         let mut moves = std::mem::take(&mut direct.moves);
-        moves.list(call, tools.world, share);
+        moves.list(call, tools.world, share, |from, to| self.told.block(from, to));
         let element = call.dtype.bytes() as u64;
         let outcome = self
             .folds(call, &moves, (&sends[..world], &recvs[..world]), (tools, direct))
             .and_then(|()| {
+                let there = |copy: &Copy| Move {
+                    source: sends[copy.from.0.index()] + copy.from.1 * element,
+                    target: recvs[copy.to.0.index()] + copy.to.1 * element,
+                    bytes: copy.count * element,
+                };
                 direct.blocks.clear();
-                for copy in &moves.copies {
-                    let source = sends[copy.from.0.index()] + copy.from.1 * element;
-                    let target = recvs[copy.to.0.index()] + copy.to.1 * element;
-                    if source != target {
-                        let bytes = copy.count * element;
-                        direct.blocks.push(Move { source, target, bytes });
-                    }
+                let moved = moves.copies.iter().map(there);
+                direct.blocks.extend(moved.filter(|one| one.source != one.target));
+                if self.told.all().any(|told| told.in_place == 1) {
+                    exchange(tools, direct)
+                } else {
+                    copies(tools, &direct.blocks)
                 }
-                copies(tools, direct)
             });
         direct.moves = moves;
         outcome
@@ -337,7 +334,7 @@ impl Led {
             let source =
                 |at: &u64| DeviceSource { at: at + fold.from * element, form: Form::Native };
             sources.extend(sends.iter().map(source));
-            factors.extend(self.told.iter().map(|told| Scalar(told.factor)));
+            factors.extend(self.told.all().map(|told| Scalar(told.factor)));
             let target = |at: &u64| at + fold.at * element;
             match fold.to {
                 Targets::All => targets.extend(recvs.iter().map(target)),
@@ -371,14 +368,41 @@ impl Led {
     }
 }
 
-/// Launches the copies that are listed.
-fn copies(tools: &Tools, direct: &mut Direct) -> Result<()> {
-    let blocks = std::mem::take(&mut direct.blocks);
-    let outcome = blocks.chunks(PACK_INLINE).try_for_each(|some| {
+/// Launches copies.
+fn copies(tools: &Tools, blocks: &[Move]) -> Result<()> {
+    blocks.chunks(PACK_INLINE).try_for_each(|some| {
         let launch = pack(some, tools.processors)?;
         // SAFETY: as for folds.
         unsafe { tools.launch(&launch, &tools.outward) }
-    });
-    direct.blocks = blocks;
-    outcome
+    })
+}
+
+/// Launches the copies that are listed, where what one reads another may write: window by window,
+/// by way of scratch. A window of what goes from one rank to another lies where the same window of
+/// what returns does, so windows do not meet.
+fn exchange(tools: &Tools, direct: &mut Direct) -> Result<()> {
+    let (blocks, window) = (&direct.blocks, &mut direct.window);
+    let longest = blocks.iter().map(|block| block.bytes).max().unwrap_or(0);
+    let room = SCRATCH_BYTES / (blocks.len() as u64).max(1) / ALIGN * ALIGN;
+    let length = room.min(longest.next_multiple_of(ALIGN));
+    if length == 0 {
+        return Ok(());
+    }
+    let step = address(length);
+    let scratch = OrderedMemory::new(&tools.outward, step * blocks.len())?;
+    for from in (0..longest).step_by(step) {
+        for there in [true, false] {
+            window.clear();
+            for (block, at) in blocks.iter().zip((scratch.address()..).step_by(step)) {
+                let bytes = block.bytes.saturating_sub(from).min(length);
+                let (source, target) = (block.source + from, block.target + from);
+                let half = if there { (source, at) } else { (at, target) };
+                if bytes > 0 {
+                    window.push(Move { source: half.0, target: half.1, bytes });
+                }
+            }
+            copies(tools, window)?;
+        }
+    }
+    Ok(())
 }

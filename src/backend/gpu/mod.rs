@@ -27,6 +27,7 @@ mod moves;
 mod piece;
 mod staged;
 mod steps;
+mod told;
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -109,7 +110,7 @@ struct Tools {
     context: Arc<Context>,
     /// Copies from the device, and to it.
     inward: Stream,
-    outward: Stream,
+    outward: Arc<Stream>,
     /// Where this rank may launch any.
     kernels: Option<Arc<Kernels>>,
     /// Multiprocessors, and compute capability.
@@ -138,6 +139,12 @@ impl Tools {
         // SAFETY: the caller's promise is passed on.
         unsafe { kernels.launch(launch, stream) }
     }
+}
+
+/// An address of the device's, as the host's pointers are wide.
+#[expect(clippy::cast_possible_truncation, reason = "CUDA is there on 64-bit hosts only")]
+fn address(at: u64) -> usize {
+    at as usize
 }
 
 /// A call under way, on memory of either kind.
@@ -274,7 +281,7 @@ impl Gpu {
         timeout: Option<Duration>,
     ) -> Result<Self> {
         let _entered = context.enter()?;
-        let (inward, outward) = (Stream::new(&context)?, Stream::new(&context)?);
+        let (inward, outward) = (Stream::new(&context)?, Arc::new(Stream::new(&context)?));
         let Device { processors, capability, .. } = *device;
         let direct = reach.and_then(|reach| Direct::new(reach, me));
         let launches = nccl.is_some() || direct.as_ref().is_some_and(Direct::leads);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::steps::{At, Fold, Kind, Message, Primitive, Rules, Script, Step};
-use super::{Events, Numbers, Tools};
+use super::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::backend::pair::{expected, pairs, sent};
 use crate::call::{Call, Head, Place};
@@ -136,7 +136,7 @@ impl Moved {
     pub(super) fn new(call: &Call, head: Head, nccl: &Nccl, tools: &Tools) -> Self {
         let stream = match call.place {
             Place::Stream { handle, .. } => tools.stream(handle),
-            Place::Host | Place::Device { .. } => tools.outward.clone(),
+            Place::Host | Place::Device { .. } => StreamRef::clone(&tools.outward),
         };
         Self {
             head,
@@ -423,10 +423,4 @@ impl Moved {
         unsafe { tools.launch(&launch, &self.stream)? };
         Ok(Progress::Done)
     }
-}
-
-/// An address of the device's, as the host's pointers are wide.
-#[expect(clippy::cast_possible_truncation, reason = "CUDA is there on 64-bit hosts only")]
-fn address(at: u64) -> usize {
-    at as usize
 }

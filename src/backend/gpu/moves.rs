@@ -63,21 +63,21 @@ impl Share {
     }
 }
 
-/// Whether calls of this kind are made of moves: those whose blocks every rank knows.
-pub(super) fn has_moves(call: &Call) -> bool {
-    use Collective as C;
-    match call.collective {
-        C::AllReduce | C::Reduce | C::Broadcast | C::AllGather | C::ReduceScatter => true,
-        C::Gather | C::Scatter | C::AllGatherV | C::ReduceScatterV => true,
-        // Where one buffer holds both, what is read is written by others.
-        C::AllToAll => !call.in_place_all_to_all(),
-        C::GatherV | C::ScatterV | C::AllToAllV | C::Barrier | C::Send | C::Recv => false,
-    }
+/// Whether calls of this kind are made of moves: all that move anything between all ranks.
+pub(super) fn has_moves(kind: Collective) -> bool {
+    !kind.point_to_point() && kind != Collective::Barrier
 }
 
 impl Moves {
-    /// Takes on a share of `call`, as any rank of `world` knows it.
-    pub(super) fn list(&mut self, call: &Call, world: u32, share: Share) {
+    /// Takes on a share of `call` among `world` ranks; `block_of` says what goes from one to another
+    /// where only those two know.
+    pub(super) fn list(
+        &mut self,
+        call: &Call,
+        world: u32,
+        share: Share,
+        block_of: impl Fn(Rank, Rank) -> Copy,
+    ) {
         use Collective as C;
         self.folds.clear();
         self.copies.clear();
@@ -121,7 +121,13 @@ impl Moves {
                     ranks().for_each(|r| self.copy((r, block(to)), (to, block(r)), count, share));
                 }
             }
-            C::GatherV | C::ScatterV | C::AllToAllV | C::Barrier | C::Send | C::Recv => {}
+            C::GatherV | C::ScatterV | C::AllToAllV => {
+                for (to, from) in ranks().flat_map(|to| ranks().map(move |from| (to, from))) {
+                    let Copy { from, to, count } = block_of(from, to);
+                    self.copy(from, to, count, share);
+                }
+            }
+            C::Barrier | C::Send | C::Recv => {}
         }
     }
 
@@ -166,11 +172,18 @@ mod tests {
     /// Each element of an output: where it comes from. `None`: of everyone, at this offset.
     type Written = BTreeMap<(u32, u64), (Option<u32>, u64)>;
 
+    /// What goes from one rank to another where only they know: all of it differs.
+    fn between(from: Rank, to: Rank) -> Copy {
+        let (there, back) = (u64::from(from.0), u64::from(to.0));
+        let count = 5 * there + 7 * back;
+        Copy { from: (from, 100 * back), to: (to, 100 * there), count }
+    }
+
     fn written(call: &Call, world: u32, of: u32) -> Written {
         let mut all = Written::new();
         let mut moves = Moves::default();
         for index in 0..of {
-            moves.list(call, world, Share { index, of });
+            moves.list(call, world, Share { index, of }, between);
             for fold in &moves.folds {
                 for rank in (0..world).map(Rank) {
                     if fold.to == Targets::All || fold.to == Targets::One(rank) {
@@ -204,13 +217,20 @@ mod tests {
             if kind.ragged() {
                 call.recv_blocks.set(&counts, None);
             }
-            if !has_moves(&call) {
+            if !has_moves(kind) {
                 continue;
             }
             let places = call.recv_blocks.displacements.clone();
             for of in [1, 2, 5] {
                 let all = written(&call, world, of);
                 let mut expected = Written::new();
+                for (me, peer) in (0..world).flat_map(|me| (0..world).map(move |peer| (me, peer))) {
+                    let Copy { from, to, count } = between(Rank(peer), Rank(me));
+                    if matches!(kind, C::GatherV | C::ScatterV | C::AllToAllV) {
+                        expected
+                            .extend((0..count).map(|i| ((me, to.1 + i), (Some(peer), from.1 + i))));
+                    }
+                }
                 for me in 0..world {
                     let mut put = |at, from| expected.insert((me, at), from);
                     for i in 0..count {
