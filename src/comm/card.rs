@@ -44,7 +44,7 @@ pub(crate) struct Card {
     /// The backend it is to have.
     pub(crate) family: Family,
     /// Which GPU it has, and which NCCL.
-    pub(crate) gpu: Option<([u8; 16], Found)>,
+    pub(crate) gpu: Option<GpuCard>,
 }
 
 impl Card {
@@ -73,10 +73,8 @@ impl Card {
         let family = Family::ALL.iter().position(|family| *family == self.family);
         bytes.push(family.and_then(|at| u8::try_from(at).ok()).unwrap_or(0));
         bytes.push(u8::from(self.gpu.is_some()));
-        if let Some((uuid, found)) = &self.gpu {
-            bytes.extend_from_slice(uuid);
-            bytes.extend_from_slice(&found.version.to_le_bytes());
-            bytes.push(u8::from(found.shares));
+        if let Some(gpu) = &self.gpu {
+            gpu.encode(&mut bytes);
         }
         bytes
     }
@@ -119,15 +117,50 @@ impl Card {
         let family = family.ok_or_else(|| bad("its backend"))?;
         let gpu = match rest.u8()? {
             0 => None,
-            1 => {
-                let (uuid, version) = (rest.array()?, rest.u32()?);
-                Some((uuid, Found { version, shares: rest.u8()? != 0 }))
-            }
+            1 => Some(GpuCard::read(&mut rest)?),
             _ => return Err(bad("its GPU")),
         };
         rest.end()?;
         let foreign = (rank != NO_RANK).then_some((rank, text));
         Ok(Self { hint, name: name.to_owned(), addresses, processors, foreign, family, gpu })
+    }
+}
+
+/// What a rank says of its GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GpuCard {
+    /// Of the device.
+    pub(crate) uuid: [u8; 16],
+    /// The same for ranks of one process alone.
+    pub(crate) process: u64,
+    /// Compute capability.
+    pub(crate) capability: (u32, u32),
+    /// There are kernels of ours for it.
+    pub(crate) folds: bool,
+    pub(crate) nccl: Found,
+}
+
+impl GpuCard {
+    /// Its device, and its rank's process.
+    pub(crate) const fn place(&self) -> ([u8; 16], u64) {
+        (self.uuid, self.process)
+    }
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let Self { uuid, process, capability, folds, nccl } = self;
+        bytes.extend_from_slice(uuid);
+        bytes.extend_from_slice(&process.to_le_bytes());
+        for number in [capability.0, capability.1, nccl.version] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend([u8::from(*folds), u8::from(nccl.shares)]);
+    }
+
+    fn read(rest: &mut Fields<'_>) -> Result<Self> {
+        let (uuid, process) = (rest.array()?, rest.u64()?);
+        let (capability, version) = ((rest.u32()?, rest.u32()?), rest.u32()?);
+        let (folds, shares) = (rest.u8()? != 0, rest.u8()? != 0);
+        Ok(Self { uuid, process, capability, folds, nccl: Found { version, shares } })
     }
 }
 
@@ -175,7 +208,9 @@ mod tests {
         let addresses = vec!["10.1.2.3:99".parse().expect("v4"), "[::1]:7".parse().expect("v6")];
         let processors = vec![3, 1 << 63];
         let (name, foreign) = ("door".to_owned(), Some((3, "MPICH 5".to_owned())));
-        let gpu = Some(([9; 16], Found { version: 22_105, shares: true }));
+        let nccl = Found { version: 22_105, shares: true };
+        let (process, capability) = (1 << 50, (9, 0));
+        let gpu = Some(GpuCard { uuid: [9; 16], process, capability, folds: true, nccl });
         let family = Family::Nccl;
         let card = Card { hint: [7; 32], name, addresses, processors, foreign, family, gpu };
         let bytes = card.encode();

@@ -9,11 +9,20 @@ use std::sync::{Arc, Mutex};
 use crate::backend::gpu::{Reach, are_for};
 use crate::call::{Call, Place};
 use crate::comm::call::Seat;
+use crate::comm::card::GpuCard;
+use crate::comm::nccl::Found;
 use crate::comm::table::lock;
 use crate::config::{Config, Device, Family};
-use crate::cuda::{self as driver, Context, Driver, Event, Memory, Stream, StreamRef, Timing};
+use crate::cuda::{
+    self as driver, Context, Driver, Event, HANDLE_BYTES, Imported, Memory, Stream, StreamRef,
+    Timing,
+};
 use crate::error::{Code, Error, Result};
 use crate::nccl::Library;
+use crate::sys::random;
+
+/// CUDA's handle for the calling thread's own default stream.
+const PER_THREAD: usize = 2;
 
 /// The CUDA driver of this process in a line, and each of its devices in one more. The driver is
 /// loaded and initialised for that.
@@ -36,6 +45,8 @@ pub(crate) struct Gpu {
     pool: Arc<Pool>,
     /// The stream that calls have their place in, if one was set.
     stream: Mutex<Option<usize>>,
+    /// A number of this process's.
+    process: u64,
 }
 
 impl Gpu {
@@ -74,6 +85,7 @@ impl Gpu {
             copies,
             pool: Arc::default(),
             stream: Mutex::new(None),
+            process: process()?,
         }))
     }
 
@@ -94,49 +106,84 @@ impl Gpu {
         Ok(all)
     }
 
-    /// Lets kernels of all of them, which are this process's, into each other's memory; `None`
-    /// where they do not get there.
-    ///
-    /// # Errors
-    /// CUDA's own.
-    pub(crate) fn join(all: &[Self]) -> Result<Option<Reach>> {
-        let uuids: Vec<_> = all.iter().map(|gpu| gpu.facts.uuid).collect();
-        if all.is_empty() || !all.iter().all(|gpu| gpu.reaches(&uuids)) {
-            return Ok(None);
-        }
-        for gpu in all {
-            for peer in all.iter().filter(|peer| peer.facts.uuid != gpu.facts.uuid) {
-                gpu.context.reach(&peer.context)?;
-            }
-        }
-        Ok(Some(Reach::of(&uuids, true)))
+    /// How they reach each other's memory, all of them of this process; `None` where they do not.
+    pub(crate) fn join(all: &[Self]) -> Option<Reach> {
+        let cards: Vec<GpuCard> = all.iter().map(Self::card).collect();
+        let places: Vec<_> = cards.iter().map(GpuCard::place).collect();
+        let joined = |gpu: &Self| gpu.reaches(&cards) && cards.iter().all(|card| gpu.enters(card));
+        (!all.is_empty() && all.iter().all(joined)).then(|| Reach::of(&places))
     }
 
     /// The same for another rank of this process.
     fn another(&self) -> Result<Self> {
-        let (context, facts, nccl) = (self.context.clone(), self.facts.clone(), self.nccl.clone());
-        let copies = Arc::new(Stream::new(&context)?);
-        Ok(Self { context, facts, nccl, copies, pool: Arc::default(), stream: Mutex::new(None) })
+        Ok(Self {
+            context: self.context.clone(),
+            facts: self.facts.clone(),
+            nccl: self.nccl.clone(),
+            copies: Arc::new(Stream::new(&self.context)?),
+            pool: Arc::default(),
+            stream: Mutex::new(None),
+            process: self.process,
+        })
     }
 
-    /// Whether there are kernels for it.
-    pub(crate) fn folds(&self) -> bool {
-        are_for(self.facts.capability)
+    /// What this rank says of it.
+    pub(crate) fn card(&self) -> GpuCard {
+        let driver::Device { uuid, capability, .. } = self.facts;
+        let nccl = Found::of(self.nccl.as_deref().ok());
+        GpuCard { uuid, process: self.process, capability, folds: are_for(capability), nccl }
     }
 
-    /// Whether it has kernels, and reaches the memory of all GPUs with these ids.
-    pub(crate) fn reaches(&self, all: &[[u8; 16]]) -> bool {
+    /// The device of this process with that id.
+    fn find(&self, uuid: &[u8; 16]) -> Option<driver::Device> {
         let driver = self.context.driver();
-        let find = |uuid: &[u8; 16]| {
-            let count = driver.device_count().ok()?;
-            let devices = (0..count).filter_map(|n| driver::Device::find(driver, n).ok());
-            devices.into_iter().find(|device| device.uuid == *uuid)
+        let devices = 0..driver.device_count().ok()?;
+        let mut found = devices.filter_map(|number| driver::Device::find(driver, number).ok());
+        found.find(|device| device.uuid == *uuid)
+    }
+
+    /// Whether it has kernels, and may reach the memory of all of these.
+    pub(crate) fn reaches(&self, all: &[GpuCard]) -> bool {
+        let reaches = |card: &GpuCard| {
+            card.uuid == self.facts.uuid
+                || self
+                    .find(&card.uuid)
+                    .is_some_and(|peer| self.facts.can_reach(&peer).unwrap_or(false))
         };
-        let reaches = |uuid: &[u8; 16]| {
-            *uuid == self.facts.uuid
-                || find(uuid).is_some_and(|peer| self.facts.can_reach(&peer).unwrap_or(false))
+        are_for(self.facts.capability) && all.iter().all(reaches)
+    }
+
+    /// Lets kernels of this device into the memory of one that another rank of this process has;
+    /// whether they get there.
+    fn enters(&self, card: &GpuCard) -> bool {
+        if card.uuid == self.facts.uuid {
+            return true;
+        }
+        let Some(peer) = self.find(&card.uuid) else { return false };
+        let peer = Context::retain(self.context.driver(), peer.ordinal);
+        peer.and_then(|peer| self.context.reach(&peer)).is_ok()
+    }
+
+    /// Memory that other ranks try to find, and its name between processes.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub(crate) fn sample(&self) -> Result<(driver::DeviceMemory, [u8; HANDLE_BYTES])> {
+        let memory = driver::DeviceMemory::new(&self.context, 1)?;
+        let shared = self.context.share(memory.address())?;
+        Ok((memory, shared.handle))
+    }
+
+    /// Whether it finds the memory that all of these have named.
+    pub(crate) fn finds(&self, all: &[GpuCard], names: &[Vec<u8>]) -> bool {
+        let finds = |(card, name): (&GpuCard, &Vec<u8>)| {
+            let Ok(name) = <&[u8; HANDLE_BYTES]>::try_from(&name[..]) else { return false };
+            if card.process == self.process {
+                return self.enters(card);
+            }
+            Imported::open(&self.context, name).is_ok()
         };
-        self.folds() && all.iter().all(reaches)
+        all.iter().zip(names).all(finds)
     }
 
     /// The setting that means this one.
@@ -174,10 +221,21 @@ impl Gpu {
         let stream = stream.map(of);
         if let Some(stream) = &stream {
             let _context = self.context.enter()?;
-            let device = stream.device()?;
-            if device != self.context.ordinal() {
+            if stream.raw() as usize == PER_THREAD {
+                let text = "the per-thread default stream is another one on each thread, and calls \
+                            go on on threads of their own: make a stream";
+                return Err(Error::new(Code::InvalidArgument, text));
+            }
+            let context = stream.context().map_err(|error| {
+                let text = format!("a stream that CUDA does not know: {}", error.detail);
+                Error { code: Code::InvalidArgument, detail: text.into(), ..error }
+            })?;
+            if context != self.context.id() {
+                let device = stream.device()?;
                 let own = self.context.ordinal();
-                let text = format!("a stream of device {device}; the communicator's is {own}");
+                let what = if device == own { "another context" } else { "another device" };
+                let text =
+                    format!("a stream of {what} (device {device}); the communicator's is {own}");
                 return Err(Error::new(Code::InvalidArgument, text));
             }
             if !self.facts.stream_values {
@@ -208,16 +266,7 @@ impl Gpu {
             (0, 0, None) if sends || receives => Ok(Place::Host),
             (0, 0, None) => Ok(self.place_of_nothing(call)),
             (0, ..) => Ok(on_device),
-            (_, 0, None) => Ok(Place::Host),
-            (_, 0, Some(_)) => {
-                let text = format!(
-                    "{} on host memory that device {} does not reach cannot have its place in a \
-                     stream: clear the stream, or use memory of CUDA's",
-                    call.collective,
-                    self.context.ordinal()
-                );
-                Err(Error::new(Code::InvalidArgument, text))
-            }
+            (_, 0, _) => Ok(Place::Host),
             _ => {
                 let text = format!(
                     "{}: one buffer is in host memory, the other on device {}",
@@ -245,7 +294,10 @@ impl Gpu {
     }
 
     fn memory(&self, at: *const u8, which: &str) -> Result<Memory> {
-        let memory = self.recognise(at)?;
+        let memory = self.recognise(at).map_err(|error| {
+            let text = format!("the {which} buffer {at:p}: {}", error.detail);
+            Error { code: Code::InvalidArgument, detail: text.into(), ..error }
+        })?;
         if let Memory::Device { ordinal: number } = memory
             && number != self.context.ordinal()
         {
@@ -257,6 +309,16 @@ impl Gpu {
         }
         Ok(memory)
     }
+}
+
+/// A random number that the ranks of this process have in common.
+fn process() -> Result<u64> {
+    static NUMBER: Mutex<Option<u64>> = Mutex::new(None);
+    let mut number = lock(&NUMBER);
+    if number.is_none() {
+        *number = Some(u64::from_le_bytes(random::bytes()?));
+    }
+    Ok(number.unwrap_or_default())
 }
 
 /// The device of the rank with the number `local`, of so many.
@@ -333,6 +395,7 @@ impl DeviceMemory {
     /// `INVALID_ARGUMENT` when they are too many; CUDA's own.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         self.fits(bytes.len())?;
+        let _entered = self.stream.context().enter()?;
         // SAFETY: as many bytes are there, and are read before this returns.
         unsafe { self.stream.copy_in(self.address(), bytes.as_ptr(), bytes.len())? };
         self.stream.synchronize()
@@ -344,6 +407,7 @@ impl DeviceMemory {
     /// `INVALID_ARGUMENT` when they are too many; CUDA's own.
     pub fn read(&self, bytes: &mut [u8]) -> Result<()> {
         self.fits(bytes.len())?;
+        let _entered = self.stream.context().enter()?;
         // SAFETY: as many bytes are there, and are written before this returns.
         unsafe { self.stream.copy_out(bytes.as_mut_ptr(), self.address(), bytes.len())? };
         self.stream.synchronize()

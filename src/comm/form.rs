@@ -19,10 +19,10 @@ use crate::boot::interface::choose;
 use crate::boot::local::{LocalListener, LocalPeer, exchange_local, host_hint, settle};
 use crate::boot::mesh::{self, PeerSockets, Place, connect_mesh};
 use crate::boot::rendezvous::{Joined, check_place, decline, join};
-use crate::comm::card::{Card, apply_terms, encode_terms};
+use crate::comm::card::{Card, GpuCard, apply_terms, encode_terms};
 use crate::comm::device::Gpu;
 use crate::comm::ground::{self, Ground};
-use crate::comm::nccl::{self, Found};
+use crate::comm::nccl;
 use crate::config::{Config, Device, Family, Tuning};
 use crate::engine::Engine;
 use crate::engine::link::Fabric;
@@ -36,7 +36,7 @@ use crate::link::layout::LAYOUT;
 use crate::link::shm::{self, Neighbour};
 use crate::link::tcp::{TcpRx, TcpTx};
 use crate::link::{AnyRx, AnyTx, Links, capacity, mem};
-use crate::nccl::{Comm, Library};
+use crate::nccl::Library;
 use crate::sys::affinity;
 use crate::sys::bell::Bell;
 use crate::sys::limits;
@@ -79,7 +79,7 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     let links = mem::connect(count)?;
     let gpus = Gpu::of_threads(config, world)?;
     let comms = threads_of_nccl(&gpus, config)?;
-    let reach = if comms.is_empty() { Gpu::join(&gpus)? } else { None };
+    let reach = if comms.is_empty() { Gpu::join(&gpus) } else { None };
     let (mut gpus, mut comms) = (gpus.into_iter(), comms.into_iter());
     let healths = Thread::all(links.iter().map(|l| l.doze().clone()).collect());
     let mut form = |(rank, (links, health)): (u32, (Links, Thread))| {
@@ -92,9 +92,9 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
         let mut notes = vec![format!("{world} ranks are threads of one process")];
         notes.extend(table_note(config));
         let mover = match comms.next() {
-            Some((library, comm)) => {
+            Some((library, nccl)) => {
                 notes.push(format!("NCCL {} makes them: {}", library.version, library.place));
-                (Some(mover(&library, comm, config)), None)
+                (Some(nccl), None)
             }
             None => (None, reach.clone()),
         };
@@ -107,9 +107,8 @@ pub(crate) fn threads(world: u32, config: &Config) -> Result<Vec<Formed>> {
     (0..).zip(links.into_iter().zip(healths)).map(&mut form).collect()
 }
 
-/// NCCL's communicators for threads of this process, each with one of `gpus`; none where NCCL is not
-/// to serve them.
-fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, Comm)>> {
+/// NCCL for threads of this process, each with one of `gpus`; none where NCCL is not to serve them.
+fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, Nccl)>> {
     let mut unsaid = Vec::new();
     let card = |gpu: Option<&Gpu>| Card {
         hint: [0; 32],
@@ -118,7 +117,7 @@ fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, C
         processors: Vec::new(),
         foreign: None,
         family: config.backend,
-        gpu: gpu.map(found_of),
+        gpu: gpu.map(Gpu::card),
     };
     let cards: Vec<Card> = match gpus {
         [] => vec![card(None)],
@@ -128,12 +127,9 @@ fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, C
         return Ok(Vec::new());
     };
     let comms = nccl::form_threads(library, gpus, super::start::deadline(config))?;
-    Ok(comms.into_iter().map(|comm| (library.clone(), comm)).collect())
-}
-
-/// What a rank's card says of its GPU.
-fn found_of(gpu: &Gpu) -> ([u8; 16], Found) {
-    (gpu.facts().uuid, Found::of(gpu.nccl().as_deref().ok()))
+    let terms = nccl::terms(&cards, config);
+    let made = |comm| (library.clone(), Nccl::new(library.clone(), comm, terms));
+    Ok(comms.into_iter().map(made).collect())
 }
 
 /// The backend over `native`, for memory of `gpu` too where there is one.
@@ -150,26 +146,24 @@ fn on_gpu(
     Ok(Box::new(gpu::Gpu::new(native, device, place, mover, config.timeout)?))
 }
 
-fn mover(library: &Arc<Library>, comm: Comm, config: &Config) -> Nccl {
-    Nccl::new(library.clone(), comm, config.deterministic, config.check)
-}
-
 /// How ranks that share host memory reach each other's device memory, if all have a GPU, and every
-/// GPU reaches every other. All ranks call this where they share memory.
+/// GPU reaches every other, which is tried. All ranks call this where they share memory.
 fn reach(
     cards: &[Card],
     gpu: Option<&Gpu>,
     joined: &mut Joined,
     deadline: Instant,
 ) -> Result<Option<Reach>> {
-    let all: Option<Vec<[u8; 16]>> = cards.iter().map(|card| Some(card.gpu?.0)).collect();
-    let Some(all) = all else { return Ok(None) };
-    let mine = gpu.is_some_and(|gpu| gpu.reaches(&all));
-    let verdicts = joined.exchange(&[u8::from(mine)], deadline)?;
-    if verdicts.iter().any(|verdict| verdict != &[1]) {
-        return Ok(None);
-    }
-    Ok(Some(Reach::of(&all, false)))
+    let all: Option<Vec<GpuCard>> = cards.iter().map(|card| card.gpu).collect();
+    let (Some(all), Some(gpu)) = (all, gpu) else { return Ok(None) };
+    // Nothing fails on one rank alone: what it lacks is a verdict.
+    let sample = if gpu.reaches(&all) { gpu.sample().ok() } else { None };
+    let told = sample.as_ref().map_or(Vec::new(), |(_, name)| name.to_vec());
+    let names = joined.exchange(&told, deadline)?;
+    let found = sample.is_some() && gpu.finds(&all, &names);
+    let verdicts = joined.exchange(&[u8::from(found)], deadline)?;
+    let places: Vec<_> = all.iter().map(GpuCard::place).collect();
+    Ok(verdicts.iter().all(|verdict| verdict == &[1]).then(|| Reach::of(&places)))
 }
 
 /// The same with the table in its file read.
@@ -290,7 +284,7 @@ pub(crate) fn gather(
         processors: affinity::mask(),
         foreign: ground.map(Ground::card),
         family: config.backend,
-        gpu: gpu.as_ref().map(found_of),
+        gpu: gpu.as_ref().map(Gpu::card),
     };
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;
@@ -316,7 +310,8 @@ pub(crate) fn gather(
             let mover = match (library, &gpu) {
                 (Some(library), Some(gpu)) => {
                     let comm = nccl::form(library, (rank, world), gpu, &mut joined, deadline)?;
-                    (Some(mover(library, comm, &config)), None)
+                    let terms = nccl::terms(&cards, &config);
+                    (Some(Nccl::new(library.clone(), comm, terms)), None)
                 }
                 _ if memory => (None, reach(&cards, gpu.as_ref(), &mut joined, deadline)?),
                 _ => (None, None),

@@ -20,6 +20,8 @@ pub(crate) mod core;
 pub(crate) mod device;
 pub(crate) mod form;
 mod fuse;
+#[cfg(test)]
+mod gpu_tests;
 pub(crate) mod ground;
 mod group;
 mod nccl;
@@ -238,7 +240,7 @@ impl Communicator {
     /// The last error of a call on this communicator.
     #[must_use]
     pub fn last_error(&self) -> Option<Error> {
-        lock(&self.last_error).clone()
+        lock(&self.last_error).clone().or_else(|| self.broken())
     }
 
     /// Keeps `result`'s error as the last one.
@@ -435,7 +437,8 @@ impl Communicator {
             match run {
                 [one] => {
                     let mut one = one.clone();
-                    one.place = one.place.followed(!calls.is_empty());
+                    let more = calls.iter().any(|call| !call.place.is_host());
+                    one.place = one.place.followed(more);
                     self.core.post(one, ticket);
                 }
                 many => {

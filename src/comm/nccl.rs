@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::gpu::NcclTerms;
 use crate::boot::rendezvous::Joined;
-use crate::comm::card::Card;
+use crate::comm::card::{Card, GpuCard};
 use crate::comm::device::Gpu;
 use crate::config::{Config, Family};
 use crate::error::{Code, Error, Result};
@@ -42,27 +43,27 @@ impl Found {
 /// Why NCCL cannot serve the ranks with these cards; `None` where it can.
 pub(crate) fn unfit(cards: &[Card], wanted: Family) -> Option<String> {
     for (rank, card) in cards.iter().enumerate() {
-        let Some((_, found)) = card.gpu else {
+        let Some(gpu) = card.gpu else {
             return Some(format!("rank {rank} has no GPU"));
         };
-        if found.version == 0 {
+        if gpu.nccl.version == 0 {
             return Some(format!("rank {rank} has found no NCCL"));
         }
     }
     let all: Vec<_> = cards.iter().filter_map(|card| card.gpu).collect();
-    for (rank, (uuid, found)) in all.iter().enumerate() {
-        if found.version != all[0].1.version {
-            let (ours, theirs) = (Version(all[0].1.version), Version(found.version));
+    for (rank, GpuCard { uuid, nccl: found, .. }) in all.iter().enumerate() {
+        if found.version != all[0].nccl.version {
+            let (ours, theirs) = (Version(all[0].nccl.version), Version(found.version));
             return Some(format!("rank 0 has NCCL {ours}, rank {rank} has {theirs}"));
         }
-        let twin = all[..rank].iter().position(|(other, _)| other == uuid);
+        let twin = all[..rank].iter().position(|other| other.uuid == *uuid);
         let shares = wanted == Family::Nccl && found.shares;
         if let Some(twin) = twin.filter(|_| !shares) {
-            let text = format!(
-                "ranks {twin} and {rank} share a GPU, which NCCL takes from 2.30 on, and where \
-                 {SHARE}=1"
-            );
-            return Some(text);
+            let how = match wanted {
+                Family::Nccl => format!("which NCCL takes from 2.30 on, and where {SHARE}=1"),
+                _ => "which is left to the native backend".to_owned(),
+            };
+            return Some(format!("ranks {twin} and {rank} share a GPU, {how}"));
         }
     }
     None
@@ -98,6 +99,17 @@ pub(crate) fn choose<'a>(
     }
     notes.push(format!("not by NCCL: {reason}"));
     Ok(None)
+}
+
+/// What ranks with these cards, all of which have a GPU, agree on.
+pub(crate) fn terms(cards: &[Card], config: &Config) -> NcclTerms {
+    let gpus = || cards.iter().filter_map(|card| card.gpu);
+    NcclTerms {
+        deterministic: config.deterministic,
+        checks: config.check,
+        capability: gpus().map(|gpu| gpu.capability).min().unwrap_or_default(),
+        folds: gpus().all(|gpu| gpu.folds),
+    }
 }
 
 /// NCCL's communicator of these ranks. All of them call this.
@@ -142,8 +154,14 @@ pub(crate) fn form_threads(
         let _context = gpu.context().enter()?;
         Comm::begin(library, &id, Rank(rank), world, &Wishes::default())
     };
-    let begin_all = || (0..).zip(gpus).map(begin).collect::<Result<Vec<Comm>>>();
-    let (comms, _) = library.group(begin_all)?;
+    // None is dropped before the group has ended, whatever happens: NCCL still knows of them.
+    let mut comms = Vec::with_capacity(gpus.len());
+    let _ = library.group(|| {
+        for part in (0..).zip(gpus) {
+            comms.push(begin(part)?);
+        }
+        Ok(())
+    })?;
     for comm in &comms {
         // BOUND: the deadline.
         while comm.poll()? == Progress::Pending {
@@ -178,7 +196,13 @@ mod tests {
             processors: Vec::new(),
             foreign: None,
             family: Family::Auto,
-            gpu: gpu.map(|(uuid, version, shares)| ([uuid; 16], Found { version, shares })),
+            gpu: gpu.map(|(uuid, version, shares)| GpuCard {
+                uuid: [uuid; 16],
+                process: 0,
+                capability: (8, 0),
+                folds: true,
+                nccl: Found { version, shares },
+            }),
         }
     }
 

@@ -43,6 +43,11 @@ impl Context {
         self.ordinal
     }
 
+    /// What tells it from other contexts of the process.
+    pub(crate) fn id(&self) -> usize {
+        self.handle.addr()
+    }
+
     pub(super) const fn handle(&self) -> CUcontext {
         self.handle
     }
@@ -59,7 +64,7 @@ impl Context {
     }
 
     /// As [`Context::enter`], for calls that captures forbid and that are no part of one.
-    pub(super) fn enter_relaxed(&self) -> Result<(Relaxed<'_>, Entered<'_>)> {
+    pub(crate) fn enter_relaxed(&self) -> Result<(Relaxed<'_>, Entered<'_>)> {
         Ok((self.driver.relax()?, self.enter()?))
     }
 

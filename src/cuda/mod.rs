@@ -27,7 +27,7 @@ mod device;
 mod driver;
 mod event;
 #[cfg(test)]
-mod graph;
+pub(crate) mod graph;
 mod memory;
 mod module;
 mod recognise;

@@ -1,6 +1,6 @@
 //! Streams: our own, and those of callers.
 
-use std::ffi::{c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
@@ -143,6 +143,17 @@ impl StreamRef {
         Ok(status != abi::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
+    /// What tells its context from others, as [`Context::id`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub(crate) fn context(&self) -> Result<usize> {
+        let mut context: CUcontext = ptr::null_mut();
+        // SAFETY: the place is valid.
+        unsafe { cu!(self.driver, cuStreamGetCtx(self.handle, &raw mut context)) }?;
+        Ok(context.addr())
+    }
+
     /// The number of its device.
     ///
     /// # Errors
@@ -217,12 +228,26 @@ impl Stream {
     /// # Errors
     /// The driver's own.
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self> {
+        Self::with_priority(context, 0)
+    }
+
+    /// One whose work goes before that of other streams, and does not stand in one queue of the
+    /// device's with it.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub(crate) fn urgent(context: &Arc<Context>) -> Result<Self> {
+        // The driver takes the highest there is.
+        Self::with_priority(context, -1000)
+    }
+
+    fn with_priority(context: &Arc<Context>, priority: c_int) -> Result<Self> {
         let driver = context.driver().clone();
         let mut handle: CUstream = ptr::null_mut();
         let flags = abi::CU_STREAM_NON_BLOCKING;
         let _here = context.enter()?;
         // SAFETY: the place is valid; a context is current.
-        unsafe { cu!(driver, cuStreamCreateWithPriority(&raw mut handle, flags, 0)) }?;
+        unsafe { cu!(driver, cuStreamCreateWithPriority(&raw mut handle, flags, priority)) }?;
         Ok(Self { stream: StreamRef { driver, handle }, context: context.clone() })
     }
 

@@ -1,67 +1,25 @@
 //! The wrappers over the stand-in of `tests/standin`. Each test runs in a process of its own, whose
 //! variables say what the stand-in does; when it has ended nothing may be left that was made.
 
+#[path = "../../tests/support/alone.rs"]
+mod alone;
 #[path = "../../tests/support/standin.rs"]
 mod standin;
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
+use self::alone::succeeds;
 use super::abi::{self, CUstream};
 use super::graph::{Graph, Mode};
 use super::*;
 use crate::error::{Code, Error, Result};
 
-/// Set in the process that runs a test.
-const ALONE: &str = "UNISONO_TEST_ALONE";
-/// Ends whatever hangs. Never a measure of speed.
-const WATCHDOG: Duration = Duration::from_secs(60);
-
 /// This program, to run one test alone.
 fn program(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("an own name"));
-    command.args(["--exact", "--nocapture", "--test-threads=1"]);
-    command.arg(format!("cuda::tests::{test}")).env(ALONE, test).stdout(Stdio::null());
-    command
-}
-
-fn succeeds(mut command: Command) {
-    let mut child = command.spawn().expect("a process");
-    let until = Instant::now() + WATCHDOG;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child") {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().expect("a child");
-            panic!("{command:?} hangs");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
-    assert!(status.success(), "{command:?}: {status}");
-}
-
-/// Whether this is the process of `test`; otherwise it is run in one, over `library`.
-fn alone(test: &str, library: &Path, variables: &[(&str, &str)]) -> bool {
-    if std::env::var(ALONE).is_ok_and(|name| name == test) {
-        return true;
-    }
-    let leaks = library.with_file_name(format!("leaks-{test}-{}", std::process::id()));
-    let mut command = program(test);
-    command.env("UNISONO_CUDA_LIB", library).env("STANDIN_CUDA_LEAKS", &leaks);
-    command.envs(variables.iter().copied());
-    succeeds(command);
-    // It is not written where the driver was never initialised.
-    if let Ok(text) = std::fs::read_to_string(&leaks) {
-        std::fs::remove_file(&leaks).expect("it was there");
-        assert!(text.lines().count() >= 9, "{text}");
-        assert!(text.lines().all(|line| line.ends_with(" 0")), "left over:\n{text}");
-    }
-    false
+    alone::program(&format!("cuda::tests::{test}"))
 }
 
 macro_rules! alone {
@@ -69,7 +27,8 @@ macro_rules! alone {
         alone!($test in standin::cuda() $(, $name = $value)*)
     };
     ($test:ident in $library:expr $(, $name:literal = $value:literal)*) => {
-        if !alone(stringify!($test), &$library, &[$(($name, $value)),*]) {
+        let name = concat!("cuda::tests::", stringify!($test));
+        if !alone::alone(name, &$library, &[$(($name, $value)),*]) {
             return;
         }
     };

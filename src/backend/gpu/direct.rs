@@ -22,7 +22,7 @@ use super::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::call::{Call, Head};
 use crate::cuda::{Context, Event, HANDLE_BYTES, Imported, OrderedMemory};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::kernel::cuda::{DeviceFold, DeviceSource, FAN, Move, PACK_INLINE, pack};
 use crate::kernel::{Form, Scalar, Stage};
 use crate::types::{Collective, Dtype, Rank, ReduceOp};
@@ -39,23 +39,27 @@ const SCRATCH_BYTES: u64 = 64 << 20;
 /// How the ranks of a communicator reach each other's memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Reach {
-    /// They are threads of one process.
-    pub(crate) threads: bool,
-    /// The number of each rank's device among those of all ranks.
-    pub(crate) devices: Vec<u32>,
+    /// For each rank, the first one with the same device.
+    devices: Vec<usize>,
+    /// For each rank, the first one in the same process.
+    processes: Vec<usize>,
 }
 
 impl Reach {
-    /// That of ranks whose devices have these ids.
-    pub(crate) fn of(uuids: &[[u8; 16]], threads: bool) -> Self {
-        let number = |uuid| uuids.iter().position(|other| other == uuid).unwrap_or(0);
-        let devices = uuids.iter().map(|uuid| Rank::at(number(uuid)).0).collect();
-        Self { threads, devices }
+    /// That of ranks with these devices, by their ids, in these processes, by their numbers.
+    pub(crate) fn of(all: &[([u8; 16], u64)]) -> Self {
+        let first =
+            |same: &dyn Fn(&([u8; 16], u64)) -> bool| all.iter().position(same).unwrap_or(0);
+        Self {
+            devices: all.iter().map(|one| first(&|other| other.0 == one.0)).collect(),
+            processes: all.iter().map(|one| first(&|other| other.1 == one.1)).collect(),
+        }
     }
+}
 
-    fn is_one_device(&self) -> bool {
-        self.devices.iter().all(|device| *device == self.devices[0])
-    }
+/// Whether all are the same.
+fn is_one(all: &[usize]) -> bool {
+    all.iter().all(|one| *one == all[0])
 }
 
 /// What a rank keeps to make such calls.
@@ -80,13 +84,12 @@ impl Direct {
             return None;
         }
         let own = reach.devices[me.index()];
-        let leads = reach.devices.iter().position(|device| *device == own) == Some(me.index());
         let mut distinct = reach.devices.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let index = distinct.iter().position(|device| *device == own).unwrap_or(0);
-        let share = Share { index: number(index), of: number(distinct.len()) };
+        let share = Share { index: Rank::at(index).0, of: Rank::at(distinct.len()).0 };
+        let leads = own == me.index();
         Some(Self {
             reach,
             share: leads.then_some(share),
@@ -110,31 +113,41 @@ impl Direct {
         has_moves(call.collective)
     }
 
+    /// Gives back mappings where there are many. Nothing is under way: to give one back may take
+    /// what waits for a call.
+    pub(super) fn tidy(&mut self) {
+        if self.mapped.len() > MAPPED_MAX {
+            self.mapped.clear();
+        }
+    }
+
     fn area(&self, at: *const u8, used: bool, context: &Context) -> Area {
-        let none = Area { kind: NOTHING, at: 0, name: [0; HANDLE_BYTES] };
+        let at = at as u64;
+        let name = [0; HANDLE_BYTES];
         if !used {
-            return none;
+            return Area { kind: NOTHING, at: 0, offset: 0, name };
         }
-        let address = Area { kind: ADDRESS, at: at as u64, ..none };
-        if self.reach.threads && self.reach.is_one_device() {
-            return address;
+        let here = Area { kind: ADDRESS, at, offset: 0, name };
+        let one_process = is_one(&self.reach.processes);
+        if one_process && is_one(&self.reach.devices) {
+            return here;
         }
-        match context.share(at as u64) {
+        match context.share(at) {
             // Other devices get to what other processes could map, and to nothing else.
-            Ok(_) if self.reach.threads => address,
-            Ok(shared) => Area { kind: SHARED, at: shared.offset, name: shared.handle },
+            Ok(_) if one_process => here,
+            Ok(shared) => Area { kind: SHARED, offset: shared.offset, name: shared.handle, ..here },
             // Managed memory, a pool's, or host memory.
-            Err(_) => Area { kind: HIDDEN, ..none },
+            Err(_) => Area { kind: HIDDEN, ..here },
         }
     }
 
     /// The address at which this rank's device finds `area` of `rank`.
-    fn resolve(&mut self, rank: usize, area: &Area, own: u64, tools: &Tools) -> Result<u64> {
+    fn resolve(&mut self, rank: usize, area: &Area, tools: &Tools) -> Result<u64> {
+        let processes = &self.reach.processes;
         match area.kind {
             NOTHING => Ok(0),
-            ADDRESS => Ok(area.at),
-            _ if rank == tools.me.index() => Ok(own),
-            _ => {
+            ADDRESS | SHARED if processes[rank] == processes[tools.me.index()] => Ok(area.at),
+            SHARED => {
                 let key = (Rank::at(rank).0, area.name);
                 let mapped = match self.mapped.entry(key) {
                     Entry::Occupied(there) => there.into_mut(),
@@ -142,7 +155,11 @@ impl Direct {
                         empty.insert(Imported::open(&tools.context, &area.name)?)
                     }
                 };
-                Ok(mapped.address() + area.at)
+                Ok(mapped.address() + area.offset)
+            }
+            kind => {
+                let text = format!("a buffer of kind {kind}");
+                Err(Error::new(Code::Protocol, text).with_peer(Rank::at(rank)))
             }
         }
     }
@@ -281,15 +298,11 @@ impl Led {
 
     /// Launches this rank's share.
     fn work(&self, call: &Call, share: Share, tools: &Tools, direct: &mut Direct) -> Result<()> {
-        if direct.mapped.len() + 2 * FAN > MAPPED_MAX {
-            // Rare, and nothing is at work there: calls end one after the other.
-            direct.mapped.clear();
-        }
         let mut sends = [0u64; FAN];
         let mut recvs = [0u64; FAN];
         for (rank, told) in self.told.all().enumerate() {
-            sends[rank] = direct.resolve(rank, &told.send, call.send as u64, tools)?;
-            recvs[rank] = direct.resolve(rank, &told.recv, call.recv as u64, tools)?;
+            sends[rank] = direct.resolve(rank, &told.send, tools)?;
+            recvs[rank] = direct.resolve(rank, &told.recv, tools)?;
         }
         let world = Rank(tools.world).index();
         let mut moves = std::mem::take(&mut direct.moves);
@@ -356,15 +369,6 @@ impl Led {
             unsafe { tools.launch(&launch?, &tools.outward)? };
         }
         Ok(())
-    }
-
-    /// Leaves what the device may still use where it is, for good.
-    pub(super) fn abandon(self) {
-        let busy = self.state == State::Working
-            && !self.done.as_ref().is_none_or(|done| done.query().unwrap_or(false));
-        if busy {
-            std::mem::forget(self);
-        }
     }
 }
 

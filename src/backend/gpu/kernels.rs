@@ -15,11 +15,8 @@ use crate::kernel::cuda::{Arguments, Kernel, Launch, bytes_image};
 #[derive(Debug)]
 pub(super) struct Kernels(HashMap<Kernel, Function>);
 
-/// A driver, by its address, and the number of a device.
-type Key = (usize, u32);
-
-/// What is loaded. Primary contexts are one to a device.
-static LOADED: Mutex<Vec<(Key, Weak<Kernels>)>> = Mutex::new(Vec::new());
+/// What is loaded, by contexts.
+static LOADED: Mutex<Vec<(usize, Weak<Kernels>)>> = Mutex::new(Vec::new());
 
 impl Kernels {
     /// Those of `context`.
@@ -27,7 +24,7 @@ impl Kernels {
     /// # Errors
     /// `UNSUPPORTED` in a build without kernels; CUDA's own.
     pub(super) fn of(context: &Arc<Context>) -> Result<Arc<Self>> {
-        let key = (Arc::as_ptr(context.driver()).addr(), context.ordinal());
+        let key = context.id();
         let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         loaded.retain(|(_, kernels)| kernels.strong_count() > 0);
         let found = loaded.iter().find(|(of, _)| *of == key);

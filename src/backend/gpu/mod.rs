@@ -16,43 +16,48 @@
 //! - Native calls begin in the order of the calls they are made for, as on every rank. So a
 //!   collective makes its first when those before it have made their last. Messages have an order
 //!   of their own for each peer and direction.
-//! - What the device may still read or write is never given back: after a failure it stays where
-//!   it is, for good.
+//! - Once a stream waits for a mark nothing is called that CUDA may let wait for that stream:
+//!   kernels are loaded before the first call, stages are had before the call takes its place,
+//!   mappings and stages are given back when nothing is under way. A failure sets all marks first.
+//! - What the device may still read or write is given back when it is done.
 
 mod direct;
+mod job;
 mod kernels;
-mod marks;
+mod line;
 mod moved;
 mod moves;
 mod piece;
 mod staged;
 mod steps;
 mod told;
+mod words;
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::direct::Direct;
 pub(crate) use self::direct::Reach;
-use self::direct::{Direct, Led, Step};
+use self::job::{Job, Lane};
 pub(crate) use self::kernels::are_for;
 use self::kernels::{Kernels, without};
-use self::marks::{Mark, Marks};
-use self::moved::Moved;
-pub(crate) use self::moved::Nccl;
-use self::staged::{Spare, Staged};
+pub(crate) use self::moved::{Nccl, NcclTerms};
+use self::staged::Spare;
+use self::words::Words;
 use crate::backend::Backend;
 use crate::backend::native::Native;
 use crate::call::{Call, Guise, Head, Place, Ragged};
 use crate::cuda::{Context, Device, Event, Stream, StreamRef, Timing};
 use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result, Scope};
+use crate::health::LINK_GRACE;
 use crate::kernel::cuda::Launch;
 use crate::link::doze::Doze;
 use crate::plan::Algorithm;
-use crate::sync::{AtomicU32, Ordering};
-use crate::types::{Collective, Rank};
+use crate::sync::AtomicU32;
+use crate::types::Rank;
 
 /// How long a rank sleeps at most while the device, which rings no bell, works for it.
 const NAP: Duration = Duration::from_micros(20);
@@ -113,9 +118,8 @@ struct Tools {
     outward: Arc<Stream>,
     /// Where this rank may launch any.
     kernels: Option<Arc<Kernels>>,
-    /// Multiprocessors, and compute capability.
+    /// Multiprocessors.
     processors: u32,
-    capability: (u32, u32),
     me: Rank,
     world: u32,
 }
@@ -147,97 +151,6 @@ fn address(at: u64) -> usize {
     at as usize
 }
 
-/// A call under way, on memory of either kind.
-#[derive(Debug)]
-struct Job {
-    call: Call,
-    ticket: u32,
-    way: Way,
-    /// What is before it in the program's stream, until that is done.
-    ready: Option<Event>,
-    /// What waits for it in the stream.
-    mark: Option<Mark>,
-    /// It is of a group that has not all come: nothing in the stream waits for it yet.
-    grouped: bool,
-    /// Its caller has been told that it has ended, or will be when fewer are unattended.
-    unattended: bool,
-    deadline: Option<Instant>,
-}
-
-/// What a look at a job has found.
-#[derive(Clone, Copy, Debug, Default)]
-struct Looked {
-    moved: bool,
-    over: bool,
-    /// NCCL goes on with it by itself, and takes nothing else.
-    waits: bool,
-}
-
-/// A message's direction and peer; `None`: a collective.
-type Lane = Option<(Collective, Rank)>;
-
-/// How a call is made.
-#[derive(Debug)]
-enum Way {
-    /// On host memory, by the side alone; it has been given to the side or not.
-    Host {
-        sent: bool,
-    },
-    Moved(Box<Moved>),
-    Led(Led),
-    Staged(Staged),
-}
-
-impl Job {
-    fn new(call: Call, ticket: u32, way: Way) -> Self {
-        Self {
-            call,
-            ticket,
-            way,
-            ready: None,
-            mark: None,
-            grouped: false,
-            unattended: false,
-            deadline: None,
-        }
-    }
-
-    /// Whether the side has been given all of it.
-    fn has_sent(&self) -> bool {
-        match &self.way {
-            Way::Host { sent } => *sent,
-            Way::Moved(moved) => moved.has_sent(),
-            Way::Led(led) => led.has_sent(),
-            Way::Staged(staged) => staged.has_sent(),
-        }
-    }
-
-    fn is_on_device(&self) -> bool {
-        let at_work = match &self.way {
-            Way::Host { .. } => false,
-            Way::Moved(moved) => moved.is_on_device(),
-            Way::Led(led) => led.is_on_device(),
-            Way::Staged(staged) => staged.is_on_device(),
-        };
-        at_work || self.ready.is_some()
-    }
-
-    /// Whether something of it may have to be looked after, whatever stands before it.
-    fn is_under_way(&self) -> bool {
-        match &self.way {
-            Way::Staged(staged) => self.ready.is_none() && staged.is_on_device(),
-            Way::Moved(_) => true,
-            Way::Host { .. } | Way::Led(_) => self.has_sent(),
-        }
-    }
-
-    /// Native calls of jobs with equal lanes begin one job after the other.
-    fn lane(&self) -> Lane {
-        let kind = self.call.collective;
-        kind.point_to_point().then_some((kind, self.call.root))
-    }
-}
-
 /// One rank's side of everything in flight.
 #[derive(Debug)]
 pub(crate) struct Gpu {
@@ -251,7 +164,12 @@ pub(crate) struct Gpu {
     /// How a device makes calls on all ranks' memory, where one reaches it.
     direct: Option<Direct>,
     nccl: Option<Nccl>,
-    marks: Marks,
+    /// What NCCL has said that went wrong, and when: whoever is to blame may show by himself.
+    suspect: Option<(Error, Instant)>,
+    /// The group of the last call on device memory, and the last group that has all come.
+    group: u32,
+    complete: u32,
+    words: Words,
     tools: Tools,
     side: Native,
     events: Events,
@@ -281,7 +199,7 @@ impl Gpu {
         timeout: Option<Duration>,
     ) -> Result<Self> {
         let _entered = context.enter()?;
-        let (inward, outward) = (Stream::new(&context)?, Arc::new(Stream::new(&context)?));
+        let (inward, outward) = (Stream::urgent(&context)?, Arc::new(Stream::urgent(&context)?));
         let Device { processors, capability, .. } = *device;
         let direct = reach.and_then(|reach| Direct::new(reach, me));
         let launches = nccl.is_some() || direct.as_ref().is_some_and(Direct::leads);
@@ -294,14 +212,16 @@ impl Gpu {
             held: VecDeque::new(),
             nccl,
             direct,
-            marks: Marks::new(&context)?,
+            suspect: None,
+            group: 0,
+            complete: 0,
+            words: Words::new(&context),
             tools: Tools {
                 context: context.clone(),
                 inward,
                 outward,
                 kernels,
                 processors,
-                capability,
                 me,
                 world,
             },
@@ -315,280 +235,12 @@ impl Gpu {
             spent: Vec::new(),
         })
     }
+}
 
-    /// Takes on a call: one on device memory, or one on host memory that others stand before.
-    ///
-    /// # Errors
-    /// CUDA's own.
-    fn enqueue(&mut self, call: Call, ticket: u32) -> Result<()> {
-        let head = self.side.head_of(&call);
-        let way = match call.place {
-            Place::Host => Way::Host { sent: false },
-            // NCCL takes messages in the order of calls alone: who sends first, and then receives,
-            // would wait for ever. Here messages go beside each other and beside collectives.
-            _ if self.nccl.is_some() && !call.collective.point_to_point() => {
-                self.move_by_nccl(call, ticket, head);
-                return Ok(());
-            }
-            _ if self.direct.is_some() && Direct::takes(&call) => Way::Led(Led::new(head)),
-            _ => Way::Staged(Staged::new(&call, head, &self.tools)),
-        };
-        let mut job = Job::new(call, ticket, way);
-        let Place::Stream { handle, more } = job.call.place else {
-            self.jobs.push_back(job);
-            return Ok(());
-        };
-        let stream = self.tools.stream(handle);
-        let placed = self.take_place(&stream).map(|ready| {
-            job.ready = Some(ready);
-            job.deadline = self.deadline();
-            job.grouped = true;
-            self.jobs.push_back(job);
-        });
-        // Calls of a group have one place: nothing of the stream waits between them.
-        let marked = if more { Ok(()) } else { self.mark_group(&stream) };
-        if let Err(error) = placed {
-            self.ended.push_back((ticket, Err(error.clone())));
-            return if error.scope() == Scope::Call { marked } else { Err(error) };
-        }
-        marked
-    }
-
-    /// When a call that begins now must be over, if nobody waits for it.
-    fn deadline(&self) -> Option<Instant> {
-        self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
-    }
-
-    /// Lets what comes later in `stream` wait for the last jobs, whose place is there.
-    fn mark_group(&mut self, stream: &StreamRef) -> Result<()> {
-        for index in 0..self.jobs.len() {
-            if std::mem::take(&mut self.jobs[index].grouped) {
-                self.jobs[index].mark = Some(self.marks.take(stream)?);
-                self.leave(index);
-            }
-        }
-        Ok(())
-    }
-
-    /// A job has its place in its stream: its caller goes on.
-    fn leave(&mut self, index: usize) {
-        let crowd = self.jobs.len();
-        let job = &mut self.jobs[index];
-        job.unattended = true;
-        if crowd <= UNATTENDED_MAX {
-            self.ended.push_back((job.ticket, Ok(())));
-        } else {
-            self.held.push_back(job.ticket);
-        }
-        // ORDERING: of this and the look of a progress thread about to sleep, one sees the other.
-        self.unattended.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Takes on a call for NCCL; its gate is under way at once.
-    fn move_by_nccl(&mut self, call: Call, ticket: u32, head: Head) {
-        let Some(nccl) = &self.nccl else { return };
-        let mut moved = Box::new(Moved::new(&call, head, nccl, &self.tools));
-        if !moved.has_sent() {
-            moved.meet(&call, &mut self.side, &self.tools, &mut self.numbers);
-        }
-        let way = Way::Moved(moved);
-        let in_stream = matches!(call.place, Place::Stream { .. });
-        let deadline = if in_stream { self.deadline() } else { None };
-        let grouped =
-            matches!(call.place, Place::Stream { more: true, .. } | Place::Device { more: true });
-        self.jobs.push_back(Job { deadline, grouped, ..Job::new(call, ticket, way) });
-    }
-
-    /// Takes a place in the program's stream: the event says when what comes before is done.
-    fn take_place(&mut self, stream: &StreamRef) -> Result<Event> {
-        if stream.is_capturing()? {
-            let text = "graphs are captured with NCCL only: the native backend works on the host, \
-                        too";
-            return Err(Error::new(Code::Unsupported, text));
-        }
-        self.events.record(stream, &self.tools.context)
-    }
-
-    /// Lets every job go on that may; whether any moved.
-    fn advance(&mut self) -> Result<bool> {
-        let (mut moved_on, mut waits, mut index) = (false, false, 0);
-        let mut line = std::mem::take(&mut self.line);
-        line.clear();
-        while index < self.jobs.len() {
-            let job = &mut self.jobs[index];
-            let lane = job.lane();
-            let first = !line.contains(&lane);
-            if !first && !job.is_under_way() {
-                index += 1;
-                continue;
-            }
-            if let Some(ready) = &job.ready {
-                if !ready.query()? {
-                    line.push(lane);
-                    index += 1;
-                    continue;
-                }
-                self.events.put_back(job.ready.take());
-            }
-            if job.grouped && matches!(job.way, Way::Moved(_)) && !waits {
-                waits = !self.begin_group(index)?;
-                moved_on |= !waits;
-            }
-            let looked = self.look_after(index, first, waits)?;
-            moved_on |= looked.moved;
-            waits |= looked.waits;
-            let over = looked.over;
-            let job = &self.jobs[index];
-            if !over {
-                if !job.has_sent() {
-                    line.push(lane);
-                }
-                index += 1;
-                continue;
-            }
-            moved_on = true;
-            if let Some(job) = self.jobs.remove(index) {
-                self.end(job, Ok(()));
-            }
-        }
-        self.line = line;
-        Ok(moved_on)
-    }
-
-    /// Looks after one job, which is `first` of its lane or not. With `waits` NCCL takes nothing.
-    fn look_after(&mut self, index: usize, first: bool, waits: bool) -> Result<Looked> {
-        let mut looked = Looked::default();
-        let job = &mut self.jobs[index];
-        match &mut job.way {
-            Way::Moved(moved) => {
-                // NCCL takes calls in their order.
-                let Some(nccl) = self.nccl.as_mut().filter(|_| !waits) else { return Ok(looked) };
-                if !moved.is_issued() {
-                    let tools = (&self.tools, &mut self.events);
-                    looked.moved = moved.issue(&job.call, nccl, tools)?;
-                    looked.waits = !moved.is_issued();
-                }
-                looked.over = moved.is_over(&mut self.events)?;
-                let placed = moved.is_issued() && !job.unattended;
-                if placed && matches!(job.call.place, Place::Stream { .. }) {
-                    self.leave(index);
-                }
-            }
-            Way::Host { sent } => {
-                if first && !std::mem::replace(sent, true) {
-                    // SAFETY: the promise of the call's maker is passed on.
-                    unsafe { self.side.submit(job.call.clone(), job.ticket) };
-                    looked.moved = true;
-                }
-                looked.over = *sent;
-            }
-            Way::Led(led) => {
-                let Some(direct) = &mut self.direct else { return Ok(looked) };
-                let tools = (&self.tools, direct, &mut self.numbers, &mut self.events);
-                let step = led.advance(&job.call, &mut self.side, first, tools)?;
-                looked.moved = step != Step::Waits;
-                looked.over = led.is_over();
-                if step == Step::OutOfReach {
-                    let head = self.side.head_of(&job.call);
-                    job.way = Way::Staged(Staged::new(&job.call, head, &self.tools));
-                }
-            }
-            Way::Staged(staged) => {
-                let tools = (&self.tools, &mut self.spare, &mut self.numbers);
-                looked.moved = staged.advance(&job.call, &mut self.side, first, tools)?;
-                looked.over = staged.is_over();
-            }
-        }
-        Ok(looked)
-    }
-
-    /// Gives NCCL the group that begins with job `index`, all of it at once; false where it has not
-    /// all come, or NCCL takes nothing yet. What is more than one call of NCCL's comes afterwards.
-    fn begin_group(&mut self, index: usize) -> Result<bool> {
-        let Some(nccl) = &mut self.nccl else { return Ok(false) };
-        let Some(last) = (index..self.jobs.len()).find(|&i| !self.jobs[i].grouped) else {
-            return Ok(false);
-        };
-        if !nccl.takes()? {
-            return Ok(false);
-        }
-        let library = nccl.library.clone();
-        let jobs = &mut self.jobs;
-        let begun = library.group(|| {
-            for job in jobs.range_mut(index..=last) {
-                job.grouped = false;
-                if let Way::Moved(moved) = &mut job.way
-                    && moved.is_one_call()
-                {
-                    // What goes on by itself shows in the communicator after the group.
-                    let _ = moved.begin(&job.call, nccl, &self.tools)?;
-                }
-            }
-            Ok(())
-        });
-        begun.map(|_| true)
-    }
-
-    /// A job is over.
-    fn end(&mut self, job: Job, result: Result<()>) {
-        if let Some(mark) = job.mark {
-            self.marks.set(mark);
-        }
-        if job.unattended {
-            self.unattended.fetch_sub(1, Ordering::Relaxed);
-            self.ended.extend(self.held.pop_front().map(|ticket| (ticket, result)));
-        } else if !matches!(job.way, Way::Host { sent: true }) {
-            // The side tells the end of what it has.
-            self.ended.push_back((job.ticket, result));
-        }
-        match job.way {
-            Way::Host { .. } | Way::Moved(_) => {}
-            Way::Led(led) => led.abandon(),
-            Way::Staged(staged) => staged.abandon(),
-        }
-        self.spent.extend(job.call.into_lists());
-    }
-
-    /// Ends every job with `error`.
-    fn end_all(&mut self, error: &Error) {
-        if let Some(nccl) = &mut self.nccl {
-            nccl.abort();
-        }
-        while let Some(job) = self.jobs.pop_front() {
-            self.end(job, Err(error.clone()));
-        }
-        self.own_ends.clear();
-    }
-
-    /// Parts the ends of callers' calls from those of our own.
-    fn sort_ends(&mut self) {
-        while let Some((number, result)) = self.side.take_ended() {
-            let own = number & OWN != 0;
-            let list = if own { &mut self.own_ends } else { &mut self.ended };
-            list.push_back((number, result));
-        }
-    }
-
-    /// Moves what can move; errors end everything.
-    fn turn(&mut self) -> Result<bool> {
-        let mut moved = false;
-        self.sort_ends();
-        while let Some((number, result)) = self.own_ends.pop_front() {
-            moved = true;
-            result?;
-            for job in &mut self.jobs {
-                let found = match &mut job.way {
-                    Way::Host { .. } => false,
-                    Way::Moved(moved) => moved.ended(number, &job.call, self.tools.me)?,
-                    Way::Led(led) => led.ended(number),
-                    Way::Staged(staged) => staged.ended(number, &self.tools)?,
-                };
-                if found {
-                    break;
-                }
-            }
-        }
-        Ok(self.advance()? || moved)
+impl Gpu {
+    /// NCCL says that something went wrong. A rank that has died is named by the side in a moment.
+    fn suspect(&mut self, error: Error) {
+        self.suspect.get_or_insert((error, Instant::now()));
     }
 }
 
@@ -603,8 +255,13 @@ impl Backend for Gpu {
             unsafe { self.side.submit(call, ticket) };
             return;
         }
+        if self.jobs.is_empty()
+            && let Some(direct) = &mut self.direct
+        {
+            direct.tidy();
+        }
         let context = self.tools.context.clone();
-        let outcome = context.enter().and_then(|_entered| {
+        let outcome = context.enter_relaxed().and_then(|_entered| {
             self.enqueue(call, ticket)?;
             self.advance()
         });
@@ -646,7 +303,7 @@ impl Backend for Gpu {
         let context = self.tools.context.clone();
         let turned = match self.side.broken() {
             Some(_) => Ok(false),
-            None => context.enter().and_then(|_entered| self.turn()),
+            None => context.enter_relaxed().and_then(|_entered| self.turn()),
         };
         if let Err(error) = turned {
             self.fail(error);
@@ -689,7 +346,15 @@ impl Backend for Gpu {
 
     fn watch(&mut self) {
         self.side.watch();
+        let context = self.tools.context.clone();
+        let Ok(_entered) = context.enter_relaxed() else { return };
         if let Some(Err(error)) = self.nccl.as_ref().map(Nccl::watch) {
+            self.suspect(error);
+        }
+        let late = |(_, since): &(Error, Instant)| since.elapsed() >= 2 * LINK_GRACE;
+        if self.suspect.as_ref().is_some_and(late)
+            && let Some((error, _)) = self.suspect.take()
+        {
             self.fail(error);
         }
     }
@@ -712,10 +377,17 @@ impl Backend for Gpu {
 
     fn fail(&mut self, error: Error) {
         // What ends one call elsewhere ends the communicator here: the peers have begun the call.
-        let native = error.native;
+        let error = match error.scope() {
+            Scope::Call => Error { code: Code::Backend, ..error },
+            _ => error,
+        };
+        let first = self.side.broken().is_none();
         self.side.fail(error.clone());
-        let error = Error { native, ..self.side.broken().cloned().unwrap_or(error) };
-        self.end_all(&error);
+        let mut broken = self.side.broken().cloned().unwrap_or_else(|| error.clone());
+        if first {
+            broken.native = error.native;
+        }
+        self.end_all(&broken);
     }
 
     fn broken(&self) -> Option<&Error> {
@@ -761,11 +433,24 @@ impl Backend for Gpu {
     }
 
     fn close(&mut self) {
+        let context = self.tools.context.clone();
+        let _entered = context.enter_relaxed();
         if self.side.broken().is_none()
             && let Some(nccl) = &mut self.nccl
         {
             nccl.close();
         }
         self.side.close();
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.words.set_all();
+        let context = self.tools.context.clone();
+        let _entered = context.enter_relaxed();
+        // After a failure the device may still copy, and fold: what it uses goes when it is done.
+        // What it says changes nothing.
+        let _ = (self.tools.inward.synchronize(), self.tools.outward.synchronize());
     }
 }

@@ -5,13 +5,15 @@
 //! NCCL's communicator, and the stream goes on. A call is over when it has passed its gate and the
 //! device has come to its end.
 //!
-//! NCCL is told of one step after the other: while it goes on with one by itself it takes no other.
+//! A call is a few *rounds*: what the device does by itself, NCCL's part, and what the device does
+//! with that. The calls of a group go through their rounds together, so what NCCL gets at once is
+//! the same on all ranks. While it goes on with something by itself it takes nothing else.
 
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::steps::{At, Fold, Kind, Message, Primitive, Rules, Script, Step};
+use super::steps::{At, Fold, Kind, Local, Message, Primitive, Round, Rules, Script};
 use super::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::backend::pair::{expected, pairs, sent};
@@ -19,33 +21,47 @@ use crate::call::{Call, Head, Place};
 use crate::cuda::{Event, StreamRef};
 use crate::engine::wires::mismatch;
 use crate::error::{Code, Error, Result};
-use crate::kernel::cuda::{DeviceConvert, DeviceFold, DeviceSource, FAN, Move, pack};
+use crate::kernel::cuda::{DeviceConvert, DeviceFold, DeviceSource, FAN};
 use crate::kernel::{Form, Stage};
 use crate::nccl::{self, BuiltIn, Comm, Library, Op, Progress, Type};
 use crate::types::{Collective, Dtype, Rank, ReduceOp};
 
 /// How long NCCL may take to end a communicator in good order.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// NCCL for one rank.
 #[derive(Debug)]
 pub(crate) struct Nccl {
-    pub(crate) library: Arc<Library>,
+    library: Arc<Library>,
     /// `None` once it is aborted.
-    pub(crate) comm: Option<Comm>,
+    comm: Option<Comm>,
+    terms: NcclTerms,
+}
+
+/// What all ranks have agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NcclTerms {
     pub(crate) deterministic: bool,
     /// Calls pass a gate.
     pub(crate) checks: bool,
+    /// The least compute capability of the ranks' GPUs.
+    pub(crate) capability: (u32, u32),
+    /// Every rank has kernels.
+    pub(crate) folds: bool,
 }
 
 impl Nccl {
-    pub(crate) fn new(
-        library: Arc<Library>,
-        comm: Comm,
-        deterministic: bool,
-        checks: bool,
-    ) -> Self {
-        Self { library, comm: Some(comm), deterministic, checks }
+    pub(crate) fn new(library: Arc<Library>, comm: Comm, terms: NcclTerms) -> Self {
+        Self { library, comm: Some(comm), terms }
+    }
+
+    /// Whether NCCL makes `call`, with folds of ours or without; all ranks say the same.
+    pub(super) fn makes(&self, call: &Call, tools: &Tools) -> bool {
+        // Messages it takes in the order of calls alone: who sends first, and then receives, would
+        // wait for ever. On the side they go beside each other and beside collectives.
+        let composed = call.collective.reduces() && self.rules(tools).unit(call).is_none();
+        let may_fold = self.terms.folds && Rank(tools.world).index() <= FAN;
+        !call.collective.point_to_point() && (may_fold || !composed)
     }
 
     /// Whether NCCL takes a call now.
@@ -58,6 +74,26 @@ impl Nccl {
 
     fn comm(&self) -> Result<&Comm> {
         self.comm.as_ref().ok_or_else(|| Error::new(Code::Broken, "NCCL was aborted"))
+    }
+
+    /// Gives NCCL what `members` have for it in their rounds, all of it together.
+    ///
+    /// # Errors
+    /// NCCL's own.
+    pub(super) fn enter(&self, members: &mut [(&Call, &mut Moved)]) -> Result<Progress> {
+        let parts: usize = members.iter().map(|(_, moved)| moved.parts()).sum();
+        let mut all = || {
+            let mut progress = Progress::Done;
+            for (call, moved) in &mut *members {
+                let one = moved.enter(call, self)?;
+                progress = if one == Progress::Pending { one } else { progress };
+            }
+            Ok(progress)
+        };
+        match parts {
+            0 | 1 => all(),
+            _ => self.library.group(all).map(|(_, progress)| progress),
+        }
     }
 
     /// What NCCL says that went wrong meanwhile.
@@ -97,8 +133,8 @@ impl Nccl {
             library: &self.library,
             me: tools.me,
             world: tools.world,
-            deterministic: self.deterministic,
-            capability: tools.capability,
+            deterministic: self.terms.deterministic,
+            capability: self.terms.capability,
         }
     }
 }
@@ -121,7 +157,10 @@ pub(super) struct Moved {
     says: Vec<u64>,
     hears: Vec<u64>,
     script: Script,
+    /// The round that is to begin, or has begun.
     at: usize,
+    /// What the round has for NCCL, NCCL has.
+    entered: bool,
     /// Its address, while it is to be released.
     scratch: Option<u64>,
     /// An operation made for this call.
@@ -140,11 +179,12 @@ impl Moved {
         };
         Self {
             head,
-            gate: if nccl.checks && tools.world > 1 { Gate::Before } else { Gate::Passed },
+            gate: if nccl.terms.checks && tools.world > 1 { Gate::Before } else { Gate::Passed },
             says: Vec::new(),
             hears: Vec::new(),
             script: Script::of(call, nccl.rules(tools)),
             at: 0,
+            entered: false,
             scratch: None,
             op: None,
             stream,
@@ -225,64 +265,91 @@ impl Moved {
         self.gate = Gate::At(unsafe { numbers.pass(gate, self.head, side) });
     }
 
-    /// Gives NCCL what it takes; whether anything moved.
+    /// Begins the next round: puts what comes before NCCL's part into the stream. What comes after
+    /// the part of the last one goes there first; false where there is no next round, and everything
+    /// has its place.
     ///
     /// # Errors
-    /// NCCL's and CUDA's own.
-    pub(super) fn issue(
+    /// CUDA's own.
+    pub(super) fn next_round(
         &mut self,
         call: &Call,
-        nccl: &mut Nccl,
+        nccl: &Nccl,
         (tools, events): (&Tools, &mut Events),
     ) -> Result<bool> {
-        if self.issued || !nccl.takes()? {
+        if self.entered {
+            self.locals(call, tools, |round| &round.after)?;
+            self.entered = false;
+            self.at += 1;
+        }
+        if self.at == self.script.rounds.len() {
+            self.settle(nccl, tools, events)?;
             return Ok(false);
         }
-        if self.begin(call, nccl, tools)? == Progress::Pending {
-            return Ok(true);
+        if self.at == 0 && self.script.scratch > 0 {
+            // SAFETY: used in this stream alone; `release` gives it back, in its order.
+            self.scratch = Some(unsafe { self.stream.allocate(self.script.scratch)? });
         }
+        self.locals(call, tools, |round| &round.before)?;
+        Ok(true)
+    }
+
+    /// Everything is in the stream.
+    fn settle(&mut self, nccl: &Nccl, tools: &Tools, events: &mut Events) -> Result<()> {
         if let Some(op) = self.op.take() {
             nccl.comm()?.free_op(op)?;
         }
-        if let Some(scratch) = self.scratch.take() {
-            // SAFETY: whatever uses it is before this in the stream.
-            unsafe { self.stream.release(scratch)? };
-        }
+        self.release()?;
         if !self.stream.is_capturing()? {
             self.done = Some(events.record(&self.stream, &tools.context)?);
         }
         self.issued = true;
-        Ok(true)
+        Ok(())
     }
 
-    /// Whether it is nothing but a call of NCCL's.
-    pub(super) fn is_one_call(&self) -> bool {
-        let kernel = |step: &Step| !matches!(step, Step::Nccl(_) | Step::Messages(_));
-        self.script.steps.len() <= 1 && !self.script.steps.iter().any(kernel)
+    /// Gives scratch back, once the stream has passed what uses it.
+    fn release(&mut self) -> Result<()> {
+        match self.scratch.take() {
+            // SAFETY: whatever uses it is before this in the stream.
+            Some(scratch) => unsafe { self.stream.release(scratch) },
+            None => Ok(()),
+        }
     }
 
-    /// Puts steps into the stream until NCCL goes on by itself.
-    ///
-    /// # Errors
-    /// NCCL's and CUDA's own.
-    pub(super) fn begin(
-        &mut self,
-        call: &Call,
-        nccl: &mut Nccl,
-        tools: &Tools,
-    ) -> Result<Progress> {
-        if self.at == 0 && self.script.scratch > 0 {
-            // SAFETY: used in this stream alone, and released where all is issued.
-            self.scratch = Some(unsafe { self.stream.allocate(self.script.scratch)? });
+    /// The call has failed, and NCCL was aborted, with the operations it has made.
+    pub(super) fn abandon(&mut self) {
+        // What it says changes nothing.
+        let _ = self.release();
+    }
+
+    /// How much NCCL gets in this round.
+    fn parts(&self) -> usize {
+        let round = self.script.rounds.get(self.at);
+        round.map_or(0, |round| round.calls.len() + round.messages.len())
+    }
+
+    /// Gives NCCL its part of the round, in a group or alone.
+    fn enter(&mut self, call: &Call, nccl: &Nccl) -> Result<Progress> {
+        self.entered = true;
+        let mut progress = Progress::Done;
+        let Some(round) = self.script.rounds.get_mut(self.at) else { return Ok(progress) };
+        let (calls, messages) =
+            (std::mem::take(&mut round.calls), std::mem::take(&mut round.messages));
+        let mut note =
+            |one: Progress| progress = if one == Progress::Pending { one } else { progress };
+        for one in &calls {
+            note(self.primitive(one, call, nccl)?);
         }
-        while self.at < self.script.steps.len() {
-            let step = self.script.steps[self.at].clone();
-            self.at += 1;
-            if self.step(&step, call, nccl, tools)? == Progress::Pending {
-                return Ok(Progress::Pending);
-            }
+        for one in &messages {
+            note(self.message(one, nccl)?);
         }
-        Ok(Progress::Done)
+        Ok(progress)
+    }
+
+    /// What this device does by itself, before NCCL's part or after.
+    fn locals(&self, call: &Call, tools: &Tools, of: impl Fn(&Round) -> &Vec<Local>) -> Result<()> {
+        let Some(round) = self.script.rounds.get(self.at) else { return Ok(()) };
+        of(round).iter().try_for_each(|local| self.local(local, call, tools))
     }
 
     fn address(&self, at: At) -> usize {
@@ -292,28 +359,10 @@ impl Moved {
         }
     }
 
-    fn step(
-        &mut self,
-        step: &Step,
-        call: &Call,
-        nccl: &mut Nccl,
-        tools: &Tools,
-    ) -> Result<Progress> {
-        match step {
-            Step::Nccl(one) => self.primitive(one, call, nccl),
-            Step::Reduces(many) => {
-                let library = nccl.library.clone();
-                let all =
-                    || many.iter().try_for_each(|one| self.primitive(one, call, nccl).map(drop));
-                library.group(all).map(|((), progress)| progress)
-            }
-            Step::Messages(many) if many.is_empty() => Ok(Progress::Done),
-            Step::Messages(many) => {
-                let all = || many.iter().try_for_each(|one| self.message(one, nccl));
-                nccl.library.group(all).map(|((), progress)| progress)
-            }
-            Step::Fold(fold) => self.fold(fold, call, tools),
-            &Step::Prepare { from, to, count, stage } => {
+    fn local(&self, local: &Local, call: &Call, tools: &Tools) -> Result<()> {
+        match *local {
+            Local::Fold(ref fold) => self.fold(fold, call, tools),
+            Local::Prepare { from, to, count, stage } => {
                 let launch = DeviceConvert {
                     dtype: call.dtype,
                     op: call.op,
@@ -326,18 +375,12 @@ impl Moved {
                 .launch(tools.processors)?;
                 // SAFETY: the call's maker has promised its buffers; scratch stays until the stream
                 // has passed its release.
-                unsafe { tools.launch(&launch, &self.stream)? };
-                Ok(Progress::Done)
+                unsafe { tools.launch(&launch, &self.stream) }
             }
-            &Step::Copy { from, to, bytes } => {
-                if bytes > 0 {
-                    let (source, target) = (self.address(from) as u64, self.address(to) as u64);
-                    let one = Move { source, target, bytes: bytes as u64 };
-                    let launch = pack(&[one], tools.processors)?;
-                    // SAFETY: as above.
-                    unsafe { tools.launch(&launch, &self.stream)? };
-                }
-                Ok(Progress::Done)
+            Local::Copy { from, to, bytes } => {
+                let (source, target) = (self.address(from) as u64, self.address(to) as u64);
+                // SAFETY: as above.
+                unsafe { self.stream.copy(target, source, bytes) }
             }
         }
     }
@@ -374,34 +417,27 @@ impl Moved {
         let send = self.address(one.send) as *const c_void;
         let recv = self.address(one.recv) as *mut c_void;
         let call = nccl::Call { kind, send, recv, count: one.count, of: one.unit };
-        // SAFETY: as in `step`; one thread at a time drives a backend.
+        // SAFETY: as in `local`; one thread at a time drives a backend.
         unsafe { comm.call(&call, self.of_nccl()) }
     }
 
-    fn message(&self, one: &Message, nccl: &Nccl) -> Result<()> {
+    fn message(&self, one: &Message, nccl: &Nccl) -> Result<Progress> {
         let at = self.address(one.at) as *mut c_void;
         let peer = one.peer.0;
         let kind = if one.sends { nccl::Kind::Send(peer) } else { nccl::Kind::Recv(peer) };
         let call =
             nccl::Call { kind, send: at.cast_const(), recv: at, count: one.bytes, of: Type::U8 };
-        // SAFETY: as above. In a group nothing is pending before its end.
-        unsafe { nccl.comm()?.call(&call, self.of_nccl()).map(drop) }
+        // SAFETY: as above.
+        unsafe { nccl.comm()?.call(&call, self.of_nccl()) }
     }
 
     fn of_nccl(&self) -> nccl::Stream {
         nccl::Stream(self.stream.raw())
     }
 
-    fn fold(&self, fold: &Fold, call: &Call, tools: &Tools) -> Result<Progress> {
-        let count = Rank(fold.sources).index();
-        if count > FAN {
-            let text = format!(
-                "{} on {} by NCCL among {count} ranks: NCCL has no such reduction, and ours takes at \
-                 most {FAN}; use --backend native",
-                call.op, call.dtype
-            );
-            return Err(Error::new(Code::Unsupported, text));
-        }
+    fn fold(&self, fold: &Fold, call: &Call, tools: &Tools) -> Result<()> {
+        // No more than a fold takes: see `makes`.
+        let count = Rank(fold.sources).index().min(FAN);
         let from = self.address(fold.from);
         let source = |index: usize| DeviceSource {
             at: (from + index * fold.stride) as u64,
@@ -419,8 +455,7 @@ impl Moved {
             stage: Stage::Finish { ranks: tools.world },
         }
         .launch(tools.processors)?;
-        // SAFETY: as in `step`.
-        unsafe { tools.launch(&launch, &self.stream)? };
-        Ok(Progress::Done)
+        // SAFETY: as in `local`.
+        unsafe { tools.launch(&launch, &self.stream) }
     }
 }

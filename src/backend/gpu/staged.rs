@@ -25,10 +25,17 @@ pub(super) const STAGE_BYTES: usize = 4 << 20;
 /// Pieces of a call on their way at a time: one in, one between ranks, one out.
 const PIECES_MAX: usize = 3;
 
+/// Stages of all calls together, beyond the one that each call may have.
+const STAGES_MAX: usize = 16;
+
+/// The smallest stage.
+const STAGE_LEAST: usize = 64 << 10;
+
 /// Host memory that the device copies from and to at full speed, and that local ranks can map.
 #[derive(Debug)]
 pub(super) struct Stage {
     at: *mut u8,
+    bytes: usize,
     /// Until it is dropped the device knows the memory.
     _known: Registered,
 }
@@ -36,11 +43,11 @@ pub(super) struct Stage {
 impl Stage {
     /// # Errors
     /// No memory, or none that the device can be told of.
-    pub(super) fn new(side: &mut Native, tools: &Tools) -> Result<Self> {
-        let at = side.alloc(STAGE_BYTES)?;
+    fn new(bytes: usize, side: &mut Native, tools: &Tools) -> Result<Self> {
+        let at = side.alloc(bytes)?;
         // SAFETY: the side keeps the memory until the communicator goes, later than this.
-        match unsafe { Registered::new(&tools.context, at, STAGE_BYTES) } {
-            Ok(known) => Ok(Self { at, _known: known }),
+        match unsafe { Registered::new(&tools.context, at, bytes) } {
+            Ok(known) => Ok(Self { at, bytes, _known: known }),
             Err(error) => {
                 side.free(at)?;
                 Err(error)
@@ -69,10 +76,44 @@ struct Slot {
     state: State,
 }
 
-/// What is kept from one call for the next.
+/// What is kept from one call for the next, and when calls have failed until the device is done.
 #[derive(Debug, Default)]
 pub(super) struct Spare {
     slots: Vec<Slot>,
+    /// Those that calls have.
+    used: usize,
+}
+
+impl Spare {
+    /// A slot with so many bytes; where none is free, one is made.
+    fn take(
+        &mut self,
+        call: &Call,
+        bytes: usize,
+        side: &mut Native,
+        tools: &Tools,
+    ) -> Result<Slot> {
+        let fits = |slot: &&Slot| slot.stage.bytes >= bytes;
+        let best = self.slots.iter().filter(fits).map(|slot| slot.stage.bytes).min();
+        let index = self.slots.iter().position(|slot| Some(slot.stage.bytes) == best);
+        let slot = match index {
+            Some(index) => self.slots.swap_remove(index),
+            None => Slot {
+                stage: Stage::new(bytes, side, tools)?,
+                event: Event::new(&tools.context, Timing::Without)?,
+                piece: Piece::new(call),
+                state: State::In,
+            },
+        };
+        self.used += 1;
+        Ok(slot)
+    }
+
+    fn put_back(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        let before = self.slots.len();
+        self.slots.extend(slots);
+        self.used -= self.slots.len() - before;
+    }
 }
 
 /// A call under way.
@@ -85,6 +126,10 @@ pub(super) struct Staged {
     longest: Box<[u64; 1]>,
     asked: Option<u32>,
     unit: u64,
+    /// Bytes of a stage.
+    bytes: usize,
+    /// Had before the call took its place: to have one may take what waits for the call.
+    early: Vec<Slot>,
     /// Pieces that have begun, that have gone to the other ranks, and that are over.
     begun: u64,
     sent: u64,
@@ -97,17 +142,39 @@ impl Staged {
         let longest = piece::longest(call);
         let unit = piece::unit(call, tools.world, STAGE_BYTES);
         let private = piece::is_private(call.collective);
+        let mut first = Piece::new(call);
+        first.cut(call, (tools.me, tools.world), 0, unit);
         Self {
             head,
             pieces: (!private).then(|| piece::count(longest, unit)),
             longest: Box::new([longest]),
             asked: None,
             unit,
+            bytes: first.bytes.max(STAGE_LEAST).next_power_of_two(),
+            early: Vec::new(),
             begun: 0,
             sent: 0,
             over: 0,
             slots: VecDeque::new(),
         }
+    }
+
+    /// Gets what it will need, as far as there is enough, before it has a place in a stream.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(super) fn prepare(
+        &mut self,
+        call: &Call,
+        side: &mut Native,
+        (tools, spare): (&Tools, &mut Spare),
+    ) -> Result<()> {
+        let own = piece::count(piece::longest(call), self.unit);
+        let wanted = usize::try_from(own).unwrap_or(PIECES_MAX).min(PIECES_MAX);
+        while self.early.len() < wanted && (self.early.is_empty() || spare.used < STAGES_MAX) {
+            self.early.push(spare.take(call, self.bytes, side, tools)?);
+        }
+        Ok(())
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -143,7 +210,7 @@ impl Staged {
             let from = slot.stage.at.wrapping_add(span.stage);
             // SAFETY: the span lies in the stage, and in the call's output, which its maker
             // promised.
-            unsafe { tools.outward.copy_in(span.device as u64, from, span.bytes)? };
+            unsafe { tools.outward.copy(span.device as u64, from.addr() as u64, span.bytes)? };
         }
         tools.outward.record(&slot.event)?;
         Ok(true)
@@ -172,7 +239,7 @@ impl Staged {
             && slot.state == State::Out
             && slot.event.query()?
         {
-            spare.slots.extend(self.slots.pop_front());
+            spare.put_back(self.slots.pop_front());
             (self.over, moved) = (self.over + 1, true);
         }
         for slot in &mut self.slots {
@@ -185,29 +252,35 @@ impl Staged {
             }
         }
         while self.begun < pieces && self.slots.len() < PIECES_MAX {
-            let mut slot = match spare.slots.pop() {
+            let slot = match self.early.pop() {
                 Some(slot) => slot,
-                None => Slot {
-                    stage: Stage::new(side, tools)?,
-                    event: Event::new(&tools.context, Timing::Without)?,
-                    piece: Piece::new(call),
-                    state: State::In,
-                },
+                // Whoever is not its turn, or has one, leaves the last to others.
+                None if self.slots.is_empty() && first || spare.used < STAGES_MAX => {
+                    spare.take(call, self.bytes, side, tools)?
+                }
+                None => break,
             };
-            let from = self.begun * self.unit;
-            slot.piece.cut(call, (tools.me, tools.world), from, self.unit);
-            slot.state = State::In;
-            for span in &slot.piece.ins {
-                let to = slot.stage.at.wrapping_add(span.stage);
-                // SAFETY: the span lies in the stage, and in the call's input, which its maker
-                // promised.
-                unsafe { tools.inward.copy_out(to, span.device as u64, span.bytes)? };
-            }
-            tools.inward.record(&slot.event)?;
             self.slots.push_back(slot);
-            (self.begun, moved) = (self.begun + 1, true);
+            self.begin(call, tools)?;
+            moved = true;
         }
         Ok(moved)
+    }
+
+    /// Copies the next piece to the stage that was had last.
+    fn begin(&mut self, call: &Call, tools: &Tools) -> Result<()> {
+        let Some(slot) = self.slots.back_mut() else { return Ok(()) };
+        slot.state = State::In;
+        slot.piece.cut(call, (tools.me, tools.world), self.begun * self.unit, self.unit);
+        for span in &slot.piece.ins {
+            let to = slot.stage.at.wrapping_add(span.stage);
+            // SAFETY: the span lies in the stage, and in the call's input, which its maker
+            // promised.
+            unsafe { tools.inward.copy(to.addr() as u64, span.device as u64, span.bytes)? };
+        }
+        tools.inward.record(&slot.event)?;
+        self.begun += 1;
+        Ok(())
     }
 
     /// Asks for the longest block of all ranks.
@@ -220,12 +293,10 @@ impl Staged {
         self.asked = Some(unsafe { numbers.pass(ask, self.head, side) });
     }
 
-    /// Leaves what the device still copies from and to where it is, for good.
-    pub(super) fn abandon(self) {
-        let busy = |slot: &Slot| {
-            !matches!(slot.state, State::Host(_)) && !slot.event.query().unwrap_or(false)
-        };
-        self.slots.into_iter().filter(busy).for_each(std::mem::forget);
+    /// Gives its stages back. After a failure the device may still copy: nobody uses them then, and
+    /// they go when it has come to its end.
+    pub(super) fn leave(self, spare: &mut Spare) {
+        spare.put_back(self.slots.into_iter().chain(self.early));
     }
 }
 

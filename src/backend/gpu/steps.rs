@@ -1,4 +1,4 @@
-//! What a call on device memory is in calls of NCCL, folds and copies. Pure: a list.
+//! What a call on device memory is in calls of NCCL, folds and copies. Pure: lists.
 //!
 //! NCCL makes what it has. Types and operations that it lacks, and every reduction where bits must
 //! not depend on who makes it, are a gather (or an exchange of blocks) and a fold of ours: the bits
@@ -80,14 +80,9 @@ pub(super) struct Fold {
     pub(super) count: u64,
 }
 
-/// One step: what follows comes after it in the stream.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
-    Nccl(Primitive),
-    /// Together: all are begun before any is waited for.
-    Reduces(Vec<Primitive>),
-    Messages(Vec<Message>),
-    Fold(Fold),
+/// What this rank's device does by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Local {
     /// The caller's elements times its factor, in wide form.
     Prepare {
         from: At,
@@ -100,6 +95,17 @@ pub(super) enum Step {
         to: At,
         bytes: usize,
     },
+    Fold(Fold),
+}
+
+/// What comes in one call or group of NCCL's, and what this device does before and after. Each of
+/// the three may be nothing; all ranks have as many rounds of a call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Round {
+    pub(super) before: Vec<Local>,
+    pub(super) calls: Vec<Primitive>,
+    pub(super) messages: Vec<Message>,
+    pub(super) after: Vec<Local>,
 }
 
 /// What decides how calls are made.
@@ -109,19 +115,35 @@ pub(super) struct Rules<'a> {
     pub(super) me: Rank,
     pub(super) world: u32,
     pub(super) deterministic: bool,
-    /// Compute capability of the GPU.
+    /// The least compute capability of the ranks' GPUs.
     pub(super) capability: (u32, u32),
 }
 
-/// All steps of a call, and the scratch they need.
+impl Rules<'_> {
+    /// NCCL's type for a reduction that is NCCL's to make, if it is.
+    pub(super) fn unit(&self, call: &Call) -> Option<Type> {
+        reduces(self.library.version, call.dtype, call.op)
+            .filter(|_| !self.deterministic && self.capability >= capability(call.dtype))
+            // NCCL rounds the factor, and the product, to the small type.
+            .filter(|_| call.op != ReduceOp::PreMulSum || call.dtype.accumulator() == call.dtype)
+    }
+}
+
+/// All rounds of a call, and the scratch they need.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Script {
-    pub(super) steps: Vec<Step>,
+    pub(super) rounds: Vec<Round>,
     pub(super) scratch: usize,
 }
 
 /// Scratch begins at multiples of so many bytes.
 const ALIGN: usize = 256;
+
+/// Bytes of scratch for what is gathered and folded: longer calls take several rounds.
+const SCRATCH_BYTES: usize = 64 << 20;
+
+/// Rounds begin at multiples of so many elements.
+const GRAIN: u64 = 256;
 
 impl Script {
     fn take(&mut self, bytes: usize) -> At {
@@ -142,35 +164,27 @@ impl Script {
         if nothing {
             return made;
         }
-        let (root, op) = (call.root, call.op);
-        let move_by = |kind| {
-            Step::Nccl(Primitive { kind, send, recv, count: whole, unit, op: ReduceOp::Sum, root })
-        };
+        let (root, op) = (call.root, ReduceOp::Sum);
+        let move_by = |kind| Primitive { kind, send, recv, count: whole, unit, op, root };
         let blocks = rules.library.has(Feature::Blocks);
         match call.collective {
             C::AllReduce | C::Reduce | C::ReduceScatter | C::ReduceScatterV => {
-                made.reduction(call, rules, op);
+                match rules.unit(call) {
+                    Some(unit) => made.reduction(call, unit),
+                    None => made.composed(call, rules),
+                }
             }
-            C::Broadcast => made.steps.push(move_by(Kind::Broadcast)),
-            C::AllGather => made.steps.push(move_by(Kind::AllGather)),
-            C::Gather if blocks => made.steps.push(move_by(Kind::Gather)),
-            C::Scatter if blocks => made.steps.push(move_by(Kind::Scatter)),
+            C::Broadcast => made.call(move_by(Kind::Broadcast)),
+            C::AllGather => made.call(move_by(Kind::AllGather)),
+            C::Gather if blocks => made.call(move_by(Kind::Gather)),
+            C::Scatter if blocks => made.call(move_by(Kind::Scatter)),
             C::AllToAll if blocks && !call.in_place_all_to_all() => {
-                made.steps.push(move_by(Kind::AllToAll));
+                made.call(move_by(Kind::AllToAll));
             }
             C::Barrier => {
                 let word = made.take(1);
-                let op = ReduceOp::Sum;
-                let primitive = Primitive {
-                    kind: Kind::AllReduce,
-                    send: word,
-                    recv: word,
-                    count: 1,
-                    unit,
-                    op,
-                    root,
-                };
-                made.steps.push(Step::Nccl(primitive));
+                let (kind, count) = (Kind::AllReduce, 1);
+                made.call(Primitive { kind, send: word, recv: word, count, unit, op, root });
             }
             // They go by way of host memory: see `enqueue`.
             C::Send | C::Recv => {}
@@ -185,22 +199,21 @@ impl Script {
         made
     }
 
-    /// A reduction by NCCL, or by a fold of ours.
-    fn reduction(&mut self, call: &Call, rules: Rules<'_>, op: ReduceOp) {
+    /// A round of one call.
+    fn call(&mut self, one: Primitive) {
+        self.rounds.push(Round { calls: vec![one], ..Round::default() });
+    }
+
+    /// A reduction by NCCL.
+    fn reduction(&mut self, call: &Call, unit: Type) {
         use Collective as C;
-        let unit = reduces(rules.library.version, call.dtype, op)
-            .filter(|_| !rules.deterministic && rules.capability >= capability(call.dtype))
-            // NCCL rounds the factor, and the product, to the small type.
-            .filter(|_| op != ReduceOp::PreMulSum || call.dtype.accumulator() == call.dtype);
-        let Some(unit) = unit else { return self.composed(call, rules) };
         let (send, recv) = (At::Memory(call.send as usize), At::Memory(call.recv as usize));
-        let count = bytes(call.count, 1);
-        let root = call.root;
-        let one = |kind| Step::Nccl(Primitive { kind, send, recv, count, unit, op, root });
+        let (count, root, op) = (bytes(call.count, 1), call.root, call.op);
+        let one = |kind| Primitive { kind, send, recv, count, unit, op, root };
         match call.collective {
-            C::AllReduce => self.steps.push(one(Kind::AllReduce)),
-            C::Reduce => self.steps.push(one(Kind::Reduce)),
-            C::ReduceScatter => self.steps.push(one(Kind::ReduceScatter)),
+            C::AllReduce => self.call(one(Kind::AllReduce)),
+            C::Reduce => self.call(one(Kind::Reduce)),
+            C::ReduceScatter => self.call(one(Kind::ReduceScatter)),
             _ => {
                 let blocks = &call.recv_blocks;
                 let list = blocks.counts.iter().zip(&blocks.displacements).enumerate();
@@ -210,100 +223,55 @@ impl Script {
                         let (count, root) = (bytes(n, 1), Rank::at(rank));
                         Primitive { kind: Kind::Reduce, send, recv, count, unit, op, root }
                     });
-                self.steps.push(Step::Reduces(reduces.collect()));
+                self.rounds.push(Round { calls: reduces.collect(), ..Round::default() });
             }
         }
     }
 
-    /// Everything to where it is folded, then the fold.
-    fn composed(&mut self, call: &Call, rules: Rules<'_>) {
+    /// Blocks of each rank's input: count and first element.
+    fn blocks_of(call: &Call, world: u32) -> Vec<(u64, u64)> {
         use Collective as C;
-        let (me, world) = (rules.me, Rank(rules.world).index());
-        let (mut send, recv) = (At::Memory(call.send as usize), At::Memory(call.recv as usize));
-        let (mut form, mut element) = (Form::Native, call.dtype.bytes());
         let blocks = &call.recv_blocks;
-        let list: Vec<(u64, u64)> = match call.collective {
+        match call.collective {
             C::ReduceScatterV => {
                 blocks.counts.iter().copied().zip(blocks.displacements.iter().copied()).collect()
             }
             C::ReduceScatter => {
-                (0..rules.world).map(|r| (call.count, u64::from(r) * call.count)).collect()
+                (0..world).map(|r| (call.count, u64::from(r) * call.count)).collect()
             }
             _ => vec![(call.count, 0)],
-        };
-        if call.op == ReduceOp::PreMulSum {
-            let all = list.iter().map(|(count, from)| from + count).max().unwrap_or(0);
-            (form, element) = (Form::Wide, call.dtype.accumulator().bytes());
-            let to = self.take(bytes(all, element));
-            let stage = Stage::Prepare(call.scalar);
-            self.steps.push(Step::Prepare { from: send, to, count: all, stage });
-            send = to;
         }
-        let own = match call.collective {
-            C::AllReduce | C::Reduce => call.count,
-            _ => list[me.index()].0,
-        };
-        let (stride, root) = (bytes(own, element), call.root);
-        let folds = call.collective != C::Reduce || me == root;
-        let all = self.take(if folds { stride * world } else { 0 });
-        if call.collective == C::AllReduce {
-            let (kind, op) = (Kind::AllGather, ReduceOp::Sum);
-            let unit = Type::U8;
-            let gather = Primitive { kind, send, recv: all, count: stride, unit, op, root };
-            self.steps.push(Step::Nccl(gather));
+    }
+
+    /// Everything to where it is folded, then the fold: a round for each window of every block, as
+    /// long as scratch has room for.
+    fn composed(&mut self, call: &Call, rules: Rules<'_>) {
+        let list = Self::blocks_of(call, rules.world);
+        let prepares = call.op == ReduceOp::PreMulSum;
+        let (form, element) = if prepares {
+            (Form::Wide, call.dtype.accumulator().bytes())
         } else {
-            let at = |peer: Rank| {
-                let (count, from) = *list.get(peer.index()).unwrap_or(&list[0]);
-                let gives = call.collective != C::Reduce || peer == root;
-                let length = if gives { bytes(count, element) } else { 0 };
-                (send.plus(bytes(from, element)), length)
-            };
-            self.blocks_to(all, if folds { stride } else { 0 }, at, rules);
+            (Form::Native, call.dtype.bytes())
+        };
+        let world = Rank(rules.world).index();
+        let parts = world + if prepares { list.len() } else { 0 };
+        let room = (SCRATCH_BYTES / (parts * element)) as u64 / GRAIN * GRAIN;
+        let longest = list.iter().map(|(count, _)| *count).max().unwrap_or(0);
+        let unit = room.max(GRAIN).min(longest.next_multiple_of(GRAIN));
+        if longest == 0 {
+            // One that folds nothing is a round on every rank.
+            self.rounds.push(Round::default());
+            return;
         }
-        if folds && own > 0 {
-            let sources = rules.world;
-            self.steps.push(Step::Fold(Fold {
-                from: all,
-                form,
-                sources,
-                stride,
-                to: recv,
-                count: own,
-            }));
-        }
-    }
-
-    /// To each rank what `at` says, and from each `stride` bytes to its place in `all`.
-    fn blocks_to(
-        &mut self,
-        all: At,
-        stride: usize,
-        at: impl Fn(Rank) -> (At, usize),
-        rules: Rules<'_>,
-    ) {
-        let me = rules.me;
-        let mut messages = Vec::new();
-        for peer in (0..rules.world).map(Rank) {
-            self.message(&mut messages, me, (peer, true), at(peer));
-            let to = all.plus(peer.index() * stride);
-            self.message(&mut messages, me, (peer, false), (to, stride));
-        }
-        if stride > 0 {
-            let to = all.plus(me.index() * stride);
-            self.steps.push(Step::Copy { from: at(me).0, to, bytes: stride });
-        }
-        self.steps.push(Step::Messages(messages));
-    }
-
-    fn message(
-        &self,
-        messages: &mut Vec<Message>,
-        me: Rank,
-        (peer, sends): (Rank, bool),
-        (at, bytes): (At, usize),
-    ) {
-        if peer != me && bytes > 0 {
-            messages.push(Message { peer, at, bytes, sends });
+        let stride = bytes(unit, element);
+        let all = self.take(stride * world);
+        let wide = prepares.then(|| self.take(stride * list.len()));
+        let places = Places { all, wide, stride, element, form };
+        for from in (0..longest).step_by(bytes(unit, 1)) {
+            let window =
+                |block: &(u64, u64)| (block.0.saturating_sub(from).min(unit), block.1 + from);
+            let list: Vec<(u64, u64)> = list.iter().map(window).collect();
+            self.rounds.push(Round::composed(call, rules, (&list, from), places));
         }
     }
 
@@ -337,27 +305,112 @@ impl Script {
         };
         let in_place = matches!(call.collective, C::AllToAll | C::AllToAllV)
             && std::ptr::eq(call.send, call.recv);
+        let mut round = Round::default();
         if in_place {
             // What is received would be sent on.
             let all =
                 (0..rules.world).map(|r| gives(Rank(r))).map(|(at, n)| at + n).max().unwrap_or(0);
             let to = self.take(all);
-            self.steps.push(Step::Copy { from: send, to, bytes: all });
+            round.before.push(Local::Copy { from: send, to, bytes: all });
             send = to;
         }
-        let mut messages = Vec::new();
         for peer in (0..rules.world).map(Rank) {
             let ((from, out), (to, back)) = (gives(peer), gets(peer));
-            self.message(&mut messages, me, (peer, true), (send.plus(from), out));
-            self.message(&mut messages, me, (peer, false), (recv.plus(to), back));
-            if peer == me && out > 0 && out == back && send.plus(from) != recv.plus(to) {
-                self.steps.push(Step::Copy {
-                    from: send.plus(from),
-                    to: recv.plus(to),
-                    bytes: out,
-                });
+            let (from, to) = (send.plus(from), recv.plus(to));
+            if peer != me {
+                round.message(peer, true, (from, out));
+                round.message(peer, false, (to, back));
+            } else if out > 0 && out == back && from != to {
+                round.before.push(Local::Copy { from, to, bytes: out });
             }
         }
-        self.steps.push(Step::Messages(messages));
+        self.rounds.push(round);
+    }
+}
+
+/// Where a composed reduction has its windows in scratch.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// Every rank's, `stride` bytes apart.
+    all: At,
+    /// The own blocks' after their preparation, as far apart.
+    wide: Option<At>,
+    stride: usize,
+    /// Bytes of an element there.
+    element: usize,
+    form: Form,
+}
+
+impl Round {
+    fn message(&mut self, peer: Rank, sends: bool, (at, bytes): (At, usize)) {
+        if bytes > 0 {
+            self.messages.push(Message { peer, at, bytes, sends });
+        }
+    }
+
+    /// One window, from element `from` of every block on, of a gather and a fold; `list` has each
+    /// block's part of it.
+    fn composed(
+        call: &Call,
+        rules: Rules<'_>,
+        (list, from): (&[(u64, u64)], u64),
+        places: Places,
+    ) -> Self {
+        use Collective as C;
+        let mut round = Self::default();
+        let (me, root) = (rules.me, call.root);
+        let Places { all, wide, stride, element, form } = places;
+        let memory = At::Memory(call.send as usize);
+        // Where the window of block `index` is, and its elements.
+        let mut part = |index: usize| {
+            let (count, first) = list[index];
+            let there = memory.plus(bytes(first, call.dtype.bytes()));
+            let Some(wide) = wide.filter(|_| count > 0) else { return (there, count) };
+            let to = wide.plus(index * stride);
+            let stage = Stage::Prepare(call.scalar);
+            round.before.push(Local::Prepare { from: there, to, count, stage });
+            (to, count)
+        };
+        let parts: Vec<(At, u64)> = (0..list.len()).map(&mut part).collect();
+        let own = match call.collective {
+            C::AllReduce | C::Reduce => parts[0].1,
+            _ => parts[me.index()].1,
+        };
+        let folds = own > 0 && (call.collective != C::Reduce || me == root);
+        if call.collective == C::AllReduce {
+            let (send, count) = (parts[0].0, bytes(own, element));
+            let (kind, op, unit) = (Kind::AllGather, ReduceOp::Sum, Type::U8);
+            round.calls.push(Primitive { kind, send, recv: all, count, unit, op, root });
+        } else {
+            for peer in (0..rules.world).map(Rank) {
+                let (at, count) = *parts.get(peer.index()).unwrap_or(&parts[0]);
+                let gives = call.collective != C::Reduce || peer == root;
+                let there = all.plus(peer.index() * bytes(own, element));
+                if peer == me && folds {
+                    let bytes = bytes(own, element);
+                    round.before.push(Local::Copy { from: at, to: there, bytes });
+                } else if peer != me {
+                    round.message(peer, true, (at, if gives { bytes(count, element) } else { 0 }));
+                    round.message(
+                        peer,
+                        false,
+                        (there, if folds { bytes(own, element) } else { 0 }),
+                    );
+                }
+            }
+        }
+        if folds {
+            let to = At::Memory(call.recv as usize).plus(bytes(from, call.dtype.bytes()));
+            let (stride, sources) = (bytes(own, element), rules.world);
+            round.after.push(Local::Fold(Fold {
+                from: all,
+                form,
+                sources,
+                stride,
+                to,
+                count: own,
+            }));
+        }
+        round
     }
 }

@@ -23,8 +23,10 @@ use crate::types::Rank;
 pub(super) struct Area {
     /// [`NOTHING`], [`ADDRESS`], [`SHARED`] or [`HIDDEN`].
     pub(super) kind: u64,
-    /// Its address, or its offset in what the name stands for.
+    /// Its address, for ranks of the same process.
     pub(super) at: u64,
+    /// Its offset in what the name stands for.
+    pub(super) offset: u64,
     /// What CUDA calls the allocation between processes.
     pub(super) name: [u8; HANDLE_BYTES],
 }
