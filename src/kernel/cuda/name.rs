@@ -95,6 +95,15 @@ impl Kernel {
         CString::new(name).expect("names hold no NUL")
     }
 
+    /// The type whose image has it; `None` for those of bytes.
+    #[must_use]
+    pub fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::Fold { dtype, .. } | Self::Convert(dtype) | Self::Round(dtype) => Some(dtype),
+            Self::Pack | Self::Checksum => None,
+        }
+    }
+
     /// The image it is in; `None` where the build has made none.
     #[must_use]
     pub fn image(self) -> Option<&'static [u8]> {
