@@ -14,7 +14,7 @@ const BYTES: &str = "bytes";
 
 /// What has been loaded, by the images' names.
 #[derive(Debug, Default)]
-pub(super) struct Kernels(HashMap<&'static str, Arc<Module>>);
+pub(crate) struct Kernels(HashMap<&'static str, Arc<Module>>);
 
 impl Kernels {
     fn module(&mut self, dtype: Option<Dtype>, context: &Arc<Context>) -> Result<&Arc<Module>> {
@@ -36,7 +36,7 @@ impl Kernels {
     ///
     /// # Errors
     /// `UNSUPPORTED` in a build without kernels; CUDA's own.
-    pub(super) unsafe fn launch(
+    pub(crate) unsafe fn launch(
         &mut self,
         launch: &Launch,
         dtype: Option<Dtype>,
@@ -65,18 +65,19 @@ impl Kernels {
     ///
     /// # Errors
     /// CUDA's own.
-    pub(super) fn load(&mut self, context: &Arc<Context>) -> Result<()> {
+    pub(crate) fn load(&mut self, context: &Arc<Context>) -> Result<()> {
         let units = Dtype::ALL.iter().copied().map(Some).chain([None]);
         units.filter(|_| are_built()).try_for_each(|unit| self.module(unit, context).map(drop))
     }
 }
 
 /// Whether this build has kernels.
-pub(super) fn are_built() -> bool {
+pub(crate) fn are_built() -> bool {
     bytes_image().is_some()
 }
 
-fn without() -> Error {
+/// What a build without kernels says.
+pub(crate) fn without() -> Error {
     let text = "this library was built without CUDA kernels, for want of nvcc: install it (PyPI: \
                 nvidia-cuda-nvcc and its kin, version 13.0) and build again";
     Error::new(Code::Unsupported, text)

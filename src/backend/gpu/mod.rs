@@ -20,7 +20,7 @@
 //!   it is, for good.
 
 mod direct;
-mod kernels;
+pub(crate) mod kernels;
 mod marks;
 mod moved;
 mod moves;
