@@ -1,4 +1,4 @@
-//! The CUDA kernels checked by the program, on a stand-in for the driver.
+//! The CUDA kernels checked and measured by the program, on a stand-in for the driver.
 #![cfg(feature = "cli")]
 #![allow(missing_docs)]
 
@@ -45,6 +45,7 @@ macro_rules! with_kernels {
 }
 
 const CHECK: [&str; 4] = ["check", "--kernels", "--device", "0"];
+const PERF: [&str; 4] = ["perf", "--kernels", "--device", "0"];
 
 #[test]
 fn every_kernel_passes_on_the_twin() {
@@ -173,7 +174,69 @@ fn options_that_do_not_go_together_are_refused() {
         &["check", "--kernels"][..],
         &["check", "--json"],
         &["check", "--kernels", "--device", "0", "--link", "mem"],
+        &["perf"],
+        &["perf", "--kernels"],
+        &["perf", "all_reduce", "--min-ratio", "0.5"],
+        &["perf", "all_reduce", "--kernels", "--device", "0"],
+        &["perf", "--kernels", "--device", "0", "-d", "f32"],
+        &["perf", "--kernels", "--device", "0", "--min-ratio", "nan"],
+        &["perf", "--kernels", "--device", "0", "-b", "8"],
+        &["perf", "--kernels", "--device", "0", "-b", "2G"],
     ] {
         ends(&unisono(&cuda, arguments, &[]), 2, &["unisono: "]);
     }
+}
+
+const SMALL: [&str; 10] = ["-b", "1000", "-e", "16K", "-f", "16", "--rounds", "3", "--iters", "2"];
+
+#[test]
+fn perf_prints_every_kernel_beside_the_copy() {
+    with_kernels!("perf of CUDA kernels");
+    let cuda = standin::cuda();
+    let output = unisono(&cuda, &[&PERF[..], &SMALL].concat(), &[]);
+    let words = ["sum of 8", "f8e5m2 to f32", "f32 to bf16, stochastic", " of 56 rows have 0.92"];
+    ends(&output, 0, &words);
+    let output = unisono(&cuda, &[&PERF[..], &SMALL, &["--json"]].concat(), &[]);
+    ends(&output, 0, &[]);
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let all: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(all.len(), 2 * 29 + 1);
+    let (last, rows) = all.split_last().expect("lines");
+    assert_eq!((&last["rows"], &last["target"]), (&56.into(), &0.92.into()), "{last}");
+    let fold = |row: &&serde_json::Value| {
+        row["kernel"] == "sum of 4" && row["dtype"] == "f8e4m3" && row["bytes"] == 16_000
+    };
+    let fold = rows.iter().find(fold).expect("a fold");
+    assert_eq!(fold["moved"], 5 * 16_000);
+    let number = |name: &str| fold[name].as_f64().expect("a number");
+    let bandwidth = number("moved") / number("median_us") / 1e3;
+    assert!((number("bandwidth") / bandwidth - 1.0).abs() < 1e-6, "{fold}");
+    assert!(number("ratio") > 0.0);
+    assert_eq!((&rows[0]["kernel"], &rows[0]["ratio"]), (&"copy".into(), &().into()));
+}
+
+#[test]
+fn perf_fails_below_the_ratio_that_is_asked_for() {
+    with_kernels!("perf of CUDA kernels that are slow");
+    let cuda = standin::cuda();
+    let with = |ratio| [&PERF[..], &SMALL, &["--min-ratio", ratio]].concat();
+    ends(&unisono(&cuda, &with("0"), &[]), 0, &[]);
+    ends(&unisono(&cuda, &with("1e9"), &[]), 1, &["56 of 56 rows have less than 1000000000"]);
+}
+
+#[test]
+fn perf_measures_what_there_is_memory_for() {
+    with_kernels!("perf of CUDA kernels in little memory");
+    let cuda = standin::cuda();
+    let little = [("STANDIN_CUDA_MEMORY", "1048576")];
+    let sizes = ["-b", "4K", "-e", "1M", "-f", "16", "--rounds", "1", "--iters", "1"];
+    let output = unisono(&cuda, &[&PERF[..], &sizes].concat(), &little);
+    ends(&output, 0, &["left out, for want of memory: 1 MiB", " of 56 rows"]);
+    let large = [&PERF[..], &["-b", "1M", "-e", "1M"]].concat();
+    let words = ["OUT_OF_MEMORY", "9 buffers of 1048576 bytes", "-b and -e"];
+    ends(&unisono(&cuda, &large, &little), 1, &words);
+    ends(&unisono(Path::new("/nowhere"), &PERF, &[]), 1, &["UNSUPPORTED", "no CUDA driver"]);
+    let lost = [("STANDIN_CUDA_FAIL", "cuLaunchKernel:9:719")];
+    ends(&unisono(&cuda, &[&PERF[..], &SMALL].concat(), &lost), 1, &["BACKEND", "lost"]);
 }
