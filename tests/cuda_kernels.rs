@@ -6,12 +6,14 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use cuda::{Buffer, Random, Twin, assert_agree, bytes_of, factor, fill, names, part_of, twin};
-use unisono::kernel::cuda::{
-    DeviceChecksum, DeviceConvert, DeviceFold, DeviceRound, DeviceSource, FAN, Move, PackTable,
-    checksum, pack,
+use cuda::{Buffer, Twin, names, twin};
+use unisono::kernel::cuda::trial::{
+    ConvertTrial, FoldTrial, Forms, Random, RoundTrial, bytes_of, factor, fill, rounded, value,
 };
-use unisono::kernel::{Convert, Fold, Form, Isa, Scalar, Source, Stage, select_for};
+use unisono::kernel::cuda::{
+    DeviceChecksum, DeviceFold, DeviceRound, DeviceSource, FAN, Move, PackTable, checksum, pack,
+};
+use unisono::kernel::{Form, Stage};
 use unisono::types::{Dtype, ReduceOp};
 
 const COUNTS: &[usize] = &[0, 1, 3, 15, 16, 17, 257, 1000];
@@ -31,175 +33,14 @@ fn supported() -> impl Iterator<Item = (Dtype, ReduceOp)> {
     pairs.filter(|(dtype, op)| op.supports(*dtype))
 }
 
-/// Bytes past a line for an operand of a form: the same number of elements, or any that is aligned.
-fn past(random: &mut Random, dtype: Dtype, form: Form, alike: Option<usize>) -> usize {
-    let part = part_of(dtype, form);
-    match alike {
-        Some(elements) => elements * bytes_of(dtype, form) % 64,
-        None => random.below(64) / part.bytes() * part.bytes(),
-    }
+/// A fold, on what part of a device it runs, and by which grid if not by its own.
+fn fold(random: &mut Random, kind: (Dtype, ReduceOp), n: usize, count: usize) -> FoldTrial {
+    FoldTrial::new(random, kind, n, count, Forms::Any)
 }
 
-/// One fold and what it starts from.
-struct Case {
-    dtype: Dtype,
-    op: ReduceOp,
-    count: usize,
-    sources: Vec<(Vec<u8>, Form, usize)>,
-    factors: Option<Vec<Scalar>>,
-    targets: Vec<usize>,
-    target_form: Form,
-    in_place: Option<usize>,
-    stage: Stage,
-    sms: u32,
-    grid: Option<(u32, u32)>,
-}
-
-impl Case {
-    fn new(random: &mut Random, dtype: Dtype, op: ReduceOp, n: usize, count: usize) -> Self {
-        let form = |random: &mut Random, wide_one_in| {
-            if random.chance(wide_one_in) { Form::Wide } else { Form::Native }
-        };
-        let mixed = random.chance(3);
-        let alike = (!random.chance(3)).then(|| random.below(16));
-        let common = form(random, 4);
-        let sources: Vec<(Vec<u8>, Form, usize)> = (0..n)
-            .map(|_| {
-                let form = if mixed { form(random, 2) } else { common };
-                let mut bytes = vec![0; count * bytes_of(dtype, form)];
-                fill(random, part_of(dtype, form), &mut bytes);
-                (bytes, form, past(random, dtype, form, alike))
-            })
-            .collect();
-        let target_form = if mixed { form(random, 2) } else { form(random, 6) };
-        let targets = if random.chance(20) { FAN } else { 1 + random.below(3) };
-        let fused = op == ReduceOp::PreMulSum && !random.chance(3);
-        let ranks = [n, 3, 1, 7, 64, 4_000_000_000][random.below(6)];
-        Self {
-            dtype,
-            op,
-            count,
-            factors: fused.then(|| (0..n).map(|_| factor(random, dtype)).collect()),
-            targets: (0..targets).map(|_| past(random, dtype, target_form, alike)).collect(),
-            target_form,
-            in_place: (0..n).find(|&s| sources[s].1 == target_form && random.chance(4)),
-            sources,
-            stage: if random.chance(2) {
-                Stage::Plain
-            } else {
-                Stage::Finish { ranks: u32::try_from(ranks).expect("32 bits") }
-            },
-            sms: random.pick(&[1, 2, 132]),
-            grid: random.chance(3).then(|| (random.pick(&[1, 2]), random.pick(&[32, 96]))),
-        }
-    }
-
-    /// What the oracle makes of it.
-    fn expected(&self) -> Vec<u8> {
-        let kernels = select_for(Isa::Scalar, self.dtype, self.op).expect("supported");
-        let mut sources: Vec<(Vec<u8>, Form)> =
-            self.sources.iter().map(|(bytes, form, _)| (bytes.clone(), *form)).collect();
-        for (source, factor) in sources.iter_mut().zip(self.factors.iter().flatten()) {
-            let mut wide = vec![0; self.count * bytes_of(self.dtype, Form::Wide)];
-            // SAFETY: both hold `count` elements of their forms.
-            unsafe {
-                (kernels.convert)(&Convert {
-                    source: Source { at: source.0.as_ptr(), form: source.1 },
-                    target: wide.as_mut_ptr(),
-                    target_form: Form::Wide,
-                    count: self.count,
-                    stage: Stage::Prepare(*factor),
-                });
-            }
-            *source = (wide, Form::Wide);
-        }
-        let operands: Vec<Source> = sources
-            .iter()
-            .map(|(bytes, form)| Source { at: bytes.as_ptr(), form: *form })
-            .collect();
-        let mut target = vec![0; self.count * bytes_of(self.dtype, self.target_form)];
-        // SAFETY: all hold `count` elements of their forms and are apart.
-        unsafe {
-            (kernels.fold)(&Fold {
-                sources: &operands,
-                targets: &[target.as_mut_ptr()],
-                target_form: self.target_form,
-                count: self.count,
-                stage: self.stage,
-                streaming: 0,
-            });
-        }
-        target
-    }
-
-    /// What the twin stores to each target.
-    fn run(&self, twin: &Twin) -> Vec<Vec<u8>> {
-        let mut sources: Vec<Buffer> =
-            self.sources.iter().map(|(bytes, _, past)| Buffer::of(bytes, *past)).collect();
-        let len = self.count * bytes_of(self.dtype, self.target_form);
-        let mut targets: Vec<Buffer> =
-            self.targets.iter().map(|&past| Buffer::new(len, past)).collect();
-        let operands: Vec<DeviceSource> = sources
-            .iter_mut()
-            .zip(&self.sources)
-            .map(|(buffer, &(_, form, _))| DeviceSource { at: buffer.address(), form })
-            .collect();
-        let mut at: Vec<u64> = targets.iter_mut().map(Buffer::address).collect();
-        if let Some(source) = self.in_place {
-            at[0] = operands[source].at;
-        }
-        let fold = DeviceFold {
-            dtype: self.dtype,
-            op: self.op,
-            sources: &operands,
-            factors: self.factors.as_deref(),
-            targets: &at,
-            target_form: self.target_form,
-            count: self.count as u64,
-            stage: self.stage,
-        };
-        let launch = fold.launch(self.sms).expect("a fold");
-        let (grid, block) = self.grid.unwrap_or((launch.grid, launch.block));
-        twin.run_as(&launch, grid, block);
-        let untouched = |(index, source): (usize, &Buffer)| {
-            let bytes = source.checked();
-            assert!(self.in_place == Some(index) || bytes == self.sources[index].0);
-        };
-        sources.iter().enumerate().for_each(untouched);
-        let mut results: Vec<Vec<u8>> = targets.iter().map(|t| t.checked().to_vec()).collect();
-        if let Some(source) = self.in_place {
-            results[0] = sources[source].checked().to_vec();
-        }
-        results
-    }
-
-    fn check(&self, twin: &Twin) {
-        let expected = self.expected();
-        let what = || {
-            let sources: Vec<_> = self.sources.iter().map(|s| (s.1, s.2)).collect();
-            format!(
-                "{} {} count {} {sources:?} to {:?} at {:?}, {:?}, in place {:?}, factors {}",
-                self.dtype,
-                self.op,
-                self.count,
-                self.target_form,
-                self.targets,
-                self.stage,
-                self.in_place,
-                self.factors.is_some(),
-            )
-        };
-        let free = nan_is_free(self.dtype, self.target_form, self.stage);
-        for got in self.run(twin) {
-            assert_agree(self.dtype, self.target_form, free, (&got, &expected), &what);
-        }
-    }
-}
-
-/// Whether the rules leave NaN payloads open.
-fn nan_is_free(dtype: Dtype, form: Form, stage: Stage) -> bool {
-    let rounded = form == Form::Native && dtype != dtype.accumulator();
-    !rounded && !matches!(stage, Stage::Finish { .. })
+fn try_out(twin: &Twin, random: &mut Random, fold: &FoldTrial) {
+    let grid = random.chance(3).then(|| (random.pick(&[1, 2]), random.pick(&[32, 96])));
+    twin.try_out(&mut fold.trial(), random.pick(&[1, 2, 132]), grid);
 }
 
 #[test]
@@ -210,7 +51,8 @@ fn folds_agree_for_every_type_operation_and_number_of_sources() {
         for n in 1..=FAN {
             let counts = if n <= 5 { COUNTS } else { FEW_COUNTS };
             for &count in counts {
-                Case::new(&mut random, dtype, op, n, count).check(twin);
+                let fold = fold(&mut random, (dtype, op), n, count);
+                try_out(twin, &mut random, &fold);
             }
         }
     }
@@ -222,9 +64,9 @@ fn folds_whose_threads_take_several_vectors_agree() {
     let mut random = Random::new(2);
     for (dtype, op) in supported() {
         for (n, count) in [(1, 9001), (2, 9001), (2, 20_011), (4, 5003), (9, 3001)] {
-            let mut case = Case::new(&mut random, dtype, op, n, count);
-            case.grid = Some((1 + u32::try_from(n).expect("small") % 3, 64));
-            case.check(twin);
+            let fold = fold(&mut random, (dtype, op), n, count);
+            let grid = (1 + u32::try_from(n).expect("small") % 3, 64);
+            twin.try_out(&mut fold.trial(), 1, Some(grid));
         }
     }
 }
@@ -236,16 +78,10 @@ fn folds_of_two_native_sources_agree() {
     let mut random = Random::new(3);
     for (dtype, op) in supported() {
         for count in [1, 31, 32, 33, 63, 64, 65, 1000] {
-            let mut case = Case::new(&mut random, dtype, op, 2, count);
-            for (bytes, form, past) in &mut case.sources {
-                *form = Form::Native;
-                *past = 0;
-                bytes.resize(count * dtype.bytes(), 0);
-                fill(&mut random, part_of(dtype, Form::Native), bytes);
-            }
-            (case.targets, case.target_form) = (vec![0], Form::Native);
-            case.in_place = None;
-            case.check(twin);
+            let mut fold = FoldTrial::new(&mut random, (dtype, op), 2, count, Forms::Native);
+            fold.sources.iter_mut().for_each(|source| source.past = 0);
+            (fold.targets, fold.in_place) = (vec![0], None);
+            try_out(twin, &mut random, &fold);
         }
     }
 }
@@ -257,12 +93,12 @@ fn blocks_of_sixteen_and_their_partials_are_the_tree_of_all() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::F8E4M3, Dtype::Complex64] {
         for n in [17, 32, 33, 40, 255, 256] {
             let stage = Stage::Finish { ranks: u32::try_from(n).expect("small") };
-            let mut case = Case::new(&mut random, dtype, ReduceOp::Avg, n, 37);
-            (case.target_form, case.stage) = (Form::Native, stage);
-            let expected = case.expected();
+            let mut all = fold(&mut random, (dtype, ReduceOp::Avg), n, 37);
+            (all.target_form, all.stage) = (Form::Native, stage);
+            let expected = all.expected();
             let wide = 37 * bytes_of(dtype, Form::Wide);
             let mut buffers: Vec<(Buffer, Form)> =
-                case.sources.iter().map(|(b, form, _)| (Buffer::of(b, 0), *form)).collect();
+                all.sources.iter().map(|s| (Buffer::of(&s.bytes, 0), s.form)).collect();
             let mut target = Buffer::new(37 * dtype.bytes(), 0);
             let fold = |sources: &mut [(Buffer, Form)], at, target_form, stage| {
                 let operands: Vec<DeviceSource> = sources
@@ -313,107 +149,15 @@ fn converts_agree_for_every_type_operation_form_and_stage() {
                     Stage::Finish { ranks },
                     Stage::Prepare(factor(&mut random, dtype)),
                 ] {
-                    check_convert(twin, &mut random, (dtype, op), count, (from, to), stage);
+                    let convert = ConvertTrial { dtype, op, forms: (from, to), stage };
+                    let mut trial = convert.trial(&mut random, count);
+                    let (sms, block) = (random.pick(&[1, 132]), random.pick(&[32, 256]));
+                    let grid = (block != 256).then_some((2, block));
+                    twin.try_out(&mut trial, sms, grid);
                 }
             }
         }
     }
-}
-
-fn check_convert(
-    twin: &Twin,
-    random: &mut Random,
-    (dtype, op): (Dtype, ReduceOp),
-    count: usize,
-    (from, to): (Form, Form),
-    stage: Stage,
-) {
-    let mut bytes = vec![0; count * bytes_of(dtype, from)];
-    fill(random, part_of(dtype, from), &mut bytes);
-    let mut expected = vec![0; count * bytes_of(dtype, to)];
-    let kernels = select_for(Isa::Scalar, dtype, op).expect("supported");
-    // SAFETY: both hold `count` elements of their forms.
-    unsafe {
-        (kernels.convert)(&Convert {
-            source: Source { at: bytes.as_ptr(), form: from },
-            target: expected.as_mut_ptr(),
-            target_form: to,
-            count,
-            stage,
-        });
-    }
-    let alike = (!random.chance(3)).then(|| random.below(16));
-    let mut source = Buffer::of(&bytes, past(random, dtype, from, alike));
-    let mut target = Buffer::new(expected.len(), past(random, dtype, to, alike));
-    let in_place = bytes_of(dtype, from) == bytes_of(dtype, to) && random.chance(3);
-    let launch = DeviceConvert {
-        dtype,
-        op,
-        source: DeviceSource { at: source.address(), form: from },
-        target: if in_place { source.address() } else { target.address() },
-        target_form: to,
-        count: count as u64,
-        stage,
-    };
-    let launch = launch.launch(random.pick(&[1, 132])).expect("a convert");
-    twin.run_as(&launch, launch.grid, random.pick(&[32, 256]));
-    let got = if in_place { source.checked() } else { target.checked() };
-    let what = || format!("{dtype} {op} {from:?} {to:?} {stage:?} count {count}");
-    let free = !matches!(stage, Stage::Finish { .. });
-    assert_agree(dtype, to, free, (got, &expected), &what);
-}
-
-/// The value of a code without its sign, and of one past the largest where there is one.
-fn value(dtype: Dtype, code: u32) -> f64 {
-    let (mantissa, bias) = match dtype {
-        Dtype::F16 => (10, 15),
-        Dtype::Bf16 => (7, 127),
-        Dtype::F8E4M3 => (3, 7),
-        _ => (2, 15),
-    };
-    let exponent = i32::try_from(code >> mantissa).expect("small");
-    let fraction = f64::from(code & ((1 << mantissa) - 1)) / f64::from(1 << mantissa);
-    if exponent == 0 {
-        return fraction * 2f64.powi(1 - bias);
-    }
-    (1.0 + fraction) * 2f64.powi(exponent - bias)
-}
-
-/// Stochastic rounding by its definition, in `f64`, which holds every distance exactly.
-fn rounded(dtype: Dtype, number: f32, random: u32) -> u32 {
-    let (largest, nan, sign) = match dtype {
-        Dtype::F16 => (0x7c00, 0x7e00, 0x8000),
-        Dtype::Bf16 => (0x7f80, 0x7fc0, 0x8000),
-        Dtype::F8E4M3 => (0x7e, 0x7f, 0x80),
-        _ => (0x7b, 0x7f, 0x80),
-    };
-    if number.is_nan() {
-        return nan;
-    }
-    let sign = if number.is_sign_negative() { sign } else { 0 };
-    let magnitude = f64::from(number.abs());
-    if magnitude >= value(dtype, largest) {
-        return sign | largest;
-    }
-    let (mut below, mut above) = (0, largest);
-    while above - below > 1 {
-        let middle = u32::midpoint(below, above);
-        *(if value(dtype, middle) <= magnitude { &mut below } else { &mut above }) = middle;
-    }
-    let (low, high) = (value(dtype, below), value(dtype, above));
-    let fraction = ((magnitude - low) / (high - low) * 2f64.powi(32)).floor();
-    sign | if fraction > f64::from(random) { above } else { below }
-}
-
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn random_bits(seed: u64, index: u64) -> u32 {
-    let step = (index.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    u32::try_from(mix(mix(seed).wrapping_add(step)) >> 32).expect("32 bits")
 }
 
 const SMALL: [Dtype; 4] = [Dtype::F16, Dtype::Bf16, Dtype::F8E4M3, Dtype::F8E5M2];
@@ -442,23 +186,8 @@ fn stochastic_rounding_is_its_definition() {
     let mut random = Random::new(6);
     for dtype in SMALL {
         for count in [0, 1, 3, 4, 5, 17, 257, 5000] {
-            let numbers: Vec<f32> = (0..count)
-                .map(|_| {
-                    let bits = u32::try_from(random.next() >> 32).expect("32 bits");
-                    // Around what is subnormal, ordinary and too large in all four types.
-                    let near = (bits & 0x807f_ffff) | ((95 + (bits >> 24 & 63)) << 23);
-                    f32::from_bits(if random.chance(4) { bits } else { near })
-                })
-                .collect();
-            let (seed, first) = (random.next(), random.next());
-            let past = random.below(4);
-            let lie = (past * 4, random.pick(&[past, 1]) * dtype.bytes());
-            let got = round(twin, dtype, (&numbers, lie.0), lie.1, (seed, first));
-            for (index, (&number, got)) in numbers.iter().zip(got).enumerate() {
-                let bits = random_bits(seed, first.wrapping_add(index as u64));
-                let wanted = rounded(dtype, number, bits);
-                assert_eq!(got, wanted, "{dtype}: {number:e} ({:x})", number.to_bits());
-            }
+            let mut trial = RoundTrial { dtype, count }.trial(&mut random);
+            twin.try_out(&mut trial, 2, None);
         }
     }
 }

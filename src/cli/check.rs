@@ -4,15 +4,17 @@
 //! settings, of named cases. [`rank`] walks the list on every rank in lockstep and tells what
 //! happens in events; [`watch`] collects them from threads or processes, ends what hangs, and
 //! counts. [`special`] holds the cases that are more than one call, [`fault`] those that end in an
-//! error.
+//! error. [`kernels`] checks the kernels of a GPU by themselves, with the cases of [`trials`].
 
 mod event;
 mod fault;
+mod kernels;
 mod late;
 mod rank;
 mod sequence;
 mod special;
 mod suite;
+mod trials;
 mod watch;
 
 use std::process::ExitCode;
@@ -35,6 +37,9 @@ pub(crate) struct Options {
     /// Run the cases on memory of this GPU, by its number; local_rank: one GPU a rank
     #[arg(long, value_parser = parse_device)]
     device: Option<Device>,
+    /// Check the CUDA kernels alone, each on the GPU beside the scalar code, bit for bit
+    #[arg(long, requires = "device", conflicts_with_all = ["link", "backend", "ranks"])]
+    kernels: bool,
     /// World sizes to check [default: 1,2,3,4,5,8]
     #[arg(short = 'n', long, value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -54,6 +59,9 @@ pub(crate) struct Options {
     /// Name every case
     #[arg(short = 'v', long)]
     verbose: bool,
+    /// With --kernels: a JSON object for each failure, and one with the counts
+    #[arg(long, requires = "kernels", conflicts_with_all = ["verbose", "list"])]
+    json: bool,
     /// List the cases and run none
     #[arg(long)]
     list: bool,
@@ -75,6 +83,14 @@ pub(crate) fn parse_device(text: &str) -> Result<Device, String> {
     let device = Device::parse(text);
     let some = device.filter(|device| matches!(device, Device::Number(_) | Device::LocalRank));
     some.ok_or_else(|| "there are the numbers of devices, and local_rank".to_owned())
+}
+
+/// The number of the device that one process alone means.
+pub(crate) const fn number_of(device: Device) -> u32 {
+    match device {
+        Device::Number(number) => number,
+        Device::Auto | Device::None | Device::LocalRank => 0,
+    }
 }
 
 /// How much of the suite.
@@ -174,21 +190,28 @@ impl Options {
     }
 }
 
+/// A suite of nothing would pass.
+fn nothing_selected(options: &Options, list: &str) -> ExitCode {
+    super::usage(format_args!(
+        "check: no case has \"{}\" in its name; `{list}` has the names",
+        options.filter
+    ))
+}
+
 /// Runs the subcommand.
 pub(crate) fn main(options: &Options) -> ExitCode {
     if ranks::is_child() {
         ranks::follow_parent();
         return rank::process(options);
     }
+    if let (true, Some(device)) = (options.kernels, options.device.map(number_of)) {
+        return kernels::main(options, device);
+    }
     if options.backend == Family::Mpi && !options.list {
         return watch::launched(options);
     }
     if options.selected().next().is_none() {
-        // A suite of nothing would pass.
-        return super::usage(format_args!(
-            "check: no case has \"{}\" in its name; `unisono check --list` has the names",
-            options.filter
-        ));
+        return nothing_selected(options, "unisono check --list");
     }
     if options.list {
         return super::print(&options.selected().map(|name| name + "\n").collect::<String>());

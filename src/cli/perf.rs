@@ -5,10 +5,12 @@
 //! and verification follow nccl-tests, but for sizes that give a rank less than an element: there
 //! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
 //! size asked for, by which rows are matched, and `moved` what the figures are of. `--sweep-algos`
-//! is [`sweep`]'s.
+//! is [`sweep`]'s, `--kernels` is [`kernels`]'.
 
 mod able;
+mod kernels;
 pub(super) mod measure;
+mod parse;
 mod report;
 mod sweep;
 
@@ -23,6 +25,7 @@ use super::data::shape::Kind;
 use super::output;
 use super::ranks::{self, Link};
 use measure::Totals;
+use parse::{parse_bandwidth, parse_ratio, parse_size, parse_step, pick};
 
 /// Time collectives and verify their results
 #[derive(clap::Args, Clone, Debug)]
@@ -33,20 +36,33 @@ use measure::Totals;
 pub(crate) struct Options {
     /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all,
     /// their `_v` forms, sendrecv, barrier, or all
-    #[arg(value_parser = parse_kinds)]
-    op: Kinds,
+    #[arg(value_parser = parse_kinds, required_unless_present = "kernels")]
+    op: Option<Kinds>,
+    /// Measure the CUDA kernels alone, beside copies on the GPU in the same run; a size is that of
+    /// each source, or of a conversion's f32 side
+    #[arg(long, requires = "device", conflicts_with_all = ["op", "ranks", "reduction", "dtype"])]
+    #[arg(conflicts_with_all = ["root", "check", "link", "backend", "wait", "registered", "algo"])]
+    #[arg(conflicts_with_all = ["sweep_algos", "deterministic", "in_place", "out_of_place"])]
+    #[arg(conflicts_with_all = ["min_bw", "timeout", "bind"])]
+    kernels: bool,
+    /// With --kernels: fail when one of them has less than this share of the copy's bandwidth
+    #[arg(long, requires = "kernels", value_parser = parse_ratio)]
+    min_ratio: Option<f64>,
     /// Ranks to start (when no launcher has started this one)
     #[arg(short = 'n', long, default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     ranks: u32,
     /// Smallest size, in bytes; K, M and G are powers of 1024. Each size is cut to whole elements,
-    /// at least one a rank; JSON has the size asked for as `bytes`, the real one as `moved`
+    /// at least one a rank; JSON has the size asked for as `bytes`, the real one as `moved`. With
+    /// --kernels 64M, if nothing is said
     #[arg(short = 'b', long, default_value = "8", value_parser = parse_size)]
+    #[arg(default_value_if("kernels", "true", "64M"))]
     begin: u64,
-    /// Largest size
+    /// Largest size; with --kernels 1G, or what the GPU has memory for
     #[arg(short = 'e', long, default_value = "64M", value_parser = parse_size)]
+    #[arg(default_value_if("kernels", "true", "1G"))]
     end: u64,
-    /// Each size is this many times the one before [default: 8]
+    /// Each size is this many times the one before [default: 8; with --kernels 4]
     #[arg(short = 'f', long, value_parser = clap::value_parser!(u64).range(2..), conflicts_with = "step")]
     factor: Option<u64>,
     /// Each size is this many bytes more than the one before
@@ -154,52 +170,6 @@ fn parse_algorithm(text: &str) -> Result<Algorithm, String> {
     })
 }
 
-/// Bytes, with a binary suffix: 512, 64K, 8MiB, 1G.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is no size such as 512, 64K, 8M or 1G");
-    let upper = text.trim().to_ascii_uppercase();
-    let digits = upper.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match &upper[digits.len()..] {
-        "" | "B" => 0,
-        "K" | "KB" | "KIB" => 10,
-        "M" | "MB" | "MIB" => 20,
-        "G" | "GB" | "GIB" => 30,
-        _ => return Err(bad()),
-    };
-    let number: u64 = digits.parse().map_err(|_| bad())?;
-    let bytes = number.checked_mul(1 << shift).filter(|&b| b <= 1 << 46);
-    bytes.ok_or_else(|| format!("{text:?} is more than there can be"))
-}
-
-/// A size that leads on: with a step of nothing every size would be the first.
-fn parse_step(text: &str) -> Result<u64, String> {
-    parse_size(text).and_then(|step| if step > 0 { Ok(step) } else { Err("at least 1".into()) })
-}
-
-/// A bandwidth that a measured one can be below: no comparison with NaN is ever true.
-fn parse_bandwidth(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|least: &f64| least.is_finite() && *least >= 0.0);
-    number.ok_or_else(|| "not a number of GB/s".to_owned())
-}
-
-/// One of `all`, or all of those.
-fn pick<T: Copy>(
-    text: &str,
-    what: &str,
-    all: &[T],
-    name: fn(T) -> &'static str,
-) -> Result<Vec<T>, String> {
-    if text == "all" {
-        return Ok(all.to_vec());
-    }
-    let found: Vec<T> = all.iter().copied().filter(|&one| name(one) == text).collect();
-    if found.is_empty() {
-        let names: Vec<_> = all.iter().map(|&one| name(one)).collect();
-        return Err(format!("{what} \"{text}\": there are {} and all", names.join(", ")));
-    }
-    Ok(found)
-}
-
 impl Options {
     fn dtypes(&self) -> Result<Vec<Dtype>, String> {
         let name = |dtype: Dtype| dtype.name();
@@ -239,10 +209,18 @@ impl Options {
             next = match self.step {
                 Some(step) => size.checked_add(step),
                 // Nothing times anything stays nothing: go on with one.
-                None => size.checked_mul(self.factor.unwrap_or(8)).map(|s| s.max(1)),
+                None => size.checked_mul(self.times()).map(|s| s.max(1)),
             };
         }
         sizes
+    }
+
+    fn times(&self) -> u64 {
+        self.factor.unwrap_or(if self.kernels { 4 } else { 8 })
+    }
+
+    fn kinds(&self) -> &[Kind] {
+        self.op.as_ref().map_or(&[], |kinds| &kinds.0)
     }
 
     fn placements(&self) -> &'static [bool] {
@@ -278,7 +256,7 @@ impl Options {
                 self.begin, self.end
             ));
         }
-        let reducing = self.op.0.iter().any(|kind| kind.reduces());
+        let reducing = self.kinds().iter().any(|kind| kind.reduces());
         let makes_sense = |op: &ReduceOp| dtypes.iter().any(|&dtype| op.supports(dtype));
         if reducing && !ops.iter().any(makes_sense) {
             let text = "has no meaning; `unisono info --types` lists what has";
@@ -286,7 +264,7 @@ impl Options {
         }
         if self.sweep_algos {
             let none = |&kind: &Kind| sweep::candidates(self, kind, world).is_empty();
-            return match self.op.0.iter().all(none) {
+            return match self.kinds().iter().all(none) {
                 true => Err("there is no choice of algorithms to sweep".to_owned()),
                 false => Ok(()),
             };
@@ -297,6 +275,9 @@ impl Options {
 
 /// Runs the subcommand.
 pub(crate) fn main(options: &Options) -> ExitCode {
+    if let (true, Some(device)) = (options.kernels, options.device.map(super::check::number_of)) {
+        return kernels::main(options, device);
+    }
     if ranks::is_rank() {
         return as_rank(options);
     }
@@ -421,25 +402,6 @@ mod tests {
                 let ours = bus_factor(kind, world);
                 assert!((ours - factor).abs() < 1e-12, "{name} of {world}: {ours}, not {factor}");
             }
-        }
-    }
-
-    #[test]
-    fn sizes_have_binary_suffixes_and_nonsense_is_refused() {
-        for (text, bytes) in [("8", 8), ("64k", 65_536), ("2MiB", 2 << 20), ("1G", 1 << 30)] {
-            assert_eq!(parse_size(text), Ok(bytes));
-        }
-        for text in ["", "M", "-1", "1X", "1.5M", "99999999999G"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-        assert_eq!((parse_step("0").is_err(), parse_step("1K")), (true, Ok(1024)));
-    }
-
-    #[test]
-    fn bandwidths_are_numbers_that_can_be_compared() {
-        assert_eq!((parse_bandwidth("0"), parse_bandwidth("1.5")), (Ok(0.0), Ok(1.5)));
-        for text in ["nan", "NaN", "inf", "-1", "", "fast"] {
-            assert!(parse_bandwidth(text).is_err(), "{text}");
         }
     }
 }

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use unisono::kernel::cuda::trial::{LINE, Trial};
 use unisono::kernel::cuda::{Kernel, Launch};
-use unisono::kernel::{Form, Scalar};
-use unisono::types::{Class, Dtype};
 
 const SOURCES: &[&str] = &[
     "arguments.h",
@@ -57,6 +56,25 @@ impl Twin {
             (self.launch)(name.as_ptr(), grid, block, arguments.as_ptr().cast::<c_void>())
         };
         assert_eq!(code, 0, "{name:?} is not in the twin");
+    }
+
+    /// Runs a trial as a device of so many multiprocessors, with this grid or the launch's own.
+    #[track_caller]
+    pub(crate) fn try_out(&self, trial: &mut Trial, sms: u32, grid: Option<(u32, u32)>) {
+        let bytes = trial.before().len();
+        let mut memory = vec![0; bytes + LINE];
+        let start = memory.as_ptr().align_offset(LINE);
+        let memory = &mut memory[start..start + bytes];
+        let base = memory.as_mut_ptr().expose_provenance() as u64;
+        let launch = trial.launch(base, sms).expect("a launch");
+        memory.copy_from_slice(trial.before());
+        let (grid, block) = grid.unwrap_or((launch.grid, launch.block));
+        self.run_as(&launch, grid, block);
+        // Written behind the compiler's back.
+        let memory = std::hint::black_box(memory);
+        if let Some(fault) = trial.fault(memory) {
+            panic!("{:?} {grid} {block}: {fault} [{}]", launch.kernel, trial.what);
+        }
     }
 
     pub(crate) fn refuses(&self, name: &CStr) -> bool {
@@ -111,34 +129,6 @@ fn compile() -> Result<PathBuf, String> {
     Ok(library)
 }
 
-/// xorshift64*: the same numbers on every run.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from((self.next() >> 16) % bound as u64).expect("below a usize")
-    }
-
-    pub(crate) fn chance(&mut self, one_in: usize) -> bool {
-        self.below(one_in) == 0
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
-
 /// Untouched bytes on either side of a buffer.
 const GUARD: usize = 64;
 
@@ -183,107 +173,6 @@ impl Buffer {
         let guards = self.bytes[..self.start].iter().chain(&self.bytes[end..]);
         assert!(guards.copied().all(|byte| byte == FILLER), "wrote outside the target");
         &self.bytes[self.start..end]
-    }
-}
-
-/// Bytes of one element of `dtype` in `form`.
-pub(crate) fn bytes_of(dtype: Dtype, form: Form) -> usize {
-    if form == Form::Wide { dtype.accumulator().bytes() } else { dtype.bytes() }
-}
-
-/// The real type an element of `dtype` in `form` is made of.
-pub(crate) fn part_of(dtype: Dtype, form: Form) -> Dtype {
-    match dtype {
-        Dtype::Complex64 => Dtype::F32,
-        Dtype::Complex128 => Dtype::F64,
-        _ if form == Form::Wide => dtype.accumulator(),
-        _ => dtype,
-    }
-}
-
-/// Exponent bias less 3, stored bits of the mantissa, and bits of a real type.
-fn layout(part: Dtype) -> (u64, u32, u32) {
-    match part {
-        Dtype::F64 => (1020, 52, 64),
-        Dtype::F32 => (124, 23, 32),
-        Dtype::Bf16 => (124, 7, 16),
-        Dtype::F16 => (12, 10, 16),
-        Dtype::F8E4M3 => (4, 3, 8),
-        _ => (12, 2, 8),
-    }
-}
-
-/// Bits of one real element: mostly near 1 with few digits, so that sums are often ties; at times
-/// anything, and rarely what is infinite or no number, which hides all else.
-fn part_bits(random: &mut Random, part: Dtype) -> u64 {
-    let any = random.next();
-    if part.class() == Class::Integer {
-        return if random.chance(4) { any % 3 } else { any };
-    }
-    let (exponent, mantissa, width) = layout(part);
-    let sign = (any >> 63) << (width - 1);
-    let top = (1 << (width - 1)) - (1 << mantissa);
-    match random.below(96) {
-        0 => sign | top,
-        1 => sign | top | (any & ((1 << mantissa) - 1)),
-        2..6 => sign,
-        6..12 => sign | (any & ((1 << mantissa) - 1)),
-        12..18 => any & (u64::MAX >> (64 - width)),
-        _ => {
-            let keep = [u64::MAX, !0 << 40, !0 << 50][random.below(3)];
-            let fraction = (random.next() & keep) >> (64 - mantissa);
-            sign | ((exponent + (any & 7)) << mantissa) | fraction
-        }
-    }
-}
-
-pub(crate) fn fill(random: &mut Random, part: Dtype, target: &mut [u8]) {
-    let bytes = part.bytes();
-    for element in target.chunks_exact_mut(bytes) {
-        element.copy_from_slice(&part_bits(random, part).to_le_bytes()[..bytes]);
-    }
-}
-
-pub(crate) fn factor(random: &mut Random, dtype: Dtype) -> Scalar {
-    let mut factor = Scalar([0; 16]);
-    let bytes = bytes_of(dtype, Form::Wide);
-    fill(random, part_of(dtype, Form::Wide), &mut factor.0[..bytes]);
-    factor
-}
-
-fn is_nan(part: Dtype, bytes: &[u8]) -> bool {
-    let mut wide = [0; 8];
-    wide[..bytes.len()].copy_from_slice(bytes);
-    let bits = u64::from_le_bytes(wide);
-    match part {
-        Dtype::F32 => bits & 0x7fff_ffff > 0x7f80_0000,
-        Dtype::F64 => bits & (u64::MAX >> 1) > 0x7ff0_0000_0000_0000,
-        _ => false,
-    }
-}
-
-/// Bits agree; where the rules leave the payload of a NaN open, it agrees with any NaN.
-pub(crate) fn assert_agree(
-    dtype: Dtype,
-    form: Form,
-    free: bool,
-    (got, expected): (&[u8], &[u8]),
-    what: &dyn Fn() -> String,
-) {
-    assert_eq!(got.len(), expected.len(), "{}", what());
-    if got == expected {
-        return;
-    }
-    let part = part_of(dtype, form);
-    let bytes = part.bytes();
-    let pairs = got.chunks_exact(bytes).zip(expected.chunks_exact(bytes));
-    for (index, (got, expected)) in pairs.enumerate() {
-        let both_nan = free && is_nan(part, got) && is_nan(part, expected);
-        assert!(
-            got == expected || both_nan,
-            "part {index}: {got:x?}, not {expected:x?}: {}",
-            what()
-        );
     }
 }
 

@@ -13,7 +13,7 @@ use crate::kernel::cuda::{Arguments, Kernel, Launch, bytes_image};
 
 /// Every kernel, in one context.
 #[derive(Debug)]
-pub(super) struct Kernels(HashMap<Kernel, Function>);
+pub(crate) struct Kernels(HashMap<Kernel, Function>);
 
 /// What is loaded, by contexts.
 static LOADED: Mutex<Vec<(usize, Weak<Kernels>)>> = Mutex::new(Vec::new());
@@ -23,7 +23,7 @@ impl Kernels {
     ///
     /// # Errors
     /// `UNSUPPORTED` in a build without kernels; CUDA's own.
-    pub(super) fn of(context: &Arc<Context>) -> Result<Arc<Self>> {
+    pub(crate) fn of(context: &Arc<Context>) -> Result<Arc<Self>> {
         let key = context.id();
         let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         loaded.retain(|(_, kernels)| kernels.strong_count() > 0);
@@ -61,7 +61,7 @@ impl Kernels {
     ///
     /// # Errors
     /// CUDA's own.
-    pub(super) unsafe fn launch(&self, launch: &Launch, stream: &StreamRef) -> Result<()> {
+    pub(crate) unsafe fn launch(&self, launch: &Launch, stream: &StreamRef) -> Result<()> {
         let function = self.0.get(&launch.kernel).ok_or_else(without)?;
         let size = (launch.grid, launch.block);
         // SAFETY: the arguments are the kernel's, as whoever made the launch has checked; the rest
@@ -87,7 +87,7 @@ pub(crate) fn are_for(capability: (u32, u32)) -> bool {
 }
 
 /// Why a call that needs kernels cannot be made.
-pub(super) fn without() -> Error {
+pub(crate) fn without() -> Error {
     let text = match bytes_image() {
         Some(_) => "the CUDA kernels are for devices of compute capability 8.0 or later",
         None => {

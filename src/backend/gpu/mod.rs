@@ -23,7 +23,7 @@
 
 mod direct;
 mod job;
-mod kernels;
+pub(crate) mod kernels;
 mod line;
 mod moved;
 mod moves;

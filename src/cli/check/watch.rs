@@ -17,16 +17,16 @@ use crate::cli::ranks::{self, Link};
 /// What became of the cases of one link and world.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    passed: usize,
-    skipped: BTreeMap<String, usize>,
+    pub(super) passed: usize,
+    pub(super) skipped: BTreeMap<String, usize>,
     /// Case and what was seen.
-    failed: Vec<(String, String)>,
-    seconds: f64,
+    pub(super) failed: Vec<(String, String)>,
+    pub(super) seconds: f64,
     pub(super) hung: bool,
 }
 
 /// Rank and event.
-type Told = (usize, Event);
+pub(super) type Told = (usize, Event);
 
 /// Runs the suite on one link and world.
 ///
@@ -37,14 +37,7 @@ pub(super) fn world(options: &Options, link: Link, world: u32) -> unisono::Resul
     let cases: usize = suite::sections(world, link, options.depth())
         .map(|s| s.cases.iter().filter(|c| s.selects(c, &options.filter)).count())
         .sum();
-    let bar = if std::io::stderr().is_terminal() && !options.verbose {
-        ProgressBar::new(cases as u64)
-    } else {
-        ProgressBar::hidden()
-    };
-    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {wide_msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_prefix(format!("{} {world}", link.name()));
+    let bar = bar(cases, format!("{} {world}", link.name()), options.verbose);
     let (sender, receiver) = channel();
     let size = world as usize;
     let patience = Duration::from_secs(options.patience);
@@ -69,6 +62,19 @@ pub(super) fn world(options: &Options, link: Link, world: u32) -> unisono::Resul
     };
     tally.seconds = started.elapsed().as_secs_f64();
     Ok(tally)
+}
+
+/// How far a part of the suite is, for whoever looks on.
+pub(super) fn bar(cases: usize, prefix: String, verbose: bool) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() && !verbose {
+        ProgressBar::new(cases as u64)
+    } else {
+        ProgressBar::hidden()
+    };
+    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_prefix(prefix);
+    bar
 }
 
 /// Runs the suite as one rank of several that `mpirun` has started. Each counts for itself; rank 0
@@ -166,7 +172,8 @@ struct Open {
     failed: Vec<String>,
 }
 
-struct Collector {
+/// Hears what ranks tell, and counts.
+pub(super) struct Collector {
     world: usize,
     bar: ProgressBar,
     verbose: bool,
@@ -179,7 +186,7 @@ struct Collector {
 }
 
 impl Collector {
-    fn new(world: usize, bar: ProgressBar, verbose: bool) -> Self {
+    pub(super) fn new(world: usize, bar: ProgressBar, verbose: bool) -> Self {
         Self {
             world,
             bar,
@@ -192,7 +199,7 @@ impl Collector {
         }
     }
 
-    fn run(mut self, receiver: &Receiver<Told>, patience: Duration) -> Tally {
+    pub(super) fn run(mut self, receiver: &Receiver<Told>, patience: Duration) -> Tally {
         // BOUND: every wait ends after `patience`.
         while self.gone.iter().any(|gone| !gone) && !output::is_lost() {
             match receiver.recv_timeout(patience) {

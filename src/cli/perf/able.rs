@@ -25,10 +25,10 @@ use crate::cli::tuner::tuner;
 /// It does none of them: why not the first, and what does that.
 pub(super) fn kinds(options: &Options, world: u32) -> Result<Vec<Kind>, String> {
     let Some(algorithm) = options.algo else {
-        return Ok(options.op.0.clone());
+        return Ok(options.kinds().to_vec());
     };
     let (mut able, mut refusals) = (Vec::new(), Vec::new());
-    for &kind in &options.op.0 {
+    for &kind in options.kinds() {
         match refusal(options, kind, algorithm, world)? {
             None => able.push(kind),
             Some(text) => refusals.push(text),

@@ -33,7 +33,7 @@ impl<'a> Report<'a> {
 
     /// Says which collectives are not among the `kinds` to come.
     pub(super) fn left_out(&self, kinds: &[Kind]) {
-        let asked = self.options.op.0.iter();
+        let asked = self.options.kinds().iter();
         let names: Vec<_> = asked.filter(|k| !kinds.contains(k)).map(|k| k.name()).collect();
         let Some(algorithm) = self.options.algo.filter(|_| !names.is_empty()) else { return };
         if !self.silent() && !self.options.json {

@@ -86,7 +86,7 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
     let mut patterns = Patterns::new(options.seed, world as usize);
     let report = Report::new(comm, options);
     let mut worst: Option<(f64, Kind, Row)> = None;
-    for &kind in &options.op.0 {
+    for &kind in options.kinds() {
         let candidates = candidates(options, kind, world);
         if candidates.is_empty() {
             report.left_out_of_sweep(kind);

@@ -20,6 +20,7 @@ mod launch;
 mod name;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 
 pub use arguments::{
     Arguments, BLOCK, Block, ChecksumArguments, ConvertArguments, FAN, FoldArguments, PACK_INLINE,
