@@ -5,12 +5,13 @@
 //! and verification follow nccl-tests, but for sizes that give a rank less than an element: there
 //! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
 //! size asked for, by which rows are matched, and `moved` what the figures are of. `--sweep-algos`
-//! is [`sweep`]'s.
+//! is [`sweep`]'s, `--vs` is [`vs`]'s.
 
 mod able;
 pub(super) mod measure;
 mod report;
 mod sweep;
+mod vs;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -83,6 +84,9 @@ pub(crate) struct Options {
     /// Measure on memory of this GPU, by its number
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=0xffff))]
     device: Option<u32>,
+    /// A GPU for each rank: rank r of this machine measures on number --device + r
+    #[arg(long, requires = "device")]
+    gpu_each: bool,
     /// On a GPU: calls that wait for their end, timed by the clock, not calls in a stream
     #[arg(long, requires = "device")]
     wait: bool,
@@ -104,6 +108,11 @@ pub(crate) struct Options {
     /// Only with input and output apart (what --json prints when nothing is said)
     #[arg(long)]
     out_of_place: bool,
+    /// In and out of place (what is printed without --json when nothing is said)
+    #[arg(long, conflicts_with_all = ["in_place", "out_of_place"])]
+    both: bool,
+    #[command(flatten)]
+    versus: vs::Versus,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -131,6 +140,16 @@ enum Bind {
     Always,
     /// The system decides.
     Never,
+}
+
+impl Bind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
 }
 
 /// What to time.
@@ -246,7 +265,8 @@ impl Options {
     }
 
     fn placements(&self) -> &'static [bool] {
-        match (self.in_place, self.out_of_place || self.json || self.sweep_algos) {
+        let apart = self.out_of_place || (self.json || self.sweep_algos) && !self.both;
+        match (self.in_place, apart) {
             (true, _) => &[true],
             (false, true) => &[false],
             (false, false) => &[false, true],
@@ -259,7 +279,8 @@ impl Options {
         config.algorithm = self.algo.or(config.algorithm);
         config.deterministic |= self.deterministic;
         config.backend = self.backend.unwrap_or(config.backend);
-        config.device = self.device.map_or(config.device, Device::Number);
+        let ours = if self.gpu_each { ranks::local_rank() } else { 0 };
+        config.device = self.device.map_or(config.device, |first| Device::Number(first + ours));
         // Whoever waits drives: there is nothing to overlap with. But calls in a stream return.
         config.progress_thread = self.device.is_some() && !self.wait;
         if let Some(link) = link {
@@ -277,6 +298,9 @@ impl Options {
                 "the smallest size {} is above the largest {}",
                 self.begin, self.end
             ));
+        }
+        if self.gpu_each && self.link == Link::Mem {
+            return Err("--gpu-each needs ranks that are processes: --link shm or tcp".to_owned());
         }
         let reducing = self.op.0.iter().any(|kind| kind.reduces());
         let makes_sense = |op: &ReduceOp| dtypes.iter().any(|&dtype| op.supports(dtype));
@@ -297,6 +321,9 @@ impl Options {
 
 /// Runs the subcommand.
 pub(crate) fn main(options: &Options) -> ExitCode {
+    if let Some(against) = &options.versus.vs {
+        return vs::main(options, against);
+    }
     if ranks::is_rank() {
         return as_rank(options);
     }

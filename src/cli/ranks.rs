@@ -59,6 +59,11 @@ pub(crate) fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
+/// The number among the ranks of this machine that a launcher has given this process; else 0.
+pub(crate) fn local_rank() -> u32 {
+    Launch::from_env(0).map_or(0, |launch| launch.local_rank.unwrap_or(0))
+}
+
 /// Marks a process that [`Ranks::start`] has started.
 const CHILD: &str = "UNISONO_CLI_CHILD";
 
