@@ -146,7 +146,7 @@ fn a_bundle_checks_and_measures_what_it_finds() {
         assert!(measured || name.contains("kernels") && !has_kernels(), "{summary}");
     }
     assert!(summary.contains("1 rank: nccl-tests (theirs)"), "{summary}");
-    assert!(summary.contains("| all_reduce | 1 | 8 | false | 9.5 |"), "{summary}");
+    assert!(summary.contains("| all_reduce | 1 | 8 | false | 9.500 |"), "{summary}");
     let info = fs::read_to_string(results.join("info.txt")).expect("info.txt");
     assert!(info.contains("device 0: Stand-in GPU"), "{info}");
     let left = fs::read_dir(&results).expect("results").flatten();

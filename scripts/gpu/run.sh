@@ -206,6 +206,11 @@ table() {
     {
         printf '\n### %s\n\n' "$title"
         awk -v names="$*" "$field"'
+            # Floats with what figures are read for; the lines of JSON have the rest.
+            function short(text) {
+                if (text !~ /^[0-9]+[.e]/) return text
+                return sprintf(text + 0 < 1000 ? "%.3f" : "%.1f", text)
+            }
             BEGIN {
                 count = split(names, name, " ")
                 head = "|"; rule = "|"
@@ -214,7 +219,7 @@ table() {
             }
             field(name[3]) != "" {
                 row = "|"
-                for (i = 1; i <= count; i++) row = row " " field(name[i]) " |"
+                for (i = 1; i <= count; i++) row = row " " short(field(name[i])) " |"
                 gsub(/[`<>]/, "", row)
                 print row
             }' "$file"
@@ -349,7 +354,7 @@ if perf kernel-speed 90 --kernels $sizes; then
             else printf "%.3f (%s);%s\n", least, which, (least >= 0.92 ? "met" : "not met")
         }' "$out/kernel-speed.json")
     target "$what" "$want" "$(printf %s "${result%%;*}" | cell)" "${result##*;}"
-    table "Kernels" "$out/kernel-speed.json" kernel dtype bytes median_us bandwidth gbps ratio
+    table "Kernels" "$out/kernel-speed.json" kernel dtype bytes median_us bandwidth ratio
 else
     unmeasured "$what" "$want" "kernel-speed failed or was skipped"
 fi

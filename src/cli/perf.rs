@@ -220,6 +220,11 @@ fn pick<T: Copy>(
 }
 
 impl Options {
+    /// What to time.
+    fn kinds(&self) -> &[Kind] {
+        &self.op.0
+    }
+
     fn dtypes(&self) -> Result<Vec<Dtype>, String> {
         let name = |dtype: Dtype| dtype.name();
         // nccl-tests' and C's words for some of them.
@@ -302,7 +307,7 @@ impl Options {
         if self.gpu_each && self.link == Link::Mem {
             return Err("--gpu-each needs ranks that are processes: --link shm or tcp".to_owned());
         }
-        let reducing = self.op.0.iter().any(|kind| kind.reduces());
+        let reducing = self.kinds().iter().any(|kind| kind.reduces());
         let makes_sense = |op: &ReduceOp| dtypes.iter().any(|&dtype| op.supports(dtype));
         if reducing && !ops.iter().any(makes_sense) {
             let text = "has no meaning; `unisono info --types` lists what has";
@@ -310,7 +315,7 @@ impl Options {
         }
         if self.sweep_algos {
             let none = |&kind: &Kind| sweep::candidates(self, kind, world).is_empty();
-            return match self.op.0.iter().all(none) {
+            return match self.kinds().iter().all(none) {
                 true => Err("there is no choice of algorithms to sweep".to_owned()),
                 false => Ok(()),
             };

@@ -141,8 +141,12 @@ pub(super) fn main(options: &Perf, against: &Against) -> ExitCode {
         Ok(kinds) => kinds,
         Err(text) => return usage(text),
     };
-    let left: Vec<&str> =
-        options.op.0.iter().filter(|kind| !kinds.contains(kind)).map(|kind| kind.name()).collect();
+    let left: Vec<&str> = options
+        .kinds()
+        .iter()
+        .filter(|kind| !kinds.contains(kind))
+        .map(|kind| kind.name())
+        .collect();
     if !left.is_empty() && !options.json {
         output::line(format_args!("# left out, not in nccl-tests: {}", left.join(", ")));
     }
@@ -174,7 +178,7 @@ fn validate(options: &Perf, against: &Against) -> Result<Vec<Kind>, String> {
             let text = "--vs nccl compares another backend with NCCL through this program";
             return Err(text.to_owned());
         }
-        return Ok(options.op.0.clone());
+        return Ok(options.kinds().to_vec());
     };
     if options.ranks > 1 && !options.gpu_each && !options.versus.mpirun {
         return Err(format!(
@@ -186,10 +190,10 @@ fn validate(options: &Perf, against: &Against) -> Result<Vec<Kind>, String> {
     }
     side::dtype(options.dtypes()?[0])?;
     let reduction = options.reductions()?[0];
-    let mut kinds = options.op.0.clone();
+    let mut kinds = options.kinds().to_vec();
     kinds.retain(|&kind| side::program(kind).is_some());
     if kinds.is_empty() {
-        return Err(format!("nccl-tests has no program for {}", options.op.0[0].name()));
+        return Err(format!("nccl-tests has no program for {}", options.kinds()[0].name()));
     }
     if kinds.iter().any(|kind| kind.reduces()) {
         side::reduction(reduction)?;
