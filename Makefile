@@ -6,6 +6,7 @@
 #   make test                   everything; closing line "N passed, N failed, N skipped"
 #   make check                  formatting, lints and the header alone
 #   make bench                  times everything beside other libraries; writes BENCHMARKS.md
+#   make gpu-bundle             build/gpu-bundle: what checks and measures a GPU machine without Rust
 #   make install PREFIX=/usr/local LIBDIR=$PREFIX/lib DESTDIR=
 #   make uninstall              the same variables: takes away what install put there
 #   make clean
@@ -37,7 +38,7 @@ LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C99 := -std=c99 -Wall -Wextra -Wpedantic
 LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
 
-.PHONY: all lib program demo test check bench install uninstall clean libs-private version FORCE
+.PHONY: all lib program demo test check bench gpu-bundle install uninstall clean libs-private version FORCE
 .DELETE_ON_ERROR:
 
 all: lib program
@@ -73,6 +74,9 @@ check:
 
 bench:
 	$(CARGO) bench --quiet --locked --bench report -- $(BENCH)
+
+gpu-bundle: all
+	LIBS="$(LIBS_PRIVATE)" CC="$(CC)" scripts/gpu_bundle.sh $(BUILD)/gpu-bundle
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include

@@ -95,6 +95,7 @@ const LONG: &[(&str, &str)] = &[
     ("src/config.rs", "one table of settings"),
     ("src/boot/env.rs", "one table of launchers and its reading"),
     ("src/boot/server.rs", "one state machine"),
+    ("src/cli/perf.rs", "one table of options and its reading"),
     ("src/cli/check/special.rs", "one case after the other"),
     ("src/cli/check/suite.rs", "one case after the other"),
     ("src/comm/mod.rs", "the public calls"),

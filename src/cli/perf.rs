@@ -5,7 +5,7 @@
 //! and verification follow nccl-tests, but for sizes that give a rank less than an element: there
 //! nccl-tests times calls of nothing, and this moves one element a rank. In JSON `bytes` is the
 //! size asked for, by which rows are matched, and `moved` what the figures are of. `--sweep-algos`
-//! is [`sweep`]'s, `--kernels` is [`kernels`]'.
+//! is [`sweep`]'s, `--kernels` is [`kernels`]'s, `--vs` is [`vs`]'s.
 
 mod able;
 mod kernels;
@@ -13,6 +13,7 @@ pub(super) mod measure;
 mod parse;
 mod report;
 mod sweep;
+mod vs;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -120,6 +121,11 @@ pub(crate) struct Options {
     /// Only with input and output apart (what --json prints when nothing is said)
     #[arg(long)]
     out_of_place: bool,
+    /// In and out of place (what is printed without --json when nothing is said)
+    #[arg(long, conflicts_with_all = ["in_place", "out_of_place"])]
+    both: bool,
+    #[command(flatten)]
+    versus: vs::Versus,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -147,6 +153,16 @@ enum Bind {
     Always,
     /// The system decides.
     Never,
+}
+
+impl Bind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
 }
 
 /// What to time.
@@ -219,12 +235,19 @@ impl Options {
         self.factor.unwrap_or(if self.kernels { 4 } else { 8 })
     }
 
+    /// What to time.
     fn kinds(&self) -> &[Kind] {
         self.op.as_ref().map_or(&[], |kinds| &kinds.0)
     }
 
+    /// Whether each rank measures on a GPU of its own.
+    fn has_gpu_each(&self) -> bool {
+        self.device == Some(Device::LocalRank)
+    }
+
     fn placements(&self) -> &'static [bool] {
-        match (self.in_place, self.out_of_place || self.json || self.sweep_algos) {
+        let apart = self.out_of_place || (self.json || self.sweep_algos) && !self.both;
+        match (self.in_place, apart) {
             (true, _) => &[true],
             (false, true) => &[false],
             (false, false) => &[false, true],
@@ -277,6 +300,9 @@ impl Options {
 pub(crate) fn main(options: &Options) -> ExitCode {
     if let (true, Some(device)) = (options.kernels, options.device.map(super::check::number_of)) {
         return kernels::main(options, device);
+    }
+    if let Some(against) = &options.versus.vs {
+        return vs::main(options, against);
     }
     if ranks::is_rank() {
         return as_rank(options);

@@ -57,6 +57,11 @@ impl Mask {
         }
     }
 
+    /// The calling thread's.
+    pub(crate) fn current() -> io::Result<Self> {
+        Self::of(&[]).set(libc::SIG_BLOCK)
+    }
+
     /// Makes this the calling thread's mask; the one before.
     fn set(self, how: libc::c_int) -> io::Result<Self> {
         let mut before = Self::of(&[]);

@@ -258,7 +258,7 @@ fn sweep_cells(cells: &[&str; 6]) -> String {
     format!("{size:>12}{dtype:>8}{reduction:>12}{choice:>14}{time:>12}{behind:>9}")
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+pub(super) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (value * scale).round() / scale
 }
