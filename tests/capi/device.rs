@@ -22,7 +22,10 @@ fn job(world: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Vec<Stri
 #[track_caller]
 fn checksum_in_host_memory(world: usize, arguments: &[&str]) -> String {
     let said = job(world, &[&["--device", "none"], arguments].concat(), &[]);
-    assert_eq!((result(&said, "backend"), result(&said, "device")), ("native".into(), "null".into()));
+    assert_eq!(
+        (result(&said, "backend"), result(&said, "device")),
+        ("native".into(), "null".into())
+    );
     result(&said, "checksum")
 }
 
@@ -39,15 +42,20 @@ fn cuda() -> [(&'static str, &'static str); 2] {
     [("UNISONO_CUDA_LIB", &stand_ins().0), ("STANDIN_CUDA_DELAY_US", "200")]
 }
 
+/// Variables for a job that shares the stand-in's GPU on `backend`.
+pub(super) fn sharing(backend: &'static str) -> Vec<(&'static str, &'static str)> {
+    let nccl = ("UNISONO_NCCL_LIB", &*stand_ins().1);
+    let more = [("UNISONO_BACKEND", backend), nccl, ("NCCL_MULTI_RANK_GPU_ENABLE", "1")];
+    [&cuda()[..], &more].concat()
+}
+
 /// Runs a job on `backend` that leaves nothing behind on the GPU; what each rank said.
 #[track_caller]
-fn on_gpu(world: usize, backend: &str, arguments: &[&str]) -> Vec<String> {
+fn on_gpu(world: usize, backend: &'static str, arguments: &[&str]) -> Vec<String> {
     let folder = scratch(&format!("device-{world}-{backend}-{}", arguments.concat()));
     let leaks = folder.join("%p").into_os_string().into_string().expect("UTF-8");
-    let mut variables = cuda().to_vec();
-    variables.extend([("UNISONO_BACKEND", backend), ("STANDIN_CUDA_LEAKS", &leaks)]);
-    variables.push(("UNISONO_NCCL_LIB", &stand_ins().1));
-    variables.push(("NCCL_MULTI_RANK_GPU_ENABLE", "1"));
+    let mut variables: Vec<(&str, &str)> = sharing(backend);
+    variables.push(("STANDIN_CUDA_LEAKS", &leaks));
     let said = job(world, arguments, &variables);
     assert_eq!((result(&said, "backend"), result(&said, "device")), (backend.into(), "0".into()));
     let place = format!("exchanging in memory of GPU 0, backend {backend}");
