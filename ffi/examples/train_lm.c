@@ -16,7 +16,7 @@
  *
  * Where every rank has a GPU all of it goes by way of its memory (--device): the arithmetic is the
  * host's, what ranks exchange is copied there and back in one stream, and the calls have their
- * place between the copies. The bits are the same.
+ * place between the copies. With --deterministic the bits are those of host memory.
  *
  * The bits. With --deterministic the final weights do not depend on the number of ranks (modes
  * allreduce and sharded, where batch / ranks is a power of two). The library adds the ranks'

@@ -61,10 +61,10 @@ static const struct {
 struct gpu {
     const struct job *job;
     struct driver driver;
-    int number;    /* as users count */
-    int device;    /* as the driver calls it */
-    void *context; /* NULL: not retained */
-    void *stream;  /* NULL: none yet */
+    int number;            /* as users count */
+    int device;            /* as the driver calls it */
+    void *context;         /* NULL: not retained */
+    void *stream;          /* NULL: none yet */
     device_address memory; /* 0: none yet */
 };
 

@@ -86,8 +86,10 @@ static void read_choice(struct job *job)
         int nccl = strncmp(line, "NCCL ", 5) == 0, none = strncmp(line, "not by NCCL", 11) == 0;
         if (nccl)
             strcpy(job->backend, "nccl");
-        else if (strncmp(line, "calls by ", 9) == 0)
+        if (strncmp(line, "calls by ", 9) == 0) {
             strcpy(job->backend, "mpi");
+            strcpy(job->why, "MPI has host memory alone here");
+        }
         if (job->gpu && (nccl || none))
             snprintf(job->why, sizeof job->why, "%.*s", (int)strcspn(line, ";"), line);
     }

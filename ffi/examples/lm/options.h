@@ -21,7 +21,7 @@ struct options {
     uint64_t seed;
     double learning_rate;
     enum mode mode;
-    int device; /* a number, DEVICE_AUTO or DEVICE_NONE */
+    int device; /* a number, DEVICE_AUTO or DEVICE_NONE; at first that of UNISONO_DEVICE */
     int deterministic;
     int resume;
     int quiet;
