@@ -11,10 +11,17 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, io};
 
+#[path = "capi/device.rs"]
+mod device;
 #[path = "capi/instructions.rs"]
 mod instructions;
 #[path = "capi/sanitized.rs"]
 mod sanitized;
+#[path = "support/standin.rs"]
+mod standin;
+#[path = "support/standin_nccl.rs"]
+#[allow(dead_code, reason = "other tests build other kinds")]
+mod standin_nccl;
 #[path = "capi/training.rs"]
 mod training;
 
@@ -162,7 +169,12 @@ fn need(tool: &str, package: &str) -> bool {
     if installed.is_ok_and(|o| o.status.success()) && has(tool) {
         return true;
     }
-    let why = format!("{tool} is missing and {package} cannot be installed here");
+    skip(&format!("{tool} is missing and {package} cannot be installed here"));
+    false
+}
+
+/// A skip that the summary counts.
+fn skip(why: &str) {
     println!("skipped: {why}");
     if let Some(path) = env::var_os("UNISONO_TEST_SKIPS") {
         let file = fs::OpenOptions::new().append(true).create(true).open(path);
@@ -170,7 +182,6 @@ fn need(tool: &str, package: &str) -> bool {
             file.and_then(|mut f| io::Write::write_all(&mut f, format!("{why}\n").as_bytes()));
         written.expect("the list of skips");
     }
-    false
 }
 
 macro_rules! bad_input {

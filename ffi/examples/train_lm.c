@@ -14,6 +14,10 @@
  *   --mode local       each rank trains alone; weights and optimiser state are averaged every few
  *                      steps (of the state too, so that a checkpoint needs no rank's own part)
  *
+ * Where every rank has a GPU all of it goes by way of its memory (--device): the arithmetic is the
+ * host's, what ranks exchange is copied there and back in one stream, and the calls have their
+ * place between the copies. With --deterministic the bits are those of host memory.
+ *
  * The bits. With --deterministic the final weights do not depend on the number of ranks (modes
  * allreduce and sharded, where batch / ranks is a power of two). The library adds the ranks'
  * gradients in the order of a balanced binary tree, ((0 + 1) + (2 + 3)) + ...; every rank adds its
@@ -54,6 +58,7 @@ struct trainer {
     float *first_moment;
     float *second_moment;
     float *gradient;       /* [padded] */
+    float *there;          /* on the GPU, where it has one: room for what ranks exchange */
     float *partial_sums[LEVELS_MAX]; /* level l: the gradients of 2^l sequences, added as a tree */
     uint64_t last_levels;  /* partial sums that the last sequence's gradient completes */
     double *losses;        /* one a sequence of this rank */
@@ -83,22 +88,43 @@ static void fold(const struct trainer *trainer, float *sum, uint64_t levels, siz
         memcpy(sum + begin, term + begin, (end - begin) * sizeof *sum);
 }
 
+/* Where ranks exchange what is at `here`: on the GPU, or in place. What is on the GPU goes there by
+ * gpu_copy_in and comes back by gpu_copy_out, which do nothing without one. */
+static float *exchanged(const struct trainer *trainer, float *here)
+{
+    return trainer->there ? trainer->there : here;
+}
+
+/* Has a bucket of the gradient summed while the backward pass goes on. On a GPU the copy there, the
+ * sum and the copy back follow each other in its stream, so the call needs no request. */
+static void send_bucket(struct trainer *trainer, size_t index, size_t begin, size_t count)
+{
+    struct job *job = &trainer->job;
+    float *bucket = trainer->gradient + begin;
+    if (!job->gpu) {
+        TIMED(job, unisono_iall_reduce(bucket, bucket, count, UNISONO_F32, UNISONO_SUM, job->comm,
+                                       &trainer->requests[index]));
+        return;
+    }
+    float *there = trainer->there + begin;
+    gpu_copy_in(job->gpu, there, bucket, count);
+    TIMED(job, unisono_all_reduce(there, there, count, UNISONO_F32, UNISONO_SUM, job->comm));
+    gpu_copy_out(job->gpu, bucket, there, count);
+}
+
 /* Called by the last sequence's backward pass: gradient[0 .. end) is final. Completes the tree for
  * each bucket that lies in it and sends the bucket on its way. */
 static void gradient_ready(void *context, size_t end)
 {
     struct trainer *trainer = context;
-    struct job *job = &trainer->job;
     while (trainer->buckets_ready < trainer->buckets) {
         size_t index = trainer->buckets_ready, begin = index * trainer->bucket;
         size_t stop = index + 1 < trainer->buckets ? begin + trainer->bucket : trainer->count;
         if (stop > end)
             return;
-        float *bucket = trainer->gradient + begin;
         fold(trainer, trainer->gradient, trainer->last_levels, begin, stop);
         if (trainer->options->mode == MODE_ALLREDUCE)
-            TIMED(job, unisono_iall_reduce(bucket, bucket, stop - begin, UNISONO_F32, UNISONO_SUM,
-                                           job->comm, &trainer->requests[index]));
+            send_bucket(trainer, index, begin, stop - begin);
         trainer->buckets_ready++;
     }
 }
@@ -141,8 +167,9 @@ static void update(struct trainer *trainer, size_t begin, size_t count, int64_t 
 
 static void finish_allreduce(struct trainer *trainer, int64_t step)
 {
-    for (size_t i = 0; i < trainer->buckets; i++)
+    for (size_t i = 0; i < trainer->buckets; i++) /* NULL, and well, where a GPU has them */
         TIMED(&trainer->job, unisono_wait(&trainer->requests[i], -1));
+    job_stream_wait(&trainer->job);
     update(trainer, 0, trainer->count, trainer->options->batch, step);
 }
 
@@ -150,26 +177,43 @@ static void finish_sharded(struct trainer *trainer, int64_t step)
 {
     struct job *job = &trainer->job;
     size_t begin = (size_t)job->rank * trainer->own;
-    float *weights = trainer->state, *gradient = trainer->gradient;
+    float *gradient = exchanged(trainer, trainer->gradient);
+    float *weights = exchanged(trainer, trainer->state);
+    gpu_copy_in(job->gpu, gradient, trainer->gradient, trainer->padded);
     TIMED(job, unisono_reduce_scatter(gradient, gradient + begin, trainer->own, UNISONO_F32,
                                       UNISONO_SUM, job->comm));
+    gpu_copy_out(job->gpu, trainer->gradient + begin, gradient + begin, trainer->own);
+    job_stream_wait(job);
     update(trainer, begin, trainer->own, trainer->options->batch, step);
+    gpu_copy_in(job->gpu, weights + begin, trainer->state + begin, trainer->own);
     TIMED(job, unisono_all_gather(weights + begin, weights, trainer->own, UNISONO_F32, job->comm));
+    gpu_copy_out(job->gpu, trainer->state, weights, trainer->padded);
+    job_stream_wait(job);
+}
+
+/* The mean of all ranks' weights and optimiser state. */
+static void average(struct trainer *trainer)
+{
+    struct job *job = &trainer->job;
+    size_t count = 3 * trainer->padded;
+    float *state = exchanged(trainer, trainer->state);
+    gpu_copy_in(job->gpu, state, trainer->state, count);
+    TIMED(job, unisono_all_reduce(state, state, count, UNISONO_F32, UNISONO_AVG, job->comm));
+    gpu_copy_out(job->gpu, trainer->state, state, count);
+    job_stream_wait(job);
 }
 
 static void finish_local(struct trainer *trainer, int64_t step)
 {
-    struct job *job = &trainer->job;
-    float *state = trainer->state;
     update(trainer, 0, trainer->count, trainer->own_sequences, step);
     if ((step + 1) % trainer->options->average_every == 0 || step + 1 == trainer->options->steps)
-        TIMED(job, unisono_all_reduce(state, state, 3 * trainer->padded, UNISONO_F32, UNISONO_AVG,
-                                      job->comm));
+        average(trainer);
 }
 
 /* One step; returns the mean loss of the global batch. */
 static double train_step(struct trainer *trainer, int64_t step)
 {
+    job_stream_begin(&trainer->job);
     compute_gradient(trainer, step);
     switch (trainer->options->mode) {
     case MODE_ALLREDUCE:
@@ -182,6 +226,7 @@ static double train_step(struct trainer *trainer, int64_t step)
         finish_local(trainer, step);
         break;
     }
+    job_stream_end(&trainer->job);
     return job_tree_sum(&trainer->job, trainer->losses, (int)trainer->own_sequences) /
            (double)trainer->options->batch;
 }
@@ -284,11 +329,22 @@ static int64_t load(struct trainer *trainer)
 
 /* ---- the run ---- */
 
-static void *shared_floats(struct job *job, size_t count)
+/* Memory for what ranks exchange. */
+static float *exchanged_floats(struct job *job, size_t count)
 {
+    if (job->gpu)
+        return gpu_host_floats(job->gpu, count);
     void *memory = NULL; /* other ranks can map it, which saves copies */
     CHECK(job, unisono_mem_alloc(job->comm, count * sizeof(float), &memory));
     return memory;
+}
+
+static void free_exchanged(struct job *job, float *floats)
+{
+    if (job->gpu)
+        gpu_host_free(job->gpu, floats);
+    else
+        CHECK(job, unisono_mem_free(job->comm, floats));
 }
 
 static void trainer_start(struct trainer *trainer)
@@ -306,10 +362,13 @@ static void trainer_start(struct trainer *trainer)
     trainer->count = lm_weight_count(trainer->model);
     trainer->padded = (trainer->count + world - 1) / world * world;
     trainer->own = options->mode == MODE_SHARDED ? trainer->padded / world : trainer->padded;
-    trainer->state = shared_floats(job, trainer->padded + 2 * trainer->own);
+    trainer->state = exchanged_floats(job, trainer->padded + 2 * trainer->own);
     trainer->first_moment = trainer->state + trainer->padded;
     trainer->second_moment = trainer->first_moment + trainer->own;
-    trainer->gradient = shared_floats(job, trainer->padded);
+    trainer->gradient = exchanged_floats(job, trainer->padded);
+    if (job->gpu)
+        trainer->there =
+            gpu_floats(job->gpu, (options->mode == MODE_LOCAL ? 3 : 1) * trainer->padded);
     for (int level = 0; (trainer->own_sequences - 1) >> level; level++)
         trainer->partial_sums[level] = allocate(trainer->count, sizeof(float));
     trainer->losses = allocate((size_t)trainer->own_sequences, sizeof *trainer->losses);
@@ -321,8 +380,8 @@ static void trainer_start(struct trainer *trainer)
 
 static void trainer_end(struct trainer *trainer)
 {
-    CHECK(&trainer->job, unisono_mem_free(trainer->job.comm, trainer->state));
-    CHECK(&trainer->job, unisono_mem_free(trainer->job.comm, trainer->gradient));
+    free_exchanged(&trainer->job, trainer->state);
+    free_exchanged(&trainer->job, trainer->gradient);
     for (int level = 0; level < LEVELS_MAX; level++)
         free(trainer->partial_sums[level]);
     free(trainer->losses);
@@ -404,8 +463,10 @@ static void run(struct trainer *trainer)
     const struct options *options = trainer->options;
     struct job *job = &trainer->job;
     struct result result = {.steps = options->steps, .mode = mode_name(options->mode)};
-    result.ranks = job->world;
+    result.job = job;
     check_same_work(trainer);
+    if (job->rank == 0 && !options->quiet)
+        report_place(job);
     int64_t first = options->resume ? load(trainer) : 0;
     train(trainer, first, &result);
     if (options->checkpoint)
@@ -438,7 +499,7 @@ int main(int argc, char **argv)
     memset(&trainer, 0, sizeof trainer);
     trainer.options = &options;
     trainer.data = &data;
-    job_start(&trainer.job, options.deterministic, options.timeout_ms);
+    job_start(&trainer.job, options.deterministic, options.timeout_ms, options.device);
     trainer_start(&trainer);
     run(&trainer);
     trainer_end(&trainer);

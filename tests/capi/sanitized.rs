@@ -20,12 +20,23 @@ fn the_address_sanitizer_finds_nothing() {
     let flags = [&["-std=c99"][..], sanitize].concat();
     succeed(&mut watched(&compile("asan-errors.c", &["ffi/examples/errors.c"], &flags)));
     let train = training::train_lm("asan-train_lm", sanitize);
-    for arguments in tiny_training("asan") {
-        ranks(2, || {
-            let mut command = watched(&train);
-            command.args(&arguments);
-            command
-        });
+    for (name, device, backend) in
+        [("asan", "none", "native"), ("asan-gpu", "0", "native"), ("asan-nccl", "0", "nccl")]
+    {
+        for arguments in tiny_training(name, device) {
+            ranks(2, || {
+                let mut command = watched(&train);
+                command.args(&arguments);
+                if device == "0" {
+                    command.envs(device::sharing(backend));
+                }
+                if name == "asan-gpu" {
+                    // The words that streams look at stay for good.
+                    command.env("ASAN_OPTIONS", "detect_leaks=0");
+                }
+                command
+            });
+        }
     }
 }
 
@@ -38,11 +49,12 @@ const EXAMPLES: &[(&str, &str)] = &[
 
 /// Arguments of short runs that reach all of train_lm: every mode, the gradients' check, a
 /// checkpoint written and resumed, a sample.
-fn tiny_training(name: &str) -> Vec<Vec<String>> {
+fn tiny_training(name: &str, device: &str) -> Vec<Vec<String>> {
     let file = scratch(&format!("tiny-{name}")).join("checkpoint");
     let file = file.to_str().expect("text");
     let words = |line: String| line.split(' ').map(str::to_owned).collect();
     let small = "--batch 2 --context 8 --layers 1 --heads 2 --width 8";
+    let small = format!("{small} --device {device}");
     let text = "ffi/examples/hello.c";
     [
         format!("{small} --steps 2 --checkpoint {file} --sample 4 {text}"),
@@ -71,12 +83,17 @@ fn valgrind_finds_neither_errors_nor_leaks() {
         ranks(2, || under(&program));
     }
     let train = training::train_lm("valgrind-train_lm", &[]);
-    for arguments in tiny_training("valgrind") {
-        ranks(2, || {
-            let mut command = under(&train);
-            command.args(&arguments);
-            command
-        });
+    for (name, device) in [("valgrind", "none"), ("valgrind-nccl", "0")] {
+        for arguments in tiny_training(name, device) {
+            ranks(2, || {
+                let mut command = under(&train);
+                command.args(&arguments);
+                if device == "0" {
+                    command.envs(device::sharing("nccl"));
+                }
+                command
+            });
+        }
     }
     let errors = compile("valgrind-errors.c", &["ffi/examples/errors.c"], &["-std=c99"]);
     succeed(&mut under(&errors));

@@ -21,24 +21,24 @@ pub(super) fn train_lm(name: &str, flags: &[&str]) -> PathBuf {
     compile(name, &sources, &[&["-std=c99"], flags].concat())
 }
 
-fn program() -> PathBuf {
+pub(super) fn program() -> PathBuf {
     train_lm("train_lm", &["-O2"])
 }
 
-/// Trains a small model.
+/// Trains a small model, in host memory.
 fn train(world: usize, arguments: &[&str]) -> Vec<String> {
     let program = program();
     ranks(world, || {
         let mut command = watched(&program);
-        command.args(["--deterministic", "--width", "32", "--layers", "1"]).args(arguments);
-        command.arg("ffi/examples/train_lm.c");
+        command.args(["--deterministic", "--width", "32", "--layers", "1", "--device", "none"]);
+        command.args(arguments).arg("ffi/examples/train_lm.c");
         command
     })
 }
 
 /// A value of the line of JSON that rank 0 ends with.
 #[track_caller]
-fn result(said: &[String], key: &str) -> String {
+pub(super) fn result(said: &[String], key: &str) -> String {
     let line = said[0].lines().find(|l| l.contains("\"checksum\"")).expect("a result");
     let value = line.split(&format!("\"{key}\":")).nth(1).expect("a value");
     value.trim_matches('"').split(['"', ',', '}']).next().expect("its end").to_owned()

@@ -1,4 +1,4 @@
-/* job.h: this process as one rank of a training job. */
+/* job.h: this process as one rank of a training job, and its GPU where it has one. */
 #ifndef LM_JOB_H
 #define LM_JOB_H
 
@@ -6,16 +6,31 @@
 
 #include <unisono.h>
 
+#include "gpu.h"
+
 struct job {
     unisono_comm_t *comm;
     int rank;
     int world;
     double comm_seconds; /* spent blocked in collective calls and waits */
+    struct gpu *gpu;     /* through whose memory the ranks exchange; NULL: in host memory */
+    char backend[8];     /* what carries out the calls: "native", "nccl" or "mpi" */
+    char why[512];       /* why no GPU, or why not NCCL, or which */
 };
 
-/* Joins the job that a launcher started; alone, a world of 1, where there is no launcher. */
-void job_start(struct job *job, int deterministic, int64_t timeout_ms);
+/* Joins the job that a launcher started; alone, a world of 1, where there is no launcher. `device`:
+ * that of --device. A GPU is used where all ranks can. */
+void job_start(struct job *job, int deterministic, int64_t timeout_ms, int device);
 void job_end(struct job *job);
+
+/* Between these two, calls on memory of the GPU have their place in its stream, and return at once.
+ * Nothing else is called meanwhile. Neither does anything without a GPU. */
+void job_stream_begin(struct job *job);
+void job_stream_end(struct job *job);
+
+/* Waits for all that is in the GPU's stream; a call there that failed ends the process. Without a
+ * GPU there is nothing to wait for. */
+void job_stream_wait(struct job *job);
 
 /* Ends the process with status 1 and the call's name and error text, unless status is OK. */
 void job_check(const struct job *job, const char *call, int status);
@@ -31,6 +46,9 @@ void job_check(const struct job *job, const char *call, int status);
 
 /* Ends the process with status 1 and a message. */
 void job_fail(const struct job *job, const char *format, ...);
+
+/* This process's number among those of its host, as its launcher says; 0 where none does. */
+int job_local_rank(void);
 
 /* Whether all ranks passed the same value. Collective. */
 int job_agrees(struct job *job, uint64_t value);

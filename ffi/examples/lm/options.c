@@ -14,7 +14,7 @@ const char *mode_name(enum mode mode)
     return mode_names[mode];
 }
 
-enum kind { INTEGER, SMALL_INTEGER, SEED, RATE, MODE, TEXT, SWITCH };
+enum kind { INTEGER, SMALL_INTEGER, SEED, RATE, MODE, DEVICE, TEXT, SWITCH };
 
 struct flag {
     const char *name;
@@ -38,6 +38,7 @@ static const struct flag flags[] = {
     {"--mode", MODE, AT(mode), 0, 0, "allreduce, local or sharded (allreduce)"},
     {"--average-every", INTEGER, AT(average_every), 1, 1 << 30, "local mode: steps between (8)"},
     {"--bucket-kib", INTEGER, AT(bucket_kib), 1, 1 << 20, "size of a gradient bucket (128)"},
+    {"--device", DEVICE, AT(device), 0, 1 << 10, "GPU to exchange through: auto, none, N (auto)"},
     {"--deterministic", SWITCH, AT(deterministic), 0, 0, "the same bits on any number of ranks"},
     {"--checkpoint", TEXT, AT(checkpoint), 0, 0, "FILE to write at the end and resume from"},
     {"--checkpoint-every", INTEGER, AT(checkpoint_every), 1, 1 << 30, "also every N steps"},
@@ -54,7 +55,7 @@ enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
 static void print_help(void)
 {
-    static const char *const placeholders[] = {" N", " N", " N", " X", " M", " FILE", ""};
+    static const char *const placeholders[] = {" N", " N", " N", " X", " M", " D", " FILE", ""};
     printf("usage: train_lm [OPTION]... FILE...\n\n"
            "Trains a small byte-level language model on the files, on as many ranks as the\n"
            "launcher starts: unisono run -n 2 -- train_lm --steps 600 README.md\n\n");
@@ -83,6 +84,8 @@ static void bad_value(const struct flag *flag, const char *value)
         snprintf(text, sizeof text, "%s takes an integer from 0 to 2^64 - 1, not", flag->name);
     else if (flag->kind == RATE)
         snprintf(text, sizeof text, "%s takes a number above 0, not", flag->name);
+    else if (flag->kind == DEVICE)
+        snprintf(text, sizeof text, "%s takes auto, none or the number of a GPU, not", flag->name);
     else
         snprintf(text, sizeof text, "%s takes allreduce, local or sharded, not", flag->name);
     usage_error(text, *value ? value : "''", NULL);
@@ -116,9 +119,14 @@ static int store(const struct flag *flag, char *field, const char *value)
         memcpy(field, &seed, sizeof seed);
         return *value >= '0' && *value <= '9' && *end == '\0' && errno == 0;
     }
+    if (flag->kind == DEVICE && (strcmp(value, "auto") == 0 || strcmp(value, "none") == 0)) {
+        int device = *value == 'a' ? DEVICE_AUTO : DEVICE_NONE;
+        memcpy(field, &device, sizeof device);
+        return 1;
+    }
     int64_t number = strtoll(value, &end, 10);
     int small = (int)number;
-    if (flag->kind == SMALL_INTEGER)
+    if (flag->kind == SMALL_INTEGER || flag->kind == DEVICE)
         memcpy(field, &small, sizeof small);
     else
         memcpy(field, &number, sizeof number);
@@ -184,8 +192,12 @@ void options_parse(struct options *options, int argc, char **argv)
         .seed = 1,
         .learning_rate = 0.004,
         .mode = MODE_ALLREDUCE,
+        .device = DEVICE_AUTO,
     };
     *options = defaults;
+    const char *device = getenv("UNISONO_DEVICE"); /* as for the library; it refuses nonsense */
+    if (device && !store(find_flag("--device", 8), (char *)&options->device, device))
+        options->device = DEVICE_AUTO;
     int files = 1; /* the files are moved to the front of argv */
     for (int i = 1, only_files = 0; i < argc; i++) {
         if (!only_files && strcmp(argv[i], "--help") == 0) {

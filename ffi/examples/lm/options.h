@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "gpu.h"
 #include "model.h"
 
 enum mode { MODE_ALLREDUCE, MODE_LOCAL, MODE_SHARDED };
@@ -20,6 +21,7 @@ struct options {
     uint64_t seed;
     double learning_rate;
     enum mode mode;
+    int device; /* a number, DEVICE_AUTO or DEVICE_NONE; at first that of UNISONO_DEVICE */
     int deterministic;
     int resume;
     int quiet;

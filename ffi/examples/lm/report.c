@@ -13,6 +13,17 @@
 #define LINES 10           /* without a bar, about so many lines a run */
 #define REDRAW_SECONDS 0.1
 
+void report_place(const struct job *job)
+{
+    char place[40] = "host memory";
+    if (job->gpu)
+        snprintf(place, sizeof place, "memory of GPU %d", gpu_device(job->gpu));
+    fprintf(stderr, "exchanging in %s, backend %s", place, job->backend);
+    if (job->why[0])
+        fprintf(stderr, " (%s%s)", job->gpu ? "" : "no GPU: ", job->why);
+    fprintf(stderr, "\n");
+}
+
 struct progress progress_start(int64_t steps, int silent, int force_bar)
 {
     struct progress progress = {.steps = steps, .silent = silent};
@@ -51,21 +62,28 @@ void progress_end(struct progress *progress)
 
 void report_result(const struct result *result, int json)
 {
-    char loss[32];
+    const struct job *job = result->job;
+    char loss[32], device[16] = "null";
     if (json) {
+        if (job->gpu)
+            snprintf(device, sizeof device, "%d", gpu_device(job->gpu));
         snprintf(loss, sizeof loss, result->trained ? "%.6f" : "null", result->loss);
         printf("{\"ranks\":%d,\"mode\":\"%s\",\"steps\":%" PRId64 ",\"loss\":%s,\"val_loss\":%.6f,"
-               "\"tokens_per_s\":%.1f,\"comm_share\":%.4f,\"checksum\":\"%016" PRIx64 "\"}\n",
-               result->ranks, result->mode, result->steps, loss, result->val_loss,
-               result->tokens_per_second, result->comm_share, result->checksum);
+               "\"tokens_per_s\":%.1f,\"comm_share\":%.4f,\"backend\":\"%s\",\"device\":%s,"
+               "\"checksum\":\"%016" PRIx64 "\"}\n",
+               job->world, result->mode, result->steps, loss, result->val_loss,
+               result->tokens_per_second, result->comm_share, job->backend, device,
+               result->checksum);
     } else {
         snprintf(loss, sizeof loss, result->trained ? "%.4f" : "no step run", result->loss);
-        printf("ranks              %d (%s)\n", result->ranks, result->mode);
+        printf("ranks              %d (%s)\n", job->world, result->mode);
         printf("steps              %" PRId64 "\n", result->steps);
         printf("train loss         %s\n", loss);
         printf("validation loss    %.4f\n", result->val_loss);
         printf("tokens per second  %.0f\n", result->tokens_per_second);
         printf("communicating      %.1f %% of the time\n", 100.0 * result->comm_share);
+        snprintf(device, sizeof device, "GPU %d", job->gpu ? gpu_device(job->gpu) : 0);
+        printf("backend            %s, %s\n", job->backend, job->gpu ? device : "host memory");
         printf("weights checksum: %016" PRIx64 "\n", result->checksum);
     }
     fflush(stdout);

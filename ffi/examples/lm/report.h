@@ -5,6 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct job;
+
+/* Where the ranks exchange, and by which backend. */
+void report_place(const struct job *job);
+
 struct progress {
     int64_t steps;       /* of the whole run */
     int bar;             /* redraw one line; else a new line now and then */
@@ -21,7 +26,7 @@ void progress_end(struct progress *progress);
 
 struct result {
     int64_t steps;
-    int ranks;
+    const struct job *job;
     const char *mode;
     int trained;       /* 0: no step was run, so there is no loss to show */
     double loss;       /* mean over the last steps */
