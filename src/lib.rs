@@ -52,6 +52,16 @@
 )]
 #![deny(rust_2018_idioms)]
 
+#[cfg(test)]
+#[path = "../tests/support/alone.rs"]
+mod alone;
+#[cfg(test)]
+#[path = "../tests/support/standin.rs"]
+mod standin;
+#[cfg(test)]
+#[path = "../tests/support/standin_nccl.rs"]
+mod standin_nccl;
+
 pub mod algo;
 mod backend;
 pub mod boot;

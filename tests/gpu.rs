@@ -51,6 +51,19 @@ fn the_quick_suite_passes_on_device_memory_of_processes() {
     on_device(&["--link", "shm", "-n", "2"]);
 }
 
+/// Two devices, which take a share each; two ranks have one of them.
+#[test]
+fn ranks_with_devices_of_their_own_share_the_work() {
+    let cuda = standin::cuda();
+    let variables =
+        [("UNISONO_CUDA_LIB", cuda.to_str().expect("UTF-8")), ("STANDIN_CUDA_DEVICES", "2")];
+    for link in ["mem", "shm"] {
+        let fixed = ["check", "--quick", "--device", "local_rank", "-n", "3", "--link", link];
+        passes(&[&fixed[..], &["--filter", "blocks"]].concat(), &variables);
+        passes(&[&fixed[..], &["--filter", "types"]].concat(), &variables);
+    }
+}
+
 /// By way of host memory.
 #[test]
 fn calls_on_device_memory_pass_over_sockets() {
@@ -77,6 +90,25 @@ fn the_quick_suite_passes_with_nccl_on_one_rank() {
 #[test]
 fn the_quick_suite_passes_with_nccl_on_two_processes() {
     with_nccl(&["--link", "shm", "-n", "2"]);
+}
+
+/// Older ones lack calls and types, which are made of others.
+#[test]
+fn old_versions_of_nccl_give_the_same_results() {
+    let (cuda, nccl) = (standin::cuda(), standin_nccl::nccl());
+    for (version, cases) in [("21805", "blocks"), ("22304", "types")] {
+        let variables = [
+            ("UNISONO_CUDA_LIB", cuda.to_str().expect("UTF-8")),
+            ("UNISONO_NCCL_LIB", nccl.to_str().expect("UTF-8")),
+            ("STANDIN_CUDA_DEVICES", "2"),
+            ("STANDIN_NCCL_VERSION", version),
+        ];
+        let fixed = ["check", "--quick", "--device", "local_rank", "--backend", "nccl"];
+        passes(
+            &[&fixed[..], &["--link", "mem", "-n", "2", "--filter", cases]].concat(),
+            &variables,
+        );
+    }
 }
 
 #[test]

@@ -1,26 +1,16 @@
 //! What happens to calls on device memory when something goes wrong, and in captures: each test in
 //! a process of its own, over stand-ins for the CUDA driver and NCCL, whose ranks are threads.
 
-#[path = "../../tests/support/alone.rs"]
-#[allow(dead_code, reason = "the driver's own tests use more of it")]
-mod alone;
-#[path = "../../tests/support/standin.rs"]
-#[allow(dead_code, reason = "other tests build other kinds")]
-mod standin;
-#[path = "../../tests/support/standin_nccl.rs"]
-#[allow(dead_code, reason = "other tests build other kinds")]
-mod standin_nccl;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::device::{DeviceMemory, DeviceStream};
-use super::{Args, Communicator};
+use super::{Args, Communicator, DeviceMemory, DeviceStream};
 use crate::config::{Config, Device, Family};
 use crate::cuda::graph::{Graph, Mode};
 use crate::cuda::{Driver, StreamRef};
 use crate::error::{Code, Error, Result};
 use crate::types::{Collective, Dtype, Rank};
+use crate::{alone, standin, standin_nccl};
 
 /// Whether this is the process of the test, with these variables; else it has been run there.
 macro_rules! alone {

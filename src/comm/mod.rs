@@ -18,6 +18,7 @@ pub(crate) mod call;
 pub(crate) mod card;
 pub(crate) mod core;
 pub(crate) mod device;
+mod device_memory;
 pub(crate) mod form;
 mod fuse;
 #[cfg(test)]
@@ -45,7 +46,8 @@ pub use self::call::Operation;
 use self::call::{Seat, apart};
 use self::core::Core;
 use self::device::Gpu;
-pub use self::device::{DeviceMemory, DeviceStream, cuda};
+pub use self::device::cuda;
+pub use self::device_memory::{DeviceMemory, DeviceStream};
 use self::form::Formed;
 use self::ground::Ground;
 pub use self::ground::{mpi, nccl};

@@ -1,21 +1,17 @@
 //! The wrappers over the stand-in of `tests/standin`. Each test runs in a process of its own, whose
 //! variables say what the stand-in does; when it has ended nothing may be left that was made.
 
-#[path = "../../tests/support/alone.rs"]
-mod alone;
-#[path = "../../tests/support/standin.rs"]
-mod standin;
-
 use std::process::Command;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use self::alone::succeeds;
 use super::abi::{self, CUstream};
 use super::graph::{Graph, Mode};
 use super::*;
+use crate::alone::{self, succeeds};
 use crate::error::{Code, Error, Result};
+use crate::standin;
 
 /// This program, to run one test alone.
 fn program(test: &str) -> Command {

@@ -3,9 +3,6 @@
 //! NCCL, its settings and its last error belong to a process, so each of these tests runs in one of
 //! its own, as a rank does.
 
-#[path = "../../tests/support/standin_nccl.rs"]
-mod standin;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,6 +16,7 @@ use super::{
 };
 use crate::error::{Code, Error, Result};
 use crate::kernel::{Convert, Fold, Form, Scalar, Source, Stage, select};
+use crate::standin_nccl as standin;
 use crate::types::{Dtype, Rank, ReduceOp};
 
 /// Which test a process is for.

@@ -30,10 +30,6 @@ fn the_address_sanitizer_finds_nothing() {
                 if device == "0" {
                     command.envs(device::sharing(backend));
                 }
-                if name == "asan-gpu" {
-                    // The words that streams look at stay for good.
-                    command.env("ASAN_OPTIONS", "detect_leaks=0");
-                }
                 command
             });
         }

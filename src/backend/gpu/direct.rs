@@ -48,11 +48,11 @@ pub(crate) struct Reach {
 impl Reach {
     /// That of ranks with these devices, by their ids, in these processes, by their numbers.
     pub(crate) fn of(all: &[([u8; 16], u64)]) -> Self {
-        let first =
-            |same: &dyn Fn(&([u8; 16], u64)) -> bool| all.iter().position(same).unwrap_or(0);
+        let device = |own: [u8; 16]| all.iter().position(|(other, _)| *other == own);
+        let process = |own: u64| all.iter().position(|(_, other)| *other == own);
         Self {
-            devices: all.iter().map(|one| first(&|other| other.0 == one.0)).collect(),
-            processes: all.iter().map(|one| first(&|other| other.1 == one.1)).collect(),
+            devices: all.iter().map(|(own, _)| device(*own).unwrap_or(0)).collect(),
+            processes: all.iter().map(|(_, own)| process(*own).unwrap_or(0)).collect(),
         }
     }
 }
@@ -283,7 +283,7 @@ impl Led {
         };
         self.told.begin(call, tools.me, tools.world, told);
         let mut gather = Call::new(Collective::AllGather, Dtype::U64);
-        let (words, all, own) = self.told.to_gather(tools.me);
+        let (words, all, own) = self.told.gathered(tools.me);
         (gather.count, gather.recv, gather.send) = (words, all.cast(), own.cast());
         // SAFETY: the list is this call's, which stays until it is over, or until the side is
         // broken and touches nothing any more.

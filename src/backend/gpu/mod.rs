@@ -21,6 +21,7 @@
 //!   mappings and stages are given back when nothing is under way. A failure sets all marks first.
 //! - What the device may still read or write is given back when it is done.
 
+mod compose;
 mod direct;
 mod job;
 pub(crate) mod kernels;
@@ -240,7 +241,7 @@ impl Gpu {
 impl Gpu {
     /// NCCL says that something went wrong. A rank that has died is named by the side in a moment.
     fn suspect(&mut self, error: Error) {
-        self.suspect.get_or_insert((error, Instant::now()));
+        self.suspect.get_or_insert_with(|| (error, Instant::now()));
     }
 }
 

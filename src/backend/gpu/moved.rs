@@ -266,8 +266,8 @@ impl Moved {
     }
 
     /// Begins the next round: puts what comes before NCCL's part into the stream. What comes after
-    /// the part of the last one goes there first; false where there is no next round, and everything
-    /// has its place.
+    /// the part of the last one goes there first; false where there is no next round, and
+    /// everything has its place.
     ///
     /// # Errors
     /// CUDA's own.

@@ -69,8 +69,8 @@ pub(super) fn has_moves(kind: Collective) -> bool {
 }
 
 impl Moves {
-    /// Takes on a share of `call` among `world` ranks; `block_of` says what goes from one to another
-    /// where only those two know.
+    /// Takes on a share of `call` among `world` ranks; `block_of` says what goes from one to
+    /// another where only those two know.
     pub(super) fn list(
         &mut self,
         call: &Call,

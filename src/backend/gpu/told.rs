@@ -96,7 +96,7 @@ impl Rows {
     }
 
     /// Words of a row; where they all begin, and where those of rank `me` do.
-    pub(super) fn to_gather(&mut self, me: Rank) -> (u64, *mut u64, *const u64) {
+    pub(super) fn gathered(&mut self, me: Rank) -> (u64, *mut u64, *const u64) {
         let all = self.words.as_mut_ptr();
         (self.row as u64, all, all.wrapping_add(me.index() * self.row).cast_const())
     }

@@ -1,9 +1,9 @@
 //! Words in pinned memory by which streams and this backend wait for each other.
 //!
-//! A *mark* is a word that a stream waits for and the host writes; a *flag* one that a stream writes
-//! and the host looks at. Both are numbers that only grow, in rings of words: a word that has been
-//! passed by one number serves a later one, and never goes back. So neither side makes a call of
-//! CUDA's to see or to say that something is done.
+//! A *mark* is a word that a stream waits for and the host writes; a *flag* one that a stream
+//! writes and the host looks at. Both are numbers that only grow, in rings of words: a word that
+//! has been passed by one number serves a later one, and never goes back. So neither side makes a
+//! call of CUDA's to see or to say that something is done.
 //!
 //! ```text
 //! page:   WORDS marks | WORDS flags

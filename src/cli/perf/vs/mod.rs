@@ -183,8 +183,8 @@ fn validate(options: &Perf, against: &Against) -> Result<Vec<Kind>, String> {
     if options.ranks > 1 && !options.has_gpu_each() && !options.versus.mpirun {
         return Err(format!(
             "nccl-tests gives each of the {} ranks of a process a GPU of its own: --device \
-             local_rank does the same here, --mpirun has ranks of an MPI build share one, --vs nccl \
-             compares with NCCL through this program",
+             local_rank does the same here, --mpirun has ranks of an MPI build share one, --vs \
+             nccl compares with NCCL through this program",
             options.ranks
         ));
     }
