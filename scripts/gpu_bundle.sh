@@ -50,7 +50,7 @@ if [ -n "$library" ]; then
     # The library is large and its archive one object, so there are few programs: those in C, those
     # in C++, which need libstdc++ of the other machine (in ours it would need a newer glibc), and
     # the model.
-    for test in calls bad deadline; do
+    for test in calls bad deadline behind; do
         object c "$test" "${CC:-cc}" c11 "$root/tests/capi/$test.c"
     done
     for example in hello bucket errors; do

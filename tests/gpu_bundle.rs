@@ -121,6 +121,8 @@ fn a_bundle_checks_and_measures_what_it_finds() {
         "kernels",
         "c-calls",
         "c-bad",
+        "behind",
+        "behind-nccl",
         "cpp-header",
         "train-lm-bits",
         "kernel-speed",

@@ -127,8 +127,8 @@ note() {
 # A line for a cell of a table: short, and without what would end the cell.
 cell() { tr -d '\000-\010\013-\037\177' | tr '\t|`' "   '" | cut -c1-300; }
 
-# step KIND NAME LIMIT COMMAND...: a check, or a measurement (measure), whose output goes to
-# NAME.json. True if it passed. What there is no time for is skipped.
+# step KIND NAME LIMIT COMMAND...: a check, a probe, which may fail, or a measurement (measure),
+# whose output goes to NAME.json. True if it passed. What there is no time for is skipped.
 step() {
     kind=$1 name=$2 limit=$3
     shift 3
@@ -277,6 +277,21 @@ programs() {
             step check "$set-$program" 20 "$unisono" run -n 2 -- "./${set}_programs" "$program"
         done
     done
+    # A program that runs far ahead of a late rank, on the native backend and beside NCCL; and with
+    # one queue for all streams, which CUDA does not promise to keep from standing still.
+    pieces=4000
+    [ -z "$quick" ] || pieces=200
+    behind() {
+        kind=$1 name=$2
+        shift 2
+        step "$kind" "$name" 60 env UNISONO_DEVICE="$device" "$@" \
+            "$unisono" run -n 2 -- ./c_programs behind $pieces
+    }
+    behind check behind UNISONO_BACKEND=native
+    behind probe behind-one-connection UNISONO_BACKEND=native CUDA_DEVICE_MAX_CONNECTIONS=1
+    if [ -n "$shares" ]; then
+        behind check behind-nccl UNISONO_BACKEND=nccl NCCL_MULTI_RANK_GPU_ENABLE=1
+    fi
     step check cpp-header 20 "$unisono" run -n 2 -- ./cpp_programs hpp
     steps=30
     [ -z "$quick" ] || steps=4

@@ -141,6 +141,21 @@ fn failed(arguments: &[&str], variables: &[(&str, &str)], words: &[&str]) {
     }
 }
 
+/// A rank that runs far ahead of a late one: what it puts behind a call comes after it.
+#[test]
+fn work_behind_a_call_waits_for_a_late_rank() {
+    let flags = ["-std=c11", "-pthread", "-O2"];
+    let behind = compile("behind", &["tests/capi/behind.c"], &flags);
+    for backend in ["native", "nccl"] {
+        let said = ranks(2, || {
+            let mut command = watched(&behind);
+            command.args(["1000", "100"]).envs(sharing(backend));
+            command
+        });
+        assert!(said.iter().all(|text| text.contains("all of it came after the call")), "{said:?}");
+    }
+}
+
 #[test]
 fn what_is_missing_or_fails_is_named() {
     let missing = [("UNISONO_CUDA_LIB", "/nowhere/libcuda.so.1")];
