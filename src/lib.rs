@@ -79,7 +79,7 @@ pub mod link;
 mod mpi;
 #[cfg_attr(
     not(all(test, unisono_nccl)),
-    expect(dead_code, unused_imports, reason = "registration, shrink and grow have no caller yet")
+    expect(dead_code, unused_imports, reason = "windows, shrink and grow have no caller yet")
 )]
 mod nccl;
 mod obs;

@@ -88,7 +88,6 @@ const UNSAFE: &[(&str, &str)] = &[
 const LONG: &[(&str, &str)] = &[
     ("src/backend/gpu/mod.rs", "the backend's one state"),
     ("src/backend/gpu/direct.rs", "one state machine"),
-    ("src/backend/gpu/moved.rs", "one state machine"),
     ("src/backend/mpi/mod.rs", "the backend's one state"),
     ("src/mpi/abi.rs", "every call of MPI, once for all ABIs"),
     ("src/comm/form.rs", "one order of start-up"),

@@ -212,8 +212,9 @@ typedef struct {
     /* What carries out calls: "auto", "native", "nccl" or "mpi"; NULL: auto, which is NCCL on
      * memory of GPUs where it can serve all ranks, else native. Every rank must have the same. */
     const char *backend;
-    /* The GPU whose memory calls may be on: its number, or "none"; "auto" or NULL: that of the
-     * calling thread's context, where the program uses CUDA. */
+    /* The GPU whose memory calls may be on: its number, "local_rank" for the one with the rank's
+     * number on its host, counted around, or "none"; "auto" or NULL: that of the calling thread's
+     * context, where the program uses CUDA. */
     const char *device;
 } unisono_config_t;
 
@@ -336,6 +337,15 @@ int unisono_mem_alloc(unisono_comm_t *comm, size_t bytes, void **memory);
 
 /* Gives memory of `unisono_mem_alloc` back. No call may be using it. */
 int unisono_mem_free(unisono_comm_t *comm, void *memory);
+
+/* Tells the communicator of memory, of the host or of its GPU, that calls will use often: what it
+ * can gain by that it does now. Nothing else changes, and ranks need not do alike. The memory must
+ * stay until `unisono_mem_deregister`, or until the communicator ends. `UNISONO_OVERLAP` where
+ * some of it is registered already. */
+int unisono_mem_register(unisono_comm_t *comm, void *memory, size_t bytes);
+
+/* The memory that was registered at this address may go. No call may be using it. */
+int unisono_mem_deregister(unisono_comm_t *comm, void *memory);
 
 /* Every rank's `recv` = the reduction of all ranks' `send`, `count` elements each. In place: recv
  * == send. */

@@ -698,6 +698,18 @@ public:
     result<void> try_clear_stream() { return outcome(unisono_comm_clear_stream(handle_)); }
     UNISONO_THROWING(clear_stream)
 
+    /* Memory that calls will use often, which stays until it is deregistered. */
+    result<void> try_register_memory(void *memory, std::size_t bytes)
+    {
+        return outcome(unisono_mem_register(handle_, memory, bytes));
+    }
+    UNISONO_THROWING(register_memory)
+    result<void> try_deregister_memory(void *memory)
+    {
+        return outcome(unisono_mem_deregister(handle_, memory));
+    }
+    UNISONO_THROWING(deregister_memory)
+
     /* From any thread: pending and later calls fail with UNISONO_ABORTED on every rank. */
     result<void> try_abort() { return outcome(unisono_comm_abort(handle_)); }
     UNISONO_THROWING(abort)

@@ -262,6 +262,10 @@ void check_throwing(communicator &comm)
     values ones(4, 1);
     comm.all_reduce(ones, op::sum);
     expect(ones == values(4, world), "all_reduce, throwing");
+    comm.register_memory(ones.data(), 4 * sizeof ones[0]);
+    comm.all_reduce(ones, op::max);
+    comm.deregister_memory(ones.data());
+    expect(!comm.try_deregister_memory(ones.data()), "deregister what is not registered");
     unisono::request request = comm.iall_reduce(ones, op::max);
     expect(request.wait() && request.test(), "wait, throwing");
     auto memory = comm.allocate<unisono::bf16>(8);

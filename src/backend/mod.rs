@@ -109,6 +109,19 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
     /// Gives memory back.
     fn free(&mut self, memory: *mut u8) -> Result<()>;
 
+    /// Is told of memory that calls will use often: what it can gain by that it does now.
+    ///
+    /// # Safety
+    /// The memory must stay until it is deregistered, or until this is closed.
+    unsafe fn register(&mut self, _: *mut u8, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The memory that was registered from here on may go. No call uses it.
+    fn deregister(&mut self, _: *mut u8) -> Result<()> {
+        Ok(())
+    }
+
     /// Prefers `algorithm` from the next call on. Nothing is pending.
     fn prefer(&mut self, algorithm: Option<Algorithm>);
 

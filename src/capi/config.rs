@@ -38,8 +38,9 @@ pub struct ConfigStruct {
     /// What carries out calls: "auto", "native", "nccl" or "mpi"; NULL: auto, which is NCCL on
     /// memory of GPUs where it can serve all ranks, else native. Every rank must have the same.
     pub backend: *const c_char,
-    /// The GPU whose memory calls may be on: its number, or "none"; "auto" or NULL: that of the
-    /// calling thread's context, where the program uses CUDA.
+    /// The GPU whose memory calls may be on: its number, "local_rank" for the one with the rank's
+    /// number on its host, counted around, or "none"; "auto" or NULL: that of the calling thread's
+    /// context, where the program uses CUDA.
     pub device: *const c_char,
 }
 

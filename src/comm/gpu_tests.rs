@@ -521,3 +521,40 @@ fn threads_with_a_device_each_reach_each_other() {
     let nccl = Config { device: Device::LocalRank, ..self::config(Family::Nccl, LONG) };
     ranks(2, &nccl, goes_on);
 }
+
+#[test]
+fn registered_memory_is_given_back_to_nccl() {
+    let left = std::env::temp_dir().join(format!("unisono-registered-{}", std::process::id()));
+    let path = left.to_str().expect("UTF-8");
+    let variables = [("NCCL_MULTI_RANK_GPU_ENABLE", "1"), ("STANDIN_NCCL_LEAKS", path)];
+    let name = "comm::gpu_tests::registered_memory_is_given_back_to_nccl";
+    if !alone::alone(name, &standin::cuda(), &variables) {
+        let text = std::fs::read_to_string(&left).expect("what is left");
+        std::fs::remove_file(&left).expect("it was there");
+        assert_eq!(text.trim_end(), "comms=0 registrations=0 windows=0 ops=0 memory=0");
+        return;
+    }
+    for backend in [Family::Nccl, Family::Native] {
+        ranks(2, &config(backend, LONG), |seat| {
+            // SAFETY: the memory stays longer than the communicator.
+            let register = |at: *mut u8, bytes| unsafe { seat.comm.register(at, bytes) };
+            let (send, bytes) = (seat.send.at(), 4 * COUNT);
+            goes_on(seat);
+            register(send, bytes).expect("registered");
+            let again = register(send.wrapping_add(8), 1).expect_err("it is registered");
+            assert_eq!(again.code, Code::Overlap, "{again}");
+            goes_on(seat);
+            seat.comm.deregister(send).expect("it was");
+            assert_eq!(
+                seat.comm.deregister(send).expect_err("no more").code,
+                Code::InvalidArgument
+            );
+            // One goes with the communicator, and one is the host's.
+            register(seat.recv.at(), bytes).expect("registered");
+            let mut host = [0u8; 8];
+            register(host.as_mut_ptr(), 8).expect("registered");
+            goes_on(seat);
+            seat.comm.deregister(host.as_mut_ptr()).expect("it was");
+        });
+    }
+}

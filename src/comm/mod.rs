@@ -80,6 +80,8 @@ pub struct Communicator {
     notes: Vec<String>,
     /// 1 while a thread is inside a call.
     inside: AtomicU32,
+    /// Memory that calls will use often: first addresses and bytes.
+    registered: Mutex<Vec<(usize, usize)>>,
     group: Mutex<Option<Vec<Call>>>,
     /// Whether there is a group: spares calls outside of one its lock.
     collects: AtomicU32,
@@ -110,6 +112,7 @@ impl Communicator {
             config,
             notes: Vec::new(),
             inside: AtomicU32::new(0),
+            registered: Mutex::default(),
             group: Mutex::new(None),
             collects: AtomicU32::new(0),
             last_error: Mutex::new(None),
@@ -529,6 +532,50 @@ impl Communicator {
     pub unsafe fn free(&self, memory: *mut u8) -> Result<()> {
         self.core.original()?;
         self.core.with_backend(|b| b.free(memory))
+    }
+
+    /// Tells the communicator of memory, of the host or of its GPU, that calls will use often: what
+    /// it can gain by that it does now. No result depends on it, and ranks need not do alike.
+    ///
+    /// # Safety
+    /// The memory must stay until it is deregistered, or until the communicator ends.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for 0 bytes, `OVERLAP` where some of it is registered already; those of
+    /// the backend.
+    pub unsafe fn register(&self, memory: *mut u8, bytes: usize) -> Result<()> {
+        self.core.original()?;
+        let at = memory.addr();
+        if bytes == 0 || at.checked_add(bytes).is_none() {
+            let text = format!("{bytes} bytes at {memory:p} to register");
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        let mut known = lock(&self.registered);
+        if let Some((from, length)) =
+            known.iter().find(|(from, length)| *from < at + bytes && at < from + length)
+        {
+            let text = format!("{bytes} bytes at {memory:p}: {length} at {from:#x} are registered");
+            return Err(Error::new(Code::Overlap, text));
+        }
+        // SAFETY: the caller's promise is passed on.
+        self.core.with_backend(|backend| unsafe { backend.register(memory, bytes) })?;
+        known.push((at, bytes));
+        Ok(())
+    }
+
+    /// The memory that was registered at this address may go. No call uses it.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where none was; those of the backend.
+    pub fn deregister(&self, memory: *mut u8) -> Result<()> {
+        self.core.original()?;
+        let mut known = lock(&self.registered);
+        let Some(index) = known.iter().position(|(from, _)| *from == memory.addr()) else {
+            let text = format!("no memory is registered at {memory:p}");
+            return Err(Error::new(Code::InvalidArgument, text));
+        };
+        known.swap_remove(index);
+        self.core.with_backend(|backend| backend.deregister(memory))
     }
 
     /// Memory of the communicator's GPU; `None` where it has none.

@@ -50,6 +50,8 @@ static void null_output(void)
     REFUSED(c, unisono_comm_split(c, 0, 0, NULL), UNISONO_NULL_POINTER, "split");
     REFUSED(c, unisono_mem_alloc(c, 8, NULL), UNISONO_NULL_POINTER, "memory");
     REFUSED(c, unisono_mem_free(c, NULL), UNISONO_NULL_POINTER, "memory");
+    REFUSED(c, unisono_mem_register(c, NULL, 8), UNISONO_NULL_POINTER, "memory");
+    REFUSED(c, unisono_mem_deregister(c, NULL), UNISONO_NULL_POINTER, "memory");
     REFUSED(c, unisono_iall_reduce(&x, &x, 1, F32, SUM, c, NULL), UNISONO_NULL_POINTER, "request");
     REFUSED(c, unisono_op_create_pre_mul_sum(c, F32, NULL, &number), UNISONO_NULL_POINTER, "scalar");
     REFUSED(c, unisono_op_create_pre_mul_sum(c, F32, &x, NULL), UNISONO_NULL_POINTER, "op");
@@ -421,6 +423,13 @@ static void foreign_memory(void)
     OK(unisono_mem_alloc(c, 8, &memory));
     OK(unisono_mem_free(c, memory));
     REFUSED(c, unisono_mem_free(c, memory), UNISONO_INVALID_ARGUMENT, "not memory");
+    REFUSED(c, unisono_mem_register(c, &x, 0), UNISONO_INVALID_ARGUMENT, "0 bytes");
+    REFUSED(c, unisono_mem_register(c, &x, SIZE_MAX), UNISONO_INVALID_ARGUMENT, value);
+    REFUSED(c, unisono_mem_deregister(c, &x), UNISONO_INVALID_ARGUMENT, value);
+    OK(unisono_mem_register(c, &x, sizeof x));
+    REFUSED(c, unisono_mem_register(c, (char *)&x + 1, 1), UNISONO_OVERLAP, value);
+    OK(unisono_mem_deregister(c, &x));
+    REFUSED(c, unisono_mem_deregister(c, &x), UNISONO_INVALID_ARGUMENT, value);
     finish(c);
 }
 

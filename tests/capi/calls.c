@@ -213,11 +213,13 @@ static void operations_and_memory(unisono_comm_t *c, int rank, int world)
     data = memory;
     EXPECT(data[0] == 0.0f);
     data[0] = data[1] = 2.0f;
+    OK(unisono_mem_register(c, data, 2 * sizeof *data));
     OK(unisono_op_create_pre_mul_sum(c, UNISONO_F32, &factor, &op));
     OK(unisono_op_create_pre_mul_sum(c, UNISONO_BF16, &factor, &narrow));
     EXPECT(op >= 1000 && narrow != op);
     OK(unisono_all_reduce(data, data, 2, UNISONO_F32, op, c));
     EXPECT(data[0] == expected && data[1] == expected);
+    OK(unisono_mem_deregister(c, data));
     uint16_t two = 0x4000; /* 2.0 as bfloat16 */
     OK(unisono_all_reduce(&two, &two, 1, UNISONO_BF16, narrow, c));
     uint32_t wide = (uint32_t)two << 16;

@@ -247,6 +247,7 @@ struct ncclComm : std::enable_shared_from_this<ncclComm> {
     };
     std::map<int, Op> ops;
     std::set<void *> registrations;
+    std::atomic<int> registered{0}; // of them, those that are no windows
 
     ~ncclComm() {
         if (segment) munmap(segment, sizeof *segment);
@@ -995,6 +996,7 @@ ncclResult_t ncclCommAbort(ncclComm_t handle) {
     std::shared_ptr<ncclComm> comm = known(handle);
     if (!comm) return complain(ncclInvalidArgument, "ncclCommAbort : no communicator");
     quit(comm);
+    counts.registrations -= comm->registered.exchange(0); // NCCL takes them back itself
     forget(handle);
     return ncclSuccess;
 }
@@ -1157,6 +1159,7 @@ ncclResult_t ncclCommRegister(const ncclComm_t handle, void *, size_t, void **re
     *registration = new char;
     comm->registrations.insert(*registration);
     counts.registrations++;
+    comm->registered++;
     return ncclSuccess;
 }
 
@@ -1167,6 +1170,7 @@ ncclResult_t ncclCommDeregister(const ncclComm_t handle, void *registration) {
         return complain(ncclInvalidArgument, "ncclCommDeregister : no registration");
     delete static_cast<char *>(registration);
     counts.registrations--;
+    comm->registered--;
     return ncclSuccess;
 }
 

@@ -28,6 +28,7 @@ pub(crate) mod kernels;
 mod line;
 mod moved;
 mod moves;
+mod nccl;
 mod piece;
 mod staged;
 mod steps;
@@ -44,13 +45,13 @@ pub(crate) use self::direct::Reach;
 use self::job::{Job, Lane};
 pub(crate) use self::kernels::are_for;
 use self::kernels::{Kernels, without};
-pub(crate) use self::moved::{Nccl, NcclTerms};
+pub(crate) use self::nccl::{Nccl, NcclTerms};
 use self::staged::Spare;
 use self::words::Words;
 use crate::backend::Backend;
 use crate::backend::native::Native;
 use crate::call::{Call, Guise, Head, Place, Ragged};
-use crate::cuda::{Context, Device, Event, Stream, StreamRef, Timing};
+use crate::cuda::{Context, Device, Event, Memory, Stream, StreamRef, Timing};
 use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result, Scope};
 use crate::health::LINK_GRACE;
@@ -352,6 +353,12 @@ impl Backend for Gpu {
         if let Some(Err(error)) = self.nccl.as_ref().map(Nccl::watch) {
             self.suspect(error);
         }
+        // What waits for words would not see that the device is lost.
+        if !self.jobs.is_empty()
+            && let Err(error) = self.tools.outward.query()
+        {
+            return self.fail(error);
+        }
         let late = |(_, since): &(Error, Instant)| since.elapsed() >= 2 * LINK_GRACE;
         if self.suspect.as_ref().is_some_and(late)
             && let Some((error, _)) = self.suspect.take()
@@ -419,6 +426,25 @@ impl Backend for Gpu {
 
     fn free(&mut self, memory: *mut u8) -> Result<()> {
         self.side.free(memory)
+    }
+
+    unsafe fn register(&mut self, memory: *mut u8, bytes: usize) -> Result<()> {
+        let context = self.tools.context.clone();
+        let _entered = context.enter_relaxed()?;
+        let kind = context.driver().recognise(memory.cast_const().cast())?;
+        match &mut self.nccl {
+            // SAFETY: the caller's promise is passed on.
+            Some(nccl) if matches!(kind, Memory::Device { .. }) => unsafe {
+                nccl.register(memory, bytes)
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn deregister(&mut self, memory: *mut u8) -> Result<()> {
+        let context = self.tools.context.clone();
+        let _entered = context.enter_relaxed()?;
+        self.nccl.as_mut().map_or(Ok(()), |nccl| nccl.deregister(memory))
     }
 
     fn prefer(&mut self, algorithm: Option<Algorithm>) {

@@ -10,134 +10,20 @@
 //! the same on all ranks. While it goes on with something by itself it takes nothing else.
 
 use std::ffi::c_void;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::steps::{At, Fold, Kind, Local, Message, Primitive, Round, Rules, Script};
+use super::nccl::Nccl;
+use super::steps::{At, Fold, Kind, Local, Message, Primitive, Round, Script};
 use super::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::backend::pair::{expected, pairs, sent};
 use crate::call::{Call, Head, Place};
 use crate::cuda::{Event, StreamRef};
 use crate::engine::wires::mismatch;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::kernel::cuda::{DeviceConvert, DeviceFold, DeviceSource, FAN};
 use crate::kernel::{Form, Stage};
-use crate::nccl::{self, BuiltIn, Comm, Library, Op, Progress, Type};
+use crate::nccl::{self, BuiltIn, Comm, Op, Progress, Type};
 use crate::types::{Collective, Dtype, Rank, ReduceOp};
-
-/// How long NCCL may take to end a communicator in good order.
-const FAREWELL: Duration = Duration::from_secs(5);
-
-/// NCCL for one rank.
-#[derive(Debug)]
-pub(crate) struct Nccl {
-    library: Arc<Library>,
-    /// `None` once it is aborted.
-    comm: Option<Comm>,
-    terms: NcclTerms,
-}
-
-/// What all ranks have agreed on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NcclTerms {
-    pub(crate) deterministic: bool,
-    /// Calls pass a gate.
-    pub(crate) checks: bool,
-    /// The least compute capability of the ranks' GPUs.
-    pub(crate) capability: (u32, u32),
-    /// Every rank has kernels.
-    pub(crate) folds: bool,
-}
-
-impl Nccl {
-    pub(crate) fn new(library: Arc<Library>, comm: Comm, terms: NcclTerms) -> Self {
-        Self { library, comm: Some(comm), terms }
-    }
-
-    /// Whether NCCL makes `call`, with folds of ours or without; all ranks say the same.
-    pub(super) fn makes(&self, call: &Call, tools: &Tools) -> bool {
-        // Messages it takes in the order of calls alone: who sends first, and then receives, would
-        // wait for ever. On the side they go beside each other and beside collectives.
-        let composed = call.collective.reduces() && self.rules(tools).unit(call).is_none();
-        let may_fold = self.terms.folds && Rank(tools.world).index() <= FAN;
-        !call.collective.point_to_point() && (may_fold || !composed)
-    }
-
-    /// Whether NCCL takes a call now.
-    ///
-    /// # Errors
-    /// NCCL's own.
-    pub(super) fn takes(&self) -> Result<bool> {
-        Ok(self.comm()?.poll()? == Progress::Done)
-    }
-
-    fn comm(&self) -> Result<&Comm> {
-        self.comm.as_ref().ok_or_else(|| Error::new(Code::Broken, "NCCL was aborted"))
-    }
-
-    /// Gives NCCL what `members` have for it in their rounds, all of it together.
-    ///
-    /// # Errors
-    /// NCCL's own.
-    pub(super) fn enter(&self, members: &mut [(&Call, &mut Moved)]) -> Result<Progress> {
-        let parts: usize = members.iter().map(|(_, moved)| moved.parts()).sum();
-        let mut all = || {
-            let mut progress = Progress::Done;
-            for (call, moved) in &mut *members {
-                let one = moved.enter(call, self)?;
-                progress = if one == Progress::Pending { one } else { progress };
-            }
-            Ok(progress)
-        };
-        match parts {
-            0 | 1 => all(),
-            _ => self.library.group(all).map(|(_, progress)| progress),
-        }
-    }
-
-    /// What NCCL says that went wrong meanwhile.
-    ///
-    /// # Errors
-    /// NCCL's own.
-    pub(super) fn watch(&self) -> Result<()> {
-        self.comm.as_ref().map_or(Ok(()), |comm| comm.poll().map(drop))
-    }
-
-    /// Ends everything of this rank's, now.
-    pub(super) fn abort(&mut self) {
-        // What it says changes nothing.
-        let _ = self.comm.take().map(Comm::abort);
-    }
-
-    /// Ends NCCL's communicator, on which nothing is under way: in good order if the other ranks do
-    /// so too in a moment, else at once.
-    pub(super) fn close(&mut self) {
-        let Some(comm) = self.comm.take() else { return };
-        let until = Instant::now() + FAREWELL;
-        let mut ended = comm.finalize();
-        // BOUND: the farewell.
-        while matches!(ended, Ok(Progress::Pending)) && Instant::now() < until {
-            std::thread::sleep(Duration::from_micros(200));
-            ended = comm.poll();
-        }
-        // What either says changes nothing.
-        let _ = match ended {
-            Ok(Progress::Done) => comm.destroy(),
-            _ => comm.abort(),
-        };
-    }
-
-    fn rules<'a>(&'a self, tools: &Tools) -> Rules<'a> {
-        Rules {
-            library: &self.library,
-            me: tools.me,
-            world: tools.world,
-            deterministic: self.terms.deterministic,
-            capability: self.terms.capability,
-        }
-    }
-}
 
 /// Whether all ranks mean the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,13 +209,13 @@ impl Moved {
     }
 
     /// How much NCCL gets in this round.
-    fn parts(&self) -> usize {
+    pub(super) fn parts(&self) -> usize {
         let round = self.script.rounds.get(self.at);
         round.map_or(0, |round| round.calls.len() + round.messages.len())
     }
 
     /// Gives NCCL its part of the round, in a group or alone.
-    fn enter(&mut self, call: &Call, nccl: &Nccl) -> Result<Progress> {
+    pub(super) fn enter(&mut self, call: &Call, nccl: &Nccl) -> Result<Progress> {
         self.entered = true;
         let mut progress = Progress::Done;
         let Some(round) = self.script.rounds.get_mut(self.at) else { return Ok(progress) };
