@@ -18,7 +18,7 @@ use std::collections::hash_map::Entry;
 
 use super::moves::{Copy, Moves, Share, Targets, has_moves};
 use super::told::{ADDRESS, Area, HIDDEN, NOTHING, Rows, SHARED, Told};
-use super::{Events, Numbers, Tools, address};
+use super::tools::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::call::{Call, Head};
 use crate::cuda::{Context, Event, HANDLE_BYTES, Imported, OrderedMemory};

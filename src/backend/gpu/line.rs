@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use super::direct::{Direct, Led, Step};
 use super::job::{Job, Way};
-use super::moved::Moved;
+use super::moved::{self, Moved};
 use super::staged::Staged;
-use super::{Gpu, OWN, UNATTENDED_MAX};
+use super::tools::OWN;
+use super::{Gpu, UNATTENDED_MAX};
 use crate::backend::Backend;
 use crate::call::{Call, Place};
 use crate::error::{Code, Error, Result, Scope};
@@ -246,8 +247,11 @@ impl Gpu {
                 }
             }
             fed = true;
-            let entered =
-                if members.is_empty() { Ok(Progress::Done) } else { nccl.enter(&mut members) };
+            let entered = if members.is_empty() {
+                Ok(Progress::Done)
+            } else {
+                moved::enter(nccl, &mut members)
+            };
             match entered {
                 Ok(Progress::Done) => {}
                 Ok(Progress::Pending) => break,

@@ -33,29 +33,29 @@ mod piece;
 mod staged;
 mod steps;
 mod told;
+mod tools;
 mod words;
 
 use std::collections::VecDeque;
-use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::direct::Direct;
 pub(crate) use self::direct::Reach;
 use self::job::{Job, Lane};
+use self::kernels::Kernels;
 pub(crate) use self::kernels::are_for;
-use self::kernels::{Kernels, without};
 pub(crate) use self::nccl::{Nccl, NcclTerms};
 use self::staged::Spare;
+use self::tools::{Events, Numbers, Tools};
 use self::words::Words;
 use crate::backend::Backend;
 use crate::backend::native::Native;
-use crate::call::{Call, Guise, Head, Place, Ragged};
-use crate::cuda::{Context, Device, Event, Memory, Stream, StreamRef, Timing};
+use crate::call::{Call, Place, Ragged};
+use crate::cuda::{Context, Device, Memory, Stream};
 use crate::engine::{Hurried, Known, Progress};
 use crate::error::{Code, Error, Result, Scope};
 use crate::health::LINK_GRACE;
-use crate::kernel::cuda::Launch;
 use crate::link::doze::Doze;
 use crate::plan::Algorithm;
 use crate::sync::AtomicU32;
@@ -66,92 +66,6 @@ const NAP: Duration = Duration::from_micros(20);
 
 /// Calls under way after which the next in a stream waits until one is over.
 const UNATTENDED_MAX: usize = 1000;
-
-/// Numbers of native calls made here begin with this bit; those of callers' tickets do not.
-const OWN: u32 = 1 << 31;
-
-/// Numbers for native calls.
-#[derive(Debug)]
-struct Numbers(u32);
-
-impl Numbers {
-    /// Gives the side a native call that shows `head`; its number.
-    ///
-    /// # Safety
-    /// As for [`Backend::submit`].
-    unsafe fn pass(&mut self, mut call: Call, head: Head, side: &mut Native) -> u32 {
-        self.0 = self.0.wrapping_add(1) | OWN;
-        call.guise = Guise::Of(Box::new(head));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { side.submit(call, self.0) };
-        self.0
-    }
-}
-
-/// Events that nothing waits for.
-#[derive(Debug, Default)]
-struct Events(Vec<Event>);
-
-impl Events {
-    /// One that says when all that is in `stream` now is done.
-    ///
-    /// # Errors
-    /// CUDA's own.
-    fn record(&mut self, stream: &StreamRef, context: &Arc<Context>) -> Result<Event> {
-        let event = match self.0.pop() {
-            Some(event) => event,
-            None => Event::new(context, Timing::Without)?,
-        };
-        stream.record(&event)?;
-        Ok(event)
-    }
-
-    fn put_back(&mut self, event: Option<Event>) {
-        self.0.extend(event);
-    }
-}
-
-/// What a rank has of its GPU.
-#[derive(Debug)]
-struct Tools {
-    context: Arc<Context>,
-    /// Copies from the device, and to it.
-    inward: Stream,
-    outward: Arc<Stream>,
-    /// Where this rank may launch any.
-    kernels: Option<Arc<Kernels>>,
-    /// Multiprocessors.
-    processors: u32,
-    me: Rank,
-    world: u32,
-}
-
-impl Tools {
-    /// A stream of the program's, by its handle.
-    fn stream(&self, handle: usize) -> StreamRef {
-        // SAFETY: whoever gave it has promised that it is one, and stays.
-        unsafe { StreamRef::of(self.context.driver(), handle as *mut c_void) }
-    }
-
-    /// Puts a launch into `stream`.
-    ///
-    /// # Safety
-    /// What the arguments name must be valid until the stream has passed it.
-    ///
-    /// # Errors
-    /// `UNSUPPORTED` where there are no kernels; CUDA's own.
-    unsafe fn launch(&self, launch: &Launch, stream: &StreamRef) -> Result<()> {
-        let kernels = self.kernels.as_ref().ok_or_else(without)?;
-        // SAFETY: the caller's promise is passed on.
-        unsafe { kernels.launch(launch, stream) }
-    }
-}
-
-/// An address of the device's, as the host's pointers are wide.
-#[expect(clippy::cast_possible_truncation, reason = "CUDA is there on 64-bit hosts only")]
-fn address(at: u64) -> usize {
-    at as usize
-}
 
 /// One rank's side of everything in flight.
 #[derive(Debug)]

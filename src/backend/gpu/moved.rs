@@ -13,7 +13,7 @@ use std::ffi::c_void;
 
 use super::nccl::Nccl;
 use super::steps::{At, Fold, Kind, Local, Message, Primitive, Round, Script};
-use super::{Events, Numbers, Tools, address};
+use super::tools::{Events, Numbers, Tools, address};
 use crate::backend::native::Native;
 use crate::backend::pair::{expected, pairs, sent};
 use crate::call::{Call, Head, Place};
@@ -209,13 +209,13 @@ impl Moved {
     }
 
     /// How much NCCL gets in this round.
-    pub(super) fn parts(&self) -> usize {
+    fn parts(&self) -> usize {
         let round = self.script.rounds.get(self.at);
         round.map_or(0, |round| round.calls.len() + round.messages.len())
     }
 
     /// Gives NCCL its part of the round, in a group or alone.
-    pub(super) fn enter(&mut self, call: &Call, nccl: &Nccl) -> Result<Progress> {
+    fn enter(&mut self, call: &Call, nccl: &Nccl) -> Result<Progress> {
         self.entered = true;
         let mut progress = Progress::Done;
         let Some(round) = self.script.rounds.get_mut(self.at) else { return Ok(progress) };
@@ -343,5 +343,25 @@ impl Moved {
         .launch(tools.processors)?;
         // SAFETY: as in `local`.
         unsafe { tools.launch(&launch, &self.stream) }
+    }
+}
+
+/// Gives NCCL what `members` have for it in their rounds, all of it together.
+///
+/// # Errors
+/// NCCL's own.
+pub(super) fn enter(nccl: &Nccl, members: &mut [(&Call, &mut Moved)]) -> Result<Progress> {
+    let parts: usize = members.iter().map(|(_, moved)| moved.parts()).sum();
+    let mut all = || {
+        let mut progress = Progress::Done;
+        for (call, moved) in &mut *members {
+            let one = moved.enter(call, nccl)?;
+            progress = if one == Progress::Pending { one } else { progress };
+        }
+        Ok(progress)
+    };
+    match parts {
+        0 | 1 => all(),
+        _ => nccl.library.group(all).map(|(_, progress)| progress),
     }
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Tools;
-use super::moved::Moved;
 use super::steps::Rules;
+use super::tools::Tools;
 use crate::call::Call;
 use crate::error::{Code, Error, Result};
 use crate::kernel::cuda::FAN;
@@ -18,7 +17,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// NCCL for one rank.
 #[derive(Debug)]
 pub(crate) struct Nccl {
-    library: Arc<Library>,
+    pub(super) library: Arc<Library>,
     /// `None` once it is aborted.
     comm: Option<Comm>,
     pub(super) terms: NcclTerms,
@@ -62,26 +61,6 @@ impl Nccl {
 
     pub(super) fn comm(&self) -> Result<&Comm> {
         self.comm.as_ref().ok_or_else(|| Error::new(Code::Broken, "NCCL was aborted"))
-    }
-
-    /// Gives NCCL what `members` have for it in their rounds, all of it together.
-    ///
-    /// # Errors
-    /// NCCL's own.
-    pub(super) fn enter(&self, members: &mut [(&Call, &mut Moved)]) -> Result<Progress> {
-        let parts: usize = members.iter().map(|(_, moved)| moved.parts()).sum();
-        let mut all = || {
-            let mut progress = Progress::Done;
-            for (call, moved) in &mut *members {
-                let one = moved.enter(call, self)?;
-                progress = if one == Progress::Pending { one } else { progress };
-            }
-            Ok(progress)
-        };
-        match parts {
-            0 | 1 => all(),
-            _ => self.library.group(all).map(|(_, progress)| progress),
-        }
     }
 
     /// Registers memory of the device, where NCCL can.

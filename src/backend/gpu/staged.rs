@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use super::piece::{self, Piece};
-use super::{Numbers, Tools};
+use super::tools::{Numbers, Tools};
 use crate::backend::Backend;
 use crate::backend::native::Native;
 use crate::call::{Call, Head};
