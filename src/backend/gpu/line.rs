@@ -10,9 +10,12 @@ use super::tools::OWN;
 use super::{Gpu, UNATTENDED_MAX};
 use crate::backend::Backend;
 use crate::call::{Call, Place};
-use crate::error::{Code, Error, Result, Scope};
+use crate::error::{Code, Error, Result};
 use crate::nccl::Progress;
 use crate::sync::Ordering;
+
+/// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`.
+const CAPTURE_IMPLICIT: i32 = 906;
 
 /// What a look at a job has found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,8 +61,8 @@ impl Gpu {
             Place::Host | Place::Device { .. } => Ok(()),
         };
         match come {
-            // One that cannot be made is over, and the others of its group are not.
-            Err(error) if error.scope() == Scope::Call => {
+            // One that no rank can make is over, and the others of its group are not.
+            Err(error) if error.code == Code::Unsupported => {
                 self.ended.push_back((ticket, Err(error)));
                 Ok(())
             }
@@ -77,7 +80,12 @@ impl Gpu {
         if matches!(job.way, Way::Moved(_)) {
             return Ok(());
         }
-        if stream.is_capturing()? {
+        let captured = match stream.is_capturing() {
+            // The legacy default stream, while another that waits for it is captured.
+            Err(error) if error.native == CAPTURE_IMPLICIT => true,
+            captured => captured?,
+        };
+        if captured {
             let text = "graphs are captured with NCCL only: the native backend works on the host, \
                         too";
             return Err(Error::new(Code::Unsupported, text));

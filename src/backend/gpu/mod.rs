@@ -1,15 +1,15 @@
 //! Calls on memory of GPUs, beside a whole native backend: the *side*.
 //!
 //! Calls on host memory are the side's own. A call on device memory is a job: NCCL makes it
-//! ([`Moved`]); or a device that reaches all ranks' buffers does ([`Led`]), or it goes by way of
-//! host memory through native calls ([`Staged`]). Either way the ranks show each other its head on
+//! ([`moved`]); or a device that reaches all ranks' buffers does ([`direct`]), or it goes by way of
+//! host memory through native calls ([`staged`]). Either way the ranks show each other its head on
 //! the side, so that mismatches, deadlines, deaths and aborts end it by the same code and in the
 //! same words as on host memory.
 //!
 //! A call waits for its end, or it has its place in a stream of CUDA's: then it has ended for its
 //! caller as soon as that place is taken, and goes on *unattended*. What comes later in the stream
-//! waits for a [`Mark`] that this backend sets when the call is over, well or not. What NCCL makes
-//! needs none: NCCL puts it into the stream itself.
+//! waits for a *mark* ([`words`]) that this backend sets when the call is over, well or not. What
+//! NCCL makes needs none: NCCL puts it into the stream itself.
 //!
 //! Rules:
 //!
