@@ -1,6 +1,7 @@
 //! What happens to calls on device memory when something goes wrong, and in captures: each test in
 //! a process of its own, over stand-ins for the CUDA driver and NCCL, whose ranks are threads.
 
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -389,8 +390,11 @@ fn calls_that_fail_together_let_the_stream_go_on() {
 #[test]
 fn captures_are_not_disturbed_by_calls_under_way() {
     alone!(captures_are_not_disturbed_by_calls_under_way);
+    // What the test itself asks of CUDA on one thread would disturb the other's capture.
+    let met = Barrier::new(2);
     ranks(2, &config(Family::Native, LONG), |seat| {
         goes_on(seat);
+        met.wait();
         if seat.me() == 0 {
             seat.all_reduce(COUNT).expect("taken");
             let other = seat.comm.device_stream().expect("a stream").expect("a GPU");
@@ -406,13 +410,14 @@ fn captures_are_not_disturbed_by_calls_under_way() {
                 thread::sleep(Duration::from_millis(50));
                 Ok(())
             });
+            met.wait();
             graph.expect("undisturbed").launch(&stream).expect("launched");
             other.start().and_then(|()| other.stop()).expect("done");
         } else {
-            // In the middle of the capture; what this thread does itself would disturb it.
+            // In the middle of the capture.
             thread::sleep(Duration::from_millis(25));
             seat.all_reduce(COUNT).expect("taken");
-            thread::sleep(Duration::from_millis(150));
+            met.wait();
         }
         seat.settle().expect("done");
         goes_on(seat);
