@@ -255,12 +255,7 @@ impl Gpu {
                 }
             }
             fed = true;
-            let entered = if members.is_empty() {
-                Ok(Progress::Done)
-            } else {
-                moved::enter(nccl, &mut members)
-            };
-            match entered {
+            match moved::enter(nccl, &mut members) {
                 Ok(Progress::Done) => {}
                 Ok(Progress::Pending) => break,
                 Err(error) => {

@@ -1,6 +1,7 @@
 //! Every set gives the oracle's bits, whatever the shape of the call.
 
 use super::super::copy;
+use super::super::cuda::trial::layout;
 use super::*;
 
 const FOLD_COUNTS: &[usize] = &[0, 1, 3, 15, 16, 17, 255, 256, 257, 1000];
@@ -74,14 +75,7 @@ fn part_bits(random: &mut Random, part: Dtype) -> u64 {
     }
     // An exponent near 1 and few mantissa bits, so that sums are often ties.
     let mask = [u64::MAX, !0 << 40, !0 << 50][random.below(3)];
-    let (exponent, mantissa, width) = match part {
-        Dtype::F64 => (1020, 52, 64),
-        Dtype::F32 => (124, 23, 32),
-        Dtype::Bf16 => (124, 7, 16),
-        Dtype::F16 => (12, 10, 16),
-        Dtype::F8E4M3 => (4, 3, 8),
-        _ => (12, 2, 8),
-    };
+    let (exponent, mantissa, width) = layout(part);
     let fraction = (any & mask) >> (64 - mantissa);
     let sign = (random.next() >> 63) << (width - 1);
     sign | ((exponent + (any & 7)) << mantissa) | fraction

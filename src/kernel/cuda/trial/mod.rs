@@ -26,6 +26,8 @@ use std::fmt;
 pub use self::bytes::{checksum_trial, pack_trial};
 pub use self::fold::{ConvertTrial, FoldTrial, Forms, Operand};
 use self::random::is_nan;
+#[cfg(test)]
+pub(crate) use self::random::layout;
 pub use self::random::{Random, bytes_of, factor, fill, part_of};
 pub use self::round::{RoundTrial, rounded, value};
 use super::{

@@ -57,7 +57,7 @@ pub fn part_of(dtype: Dtype, form: Form) -> Dtype {
 }
 
 /// Exponent bias less 3, stored bits of the mantissa, and bits of a real type.
-fn layout(part: Dtype) -> (u64, u32, u32) {
+pub(crate) fn layout(part: Dtype) -> (u64, u32, u32) {
     match part {
         Dtype::F64 => (1020, 52, 64),
         Dtype::F32 => (124, 23, 32),
