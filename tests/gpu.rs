@@ -2,29 +2,23 @@
 //! and what users see where something is missing.
 #![allow(missing_docs)]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/standin.rs"]
 mod standin;
 #[path = "support/standin_nccl.rs"]
 #[allow(dead_code, reason = "other tests build other kinds")]
 mod standin_nccl;
 
-use std::process::{Command, Output};
+use std::process::Output;
+
+use program::{clean, text};
 
 /// The program, with nothing of the environment but what is given.
 fn unisono(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unisono"));
-    for (name, _) in std::env::vars() {
-        if name.starts_with("UNISONO_") || name.starts_with("STANDIN_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = clean(env!("CARGO_BIN_EXE_unisono"));
     command.args(arguments).envs(variables.iter().copied());
     command.output().expect("the program starts")
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
 fn passes(arguments: &[&str], variables: &[(&str, &str)]) {

@@ -3,6 +3,8 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs)]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/standin.rs"]
 #[allow(dead_code, reason = "other tests build other kinds")]
 mod standin;
@@ -15,6 +17,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use program::{clean, text};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unisono");
 
@@ -33,22 +37,14 @@ fn home(test: &str) -> PathBuf {
 }
 
 fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new(program);
+    let mut command = clean(program);
     for (name, _) in std::env::vars() {
-        if ["UNISONO_", "STANDIN_", "NCCL_", "CARGO_"].iter().any(|own| name.starts_with(own))
-            && name != "CARGO_TARGET_DIR"
-            && name != "CARGO_HOME"
-        {
+        if name.starts_with("CARGO_") && name != "CARGO_TARGET_DIR" && name != "CARGO_HOME" {
             command.env_remove(name);
         }
     }
     command.current_dir(root());
     command
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
 fn succeed(command: &mut Command) -> String {

@@ -2,30 +2,23 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs)]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/standin.rs"]
 mod standin;
 mod support;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use program::{clean, text};
 use unisono::kernel::cuda::bytes_image;
 
 /// The program on a stand-in, with nothing of the environment but what is given.
 fn unisono(driver: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unisono"));
-    for (name, _) in std::env::vars() {
-        if name.starts_with("UNISONO_") || name.starts_with("STANDIN_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = clean(env!("CARGO_BIN_EXE_unisono"));
     command.env("UNISONO_CUDA_LIB", driver).args(arguments).envs(variables.iter().copied());
     command.output().expect("the program starts")
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
 fn ends(output: &Output, code: i32, words: &[&str]) {

@@ -3,6 +3,8 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs)]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/standin.rs"]
 #[allow(dead_code, reason = "other tests build other kinds")]
 mod standin;
@@ -15,6 +17,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use program::{clean, text};
 use serde_json::Value;
 
 /// A folder with nccl-tests' all_reduce and sendrecv, which goes wrong as `fault` says.
@@ -35,20 +38,10 @@ fn tests(name: &str, fault: &str) -> PathBuf {
 
 fn perf(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let (cuda, nccl) = (standin::cuda(), standin_nccl::nccl());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unisono"));
-    for (name, _) in std::env::vars() {
-        if ["UNISONO_", "STANDIN_", "NCCL_"].iter().any(|prefix| name.starts_with(prefix)) {
-            command.env_remove(name);
-        }
-    }
+    let mut command = clean(env!("CARGO_BIN_EXE_unisono"));
     command.env("UNISONO_CUDA_LIB", cuda).env("UNISONO_NCCL_LIB", nccl);
     command.env("STANDIN_CUDA_DEVICES", "2").arg("perf").args(arguments);
     command.envs(variables.iter().copied()).output().expect("the program starts")
-}
-
-fn text(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
 /// The usual arguments, and `more`.
