@@ -126,7 +126,9 @@ fn later_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
         sum = target;
     }
     let to = team.ranks[team.me - block.start];
-    b.push(0, Step::send(to, sum.0, sum.1).wide(true));
+    // What the last block sends is the first that is known of any later one.
+    let stored = block.start + block.len == team.len();
+    b.push(0, Step::send(to, sum.0, sum.1).wide(true).with(stored_if(stored)));
     let from = team.ranks[team.me - blocks[0].len];
     b.push(0, Step::recv(from, Region::Output, 0));
 }
@@ -140,7 +142,7 @@ fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
         if time < rounds {
             offer(b, team, block, time, sum);
         }
-        rest = pass_rest(b, team, later, slots, time, rest);
+        rest = pass_rest(b, team, (later, block.len), slots, time, rest);
         if time < rounds {
             let last = time + 1 == rounds && later.is_empty();
             let target = if last { (Region::Output, 0) } else { slots.next() };
@@ -169,12 +171,18 @@ fn first_block(b: &mut Builder, team: Team<'_>, blocks: &[Block], slots: &mut Sl
     }
 }
 
-/// In the first block: takes in what arrives of the later blocks' sum at `time` and sends it on.
+/// The flag of a partial result that its receiver only keeps.
+const fn stored_if(stored: bool) -> u8 {
+    if stored { flag::STORED } else { 0 }
+}
+
+/// In the first, of `block` ranks: takes in what arrives of the later blocks' sum at `time` and
+/// sends it on.
 /// `rest` is where it stands, if it is known here; returns the same for afterwards.
 fn pass_rest(
     b: &mut Builder,
     team: Team<'_>,
-    later: &[Block],
+    (later, block): (&[Block], usize),
     slots: &mut Slots,
     time: u32,
     mut rest: Option<(Region, u32)>,
@@ -201,7 +209,9 @@ fn pass_rest(
     }
     if let Some(rest) = rest.filter(|_| me < known) {
         let to = team.ranks[me + known];
-        b.push(0, Step::send(to, rest.0, rest.1).wide(true));
+        // Who hears of it last folds it at once.
+        let last = 2 * known == block;
+        b.push(0, Step::send(to, rest.0, rest.1).wide(true).with(stored_if(!last)));
     }
     rest
 }

@@ -209,7 +209,8 @@ fn reduce_scatter(b: &mut Builder, team: Team<'_>) {
     if !home {
         // Reversal undoes itself: the own chunk comes from the rank that the held one goes to.
         let rank = team.ranks[mine];
-        b.push(0, Step::send(rank, Region::Work, small(mine)).wide(true));
+        let step = Step::send(rank, Region::Work, small(mine)).wide(true);
+        b.push(0, step.with(flag::STORED));
         b.push(0, Step::recv(rank, Region::Output, 0).wide(true));
     }
 }

@@ -255,7 +255,7 @@ fn reduce(b: &mut Builder, view: &View<'_>) {
     if b.key().rank != root {
         for chunk in mine(view.host, view.team.me) {
             let step = Step::send(root, Region::Work, chunk);
-            b.push(0, step.wide(true));
+            b.push(0, step.wide(true).with(flag::STORED));
         }
         return;
     }

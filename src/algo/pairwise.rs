@@ -117,7 +117,7 @@ fn reduce(b: &mut Builder, team: Team<'_>) {
         let chunk = owned(team.me, root);
         fold(b, team.ranks, chunk, (Region::Work, chunk));
         let step = Step::send(team.ranks[root], Region::Work, chunk);
-        b.push(0, step.wide(true));
+        b.push(0, step.wide(true).with(flag::STORED));
     }
 }
 

@@ -182,6 +182,13 @@ impl Bound {
         if step.has(flag::WIDE) { Form::Wide } else { Form::Native }
     }
 
+    /// Whether messages of this form that are stored as they are may be placed: both ends must say
+    /// the same, and wide ones may be rounded on arrival.
+    #[inline]
+    pub(crate) fn stores(&self, wire: Form) -> bool {
+        wire == Form::Native || self.wide_bytes == self.native_bytes
+    }
+
     /// The form of the messages a step gives.
     #[inline]
     pub(crate) fn outgoing(step: &Step) -> Form {

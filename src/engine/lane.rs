@@ -203,6 +203,14 @@ impl Cursor {
                 Ok(Flow::Complete)
             }
             Verb::RecvReduce => self.recv_reduce(step, (source, target), lane, tile, cx),
+            Verb::RecvReduceSend if step.sends_target() && cx.wires.fabric.places() => {
+                let flow = self.recv_reduce(step, (source, target), lane, tile, cx)?;
+                let place = (step.target, step.target_chunk + self.chunk);
+                match flow {
+                    Flow::Complete => post(step, place, target, lane, tile, cx),
+                    other => Ok(other),
+                }
+            }
             Verb::RecvReduceSend => self.recv_reduce_send(step, (source, target), lane, tile, cx),
             Verb::Fold if step.source.is_peer() => Ok(self.fold_peers(step, target, tile, cx)),
             Verb::Fold => self.fold_messages(step, (source, target), lane, tile, cx),
@@ -252,7 +260,9 @@ fn post<F: Fabric>(
     let wire = Bound::outgoing(step);
     let first = cx.wires.open_tx(to, lane, cx.head.seq);
     let payload = if cx.bound.bytes(wire) == cx.bound.bytes(source.form) {
-        Payload::Plain { at: source.at, bytes: source.count * cx.bound.bytes(source.form) }
+        let stored = step.has(flag::STORED) && cx.bound.stores(wire);
+        let bytes = source.count * cx.bound.bytes(source.form);
+        Payload::Plain { at: source.at, bytes, stored }
     } else {
         Payload::Converted { source, wire }
     };

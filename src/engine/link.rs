@@ -46,14 +46,48 @@ pub unsafe trait Tx {
     /// The link is broken.
     fn commit(&mut self, bytes: usize) -> Result<()>;
 
-    /// Takes as many of `bytes` bytes at `from` as fit now, and says how many.
+    /// Takes as many of `bytes` bytes at `from`, the rest of a message, as fit now, and says how
+    /// many. The link may read them later: see [`Tx::reads`].
     ///
     /// # Safety
-    /// `from` must be readable for `bytes` bytes.
+    /// `from` must be readable for `bytes` bytes, as long as the link reads them.
     ///
     /// # Errors
     /// The link is broken.
     unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize>;
+
+    /// As [`Tx::write`], of a message that the receiver takes by [`Rx::take`], all of it. The link
+    /// may wait with it until the receiver has come to it.
+    ///
+    /// # Safety
+    /// As [`Tx::write`].
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn place(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.write(from, bytes) }
+    }
+
+    /// As [`Tx::place`], into memory of the link's own; what has already begun to go without being
+    /// copied ends so.
+    ///
+    /// # Safety
+    /// As [`Tx::write`].
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn stage_placed(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.stage(from, bytes) }
+    }
+
+    /// Whether the link may still read some of `bytes` bytes at `at`, which it has taken. It ends
+    /// by itself, whatever the receiver does.
+    fn reads(&mut self, at: *const u8, bytes: usize) -> bool {
+        let _ = (at, bytes);
+        false
+    }
 
     /// As [`Tx::write`], but into memory of the link's own: takes at least what
     /// [`Fabric::capacity`] leaves free, even while the peer does nothing.
@@ -85,7 +119,8 @@ pub unsafe trait Tx {
     /// The link is broken.
     fn end(&mut self) -> Result<()>;
 
-    /// Pushes out what the link still holds; true when it holds nothing.
+    /// Pushes out what the link still holds; true when it holds nothing, and reads nothing of what
+    /// it has taken.
     ///
     /// # Errors
     /// The link is broken.
@@ -115,6 +150,32 @@ pub unsafe trait Rx {
     /// # Errors
     /// The link is broken.
     unsafe fn read(&mut self, into: *mut u8, bytes: usize) -> Result<usize>;
+
+    /// As [`Rx::read`], of the rest of a message that the sender gives by [`Tx::place`]. From the
+    /// first time on, until the message has been taken, bytes of `into` may be anything.
+    ///
+    /// # Safety
+    /// `into` must be writable for `bytes` bytes until then, or until [`Fabric::cut`].
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn take(&mut self, into: *mut u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.read(into, bytes) }
+    }
+
+    /// Tells the sender where the `later`-th message from the one at hand that goes by
+    /// [`Tx::place`] is wanted: a hint.
+    ///
+    /// # Safety
+    /// As [`Rx::take`], which follows with the same bytes, or [`Fabric::cut`].
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
+        let _ = (later, into, bytes);
+        Ok(())
+    }
 
     /// The message ends here; see [`Tx::end`].
     fn end(&mut self);
@@ -295,4 +356,17 @@ pub trait Fabric {
 
     /// Bytes that every link takes on while its other end does nothing.
     fn capacity(&self) -> usize;
+
+    /// Whether some link places messages: see [`Tx::place`].
+    fn places(&self) -> bool {
+        false
+    }
+
+    /// Memory that calls will use: links that reach memory only when it is registered may do so.
+    fn prepare(&mut self, at: *const u8, bytes: usize) {
+        let _ = (at, bytes);
+    }
+
+    /// Ends all links: from now on no peer's bytes come to memory of callers, nor leave it.
+    fn cut(&mut self) {}
 }

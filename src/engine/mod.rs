@@ -449,6 +449,7 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         if let Some(board) = self.wires.fabric.board() {
             board.give_up(lost);
         }
+        self.wires.fabric.cut();
         self.end_sent();
         self.running = None;
         if let Some(run) = self.run.take() {

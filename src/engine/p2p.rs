@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::call::{Call, Head};
 use crate::engine::link::{Fabric, Rx};
-use crate::engine::wires::{Outgoing, P2P_LANE, Payload, Wires, mismatch};
+use crate::engine::wires::{Outgoing, P2P_LANE, Payload, Ticket, Wires, mismatch};
 use crate::error::{Error, Result};
 use crate::types::{Collective, Rank};
 
@@ -95,8 +95,9 @@ impl PointToPoint {
             return self.meet_self(wires);
         }
         if sends {
-            let payload = Payload::Plain { at: call.send, bytes };
-            let out = Outgoing { head: Some(head), payload, ticket: Some(ticket) };
+            let payload = Payload::Plain { at: call.send, bytes, stored: true };
+            let ticket = Some(Ticket { number: ticket, at: call.send, bytes });
+            let out = Outgoing { head: Some(head), payload, ticket };
             return wires.post(peer, P2P_LANE, out, None);
         }
         let incoming = Incoming { ticket, head, at: call.recv, bytes, got: 0, opened: false };
@@ -225,7 +226,7 @@ impl Incoming {
         let rx = wires.fabric.rx(peer, P2P_LANE);
         while self.got < self.bytes {
             // SAFETY: the receive buffer holds `bytes` bytes and is valid until the call is done.
-            let got = unsafe { rx.read(self.at.wrapping_add(self.got), self.bytes - self.got)? };
+            let got = unsafe { rx.take(self.at.wrapping_add(self.got), self.bytes - self.got)? };
             if got == 0 {
                 return Ok(false);
             }

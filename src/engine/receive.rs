@@ -39,11 +39,14 @@ impl Cursor {
         }
         // `at` counts bytes here: a stream may stop inside an element.
         let total = target.count * cx.bound.bytes(target.form);
+        let stored = cx.bound.stores(wire);
         let rx = cx.wires.fabric.rx(from, lane);
         let before = self.at;
         while self.at < total {
-            // SAFETY: `target` is `total` writable bytes of a live buffer.
-            let got = unsafe { rx.read(target.at.wrapping_add(self.at), total - self.at)? };
+            let (into, left) = (target.at.wrapping_add(self.at), total - self.at);
+            // SAFETY: `target` is `total` writable bytes of a live buffer, which this step alone
+            // touches until it is complete, or the engine has failed.
+            let got = unsafe { if stored { rx.take(into, left)? } else { rx.read(into, left)? } };
             if got == 0 {
                 return Ok(if self.at > before { Flow::Moved } else { Flow::Blocked });
             }

@@ -24,8 +24,8 @@ pub(crate) const P2P_LANE: usize = crate::plan::LANES_MAX;
 /// What is left to send of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Payload {
-    /// Bytes as they lie in memory.
-    Plain { at: *const u8, bytes: usize },
+    /// Bytes as they lie in memory; `stored`: as they will lie at the receiver.
+    Plain { at: *const u8, bytes: usize, stored: bool },
     /// Elements that change form on the way.
     Converted { source: Operand, wire: Form },
 }
@@ -34,7 +34,7 @@ impl Payload {
     /// Whether some of what is left lies in `bytes` bytes at `at`.
     fn touches(&self, at: *const u8, bytes: usize, bound: &Bound) -> bool {
         let (from, length) = match *self {
-            Self::Plain { at, bytes } => (at as usize, bytes),
+            Self::Plain { at, bytes, .. } => (at as usize, bytes),
             Self::Converted { source, .. } => {
                 (source.at as usize, source.count * bound.bytes(source.form))
             }
@@ -50,7 +50,15 @@ pub(crate) struct Outgoing {
     pub(crate) head: Option<Head>,
     pub(crate) payload: Payload,
     /// The request that ends with this message (point to point).
-    pub(crate) ticket: Option<u32>,
+    pub(crate) ticket: Option<Ticket>,
+}
+
+/// A request that ends when no link reads its payload any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) number: u32,
+    pub(crate) at: *const u8,
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +88,8 @@ pub(crate) struct Wires<F> {
     waiting: [usize; FABRIC_LANES],
     /// Requests that ended with a message that has now left.
     pub(crate) sent: Vec<u32>,
+    /// Those whose messages have left, and are still read: by which port.
+    read: Vec<(usize, Ticket)>,
 }
 
 impl<F: Fabric> Wires<F> {
@@ -93,6 +103,7 @@ impl<F: Fabric> Wires<F> {
             busy: [Vec::new(), Vec::new()],
             waiting: [0; FABRIC_LANES],
             sent: Vec::new(),
+            read: Vec::new(),
         }
     }
 
@@ -101,11 +112,14 @@ impl<F: Fabric> Wires<F> {
         self.busy[0].is_empty()
     }
 
-    /// Whether `bytes` at `at` may be written: nothing that plans posted from there waits any more.
-    /// What does is moved into the links' own memory as far as it fits.
+    /// Whether `bytes` at `at` may be written: nothing that plans posted from there waits any more,
+    /// and no link reads it. What waits is moved into the links' own memory as far as it fits.
     pub(crate) fn settle(&mut self, at: *const u8, bytes: usize, bound: &Bound) -> Result<bool> {
         for index in 0..self.busy[0].len() {
             let port = self.busy[0][index];
+            if self.fabric.tx(port / FABRIC_LANES, port % FABRIC_LANES).reads(at, bytes) {
+                return Ok(false);
+            }
             let entry = &self.ports[port];
             if entry.waiting.iter().any(|out| out.payload.touches(at, bytes, bound))
                 && !self.stage(port, bound)?
@@ -176,9 +190,10 @@ impl<F: Fabric> Wires<F> {
     /// Forgets everything posted, giving each request to `ended`.
     pub(crate) fn clear(&mut self, mut ended: impl FnMut(u32)) {
         for port in &mut self.ports {
-            port.waiting.drain(..).filter_map(|out| out.ticket).for_each(&mut ended);
+            port.waiting.drain(..).filter_map(|out| out.ticket).for_each(|one| ended(one.number));
             port.listed = false;
         }
+        self.read.drain(..).for_each(|(_, ticket)| ended(ticket.number));
         self.busy.iter_mut().for_each(Vec::clear);
         self.waiting = [0; FABRIC_LANES];
     }
@@ -220,7 +235,7 @@ impl<F: Fabric> Wires<F> {
             Ok(false)
         };
         if let Ok(true) = gone {
-            self.sent.extend(out.ticket);
+            self.leave(port, out.ticket);
             return Ok(());
         }
         self.waiting[lane] += 1;
@@ -247,27 +262,55 @@ impl<F: Fabric> Wires<F> {
         while index < self.busy[kind].len() {
             let port = self.busy[kind][index];
             let (to, lane) = (port / FABRIC_LANES, port % FABRIC_LANES);
-            let tx = self.fabric.tx(to, lane);
-            let entry = &mut self.ports[port];
-            while let Some(out) = entry.waiting.front_mut() {
-                if !transmit(tx, out, bound, false)? {
+            while let Some(out) = self.ports[port].waiting.front_mut() {
+                if !transmit(self.fabric.tx(to, lane), out, bound, false)? {
                     break;
                 }
-                self.sent.extend(out.ticket);
-                entry.waiting.pop_front();
+                let ticket = out.ticket;
+                self.ports[port].waiting.pop_front();
                 self.waiting[lane] -= 1;
+                self.leave(port, ticket);
                 moved = true;
             }
-            entry.dirty = !tx.flush()?;
+            moved |= self.take_back(port);
+            let entry = &mut self.ports[port];
+            entry.dirty = !self.fabric.tx(to, lane).flush()?;
             if entry.waiting.is_empty() && !entry.dirty {
                 entry.listed = false;
                 self.busy[kind].swap_remove(index);
+                self.take_back(port);
                 moved = true;
             } else {
                 index += 1;
             }
         }
         Ok(moved)
+    }
+
+    /// The message of a request has left.
+    fn leave(&mut self, port: usize, ticket: Option<Ticket>) {
+        let Some(ticket) = ticket else { return };
+        let tx = self.fabric.tx(port / FABRIC_LANES, port % FABRIC_LANES);
+        if tx.reads(ticket.at, ticket.bytes) {
+            self.read.push((port, ticket));
+        } else {
+            self.sent.push(ticket.number);
+        }
+    }
+
+    /// Ends requests whose payload is no longer read; whether there were any.
+    fn take_back(&mut self, port: usize) -> bool {
+        let before = self.read.len();
+        let Self { read, fabric, sent, .. } = self;
+        read.retain(|(of, ticket)| {
+            let tx = fabric.tx(of / FABRIC_LANES, of % FABRIC_LANES);
+            let kept = *of != port || tx.reads(ticket.at, ticket.bytes);
+            if !kept {
+                sent.push(ticket.number);
+            }
+            kept
+        });
+        self.read.len() < before
     }
 
     /// Reads the head that opens the messages of call `stamp` on a link (`empty` messages always
@@ -362,7 +405,9 @@ fn transmit<T: Tx>(
         out.head = None;
     }
     let done = match (&mut out.payload, bound) {
-        (Payload::Plain { at, bytes }, _) => transmit_plain(tx, at, bytes, stage)?,
+        (Payload::Plain { at, bytes, stored }, _) => {
+            transmit_plain(tx, at, bytes, (*stored, stage))?
+        }
         (Payload::Converted { source, wire }, Some(bound)) => {
             transmit_converted(tx, source, *wire, bound)?
         }
@@ -380,11 +425,18 @@ fn transmit_plain<T: Tx>(
     tx: &mut T,
     at: &mut *const u8,
     bytes: &mut usize,
-    stage: bool,
+    (stored, stage): (bool, bool),
 ) -> Result<bool> {
     while *bytes > 0 {
         // SAFETY: the payload is inside a buffer that stays valid until the call is done.
-        let sent = unsafe { if stage { tx.stage(*at, *bytes)? } else { tx.write(*at, *bytes)? } };
+        let sent = unsafe {
+            match (stored, stage) {
+                (true, true) => tx.stage_placed(*at, *bytes)?,
+                (true, false) => tx.place(*at, *bytes)?,
+                (false, true) => tx.stage(*at, *bytes)?,
+                (false, false) => tx.write(*at, *bytes)?,
+            }
+        };
         if sent == 0 {
             return Ok(false);
         }

@@ -93,6 +93,8 @@ impl Builder {
         if self.lanes.is_empty() {
             self.lanes.push(Vec::new());
         }
+        let reduces = self.key.collective.reduces();
+        self.lanes.iter_mut().flatten().for_each(|step| mark_stored(step, reduces));
         settle(&mut self.lanes, self.key.collective, self.key.rank);
         let mut lane_starts = vec![0u16];
         let mut steps = Vec::new();
@@ -118,6 +120,20 @@ impl Builder {
             steps: steps.into(),
             lane_starts: lane_starts.into(),
         }
+    }
+}
+
+/// Marks a step whose message is no part of a sum: where nothing is reduced all are such, else
+/// results that are finished. In scratch they look like others: there an algorithm says it.
+fn mark_stored(step: &mut Step, reduces: bool) {
+    let stored = match step.verb {
+        Verb::Send => !reduces || step.source == Region::Output,
+        Verb::RecvReduceSend => step.has(flag::FINISH),
+        Verb::RecvCopySend => true,
+        _ => false,
+    };
+    if stored {
+        step.flags |= flag::STORED;
     }
 }
 
@@ -192,7 +208,7 @@ fn settle(lanes: &mut [Vec<Step>], collective: Collective, rank: Rank) {
                 let target = at(step.target, step.target_chunk);
                 let leaves = match step.verb {
                     Verb::Send => Some(at(step.source, step.source_chunk)),
-                    Verb::RecvCopySend => Some(target),
+                    _ if step.sends_target() => Some(target),
                     _ => None,
                 };
                 if step.writes_here() && take_out(&mut posted, target) {

@@ -43,8 +43,9 @@
 //! is the k-th one lane l of b receives from a, and both ends say the same range for it. Messages
 //! without elements are sent for the first tile only.
 //!
-//! *Posting*: `Send` (and `RecvCopySend`, of what it received) only queues its source in an outbox,
-//! and the lane goes on. The source must not change until the message has *left*: until it is
+//! *Posting*: `Send` (and `RecvCopySend`, of what it received; and where a link places messages,
+//! `RecvReduceSend`, of a finished result that it stored) only queues its source in an outbox, and
+//! the lane goes on. The source must not change until the message has *left*: until it is
 //! copied into the link's own memory, received or not. Every link takes W + 1 messages of the
 //! longest range ([`Plan::range_max`]) while its other end does nothing. A call ends only when all
 //! outboxes are empty.
@@ -221,6 +222,9 @@ pub mod flag {
     /// Also store the result to the same chunk of every group member's Output, or, where the fold
     /// loads stages, of the own Stage.
     pub const SPREAD: u8 = 32;
+    /// Who receives what this step sends stores it as it is, and folds it with nothing: so a link
+    /// may place it. Set by [`super::build::Builder`], except on finished results in Work.
+    pub const STORED: u8 = 64;
 }
 
 /// No step to wait for.
@@ -487,6 +491,16 @@ impl Step {
     #[must_use]
     pub const fn writes_here(&self) -> bool {
         matches!(self.target, Region::Output | Region::Work)
+    }
+
+    /// Whether what it gives to `to` lies in its target too, so that it may be posted from there.
+    #[must_use]
+    pub const fn sends_target(&self) -> bool {
+        match self.verb {
+            Verb::RecvCopySend => true,
+            Verb::RecvReduceSend => self.has(flag::STORED) && self.writes_here(),
+            _ => false,
+        }
     }
 
     /// Whether the step gives a message to `to`.

@@ -47,7 +47,8 @@ pub(super) struct Schedule {
     pub(super) order: Order,
     /// Steps that settle run only when nothing else can: others have then posted all they can.
     pub(super) settle_last: bool,
-    /// `RecvCopySend` posts its target instead of needing room on the link.
+    /// What lies in the target of `RecvCopySend` and `RecvReduceSend` too is posted from there
+    /// instead of needing room on the link.
     pub(super) post_copies: bool,
     /// Links take nothing on before their other end receives it, unless a step needs it to: a lane
     /// is then held at the start of a block until all that it posted has been received.
@@ -224,8 +225,9 @@ impl<'a> Flow<'a> {
 
     fn needs_room(&self, step: &Step) -> bool {
         match step.verb {
-            Verb::RecvReduceSend => true,
-            Verb::RecvCopySend => !self.schedule.post_copies,
+            Verb::RecvReduceSend | Verb::RecvCopySend => {
+                !(self.schedule.post_copies && step.sends_target())
+            }
             _ => false,
         }
     }

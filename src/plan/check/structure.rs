@@ -186,7 +186,8 @@ impl Shape {
 
     fn flags(&self, step: &Step, plan: &Plan) -> Result<(), String> {
         let key = &plan.key;
-        if step.flags & !(self.flags | flag::SETTLE) != 0 {
+        let stored = if step.sends() { flag::STORED } else { 0 };
+        if step.flags & !(self.flags | flag::SETTLE | stored) != 0 {
             return Err(format!("flags {:#04x} mean nothing to a {}", step.flags, step.verb));
         }
         if step.has(flag::SETTLE) && !step.writes_here() {

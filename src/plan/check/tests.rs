@@ -80,6 +80,17 @@ fn swapped_steps_are_found() {
 }
 
 #[test]
+fn a_message_that_is_said_to_be_stored_and_is_folded_is_found() {
+    let text = flaw(world(4, samples::ring), |plans| plans[1].steps[0].flags ^= flag::STORED);
+    assert!(text.contains("is to be stored, and is not"), "{text}");
+    let text = flaw(world(4, samples::ring), |plans| {
+        let step = plans[1].steps.iter_mut().find(|step| step.has(flag::STORED));
+        step.expect("results go around").flags ^= flag::STORED;
+    });
+    assert!(text.contains("is to be folded, and is not"), "{text}");
+}
+
+#[test]
 fn a_wrong_peer_is_found() {
     let text = flaw(world(4, samples::ring), |plans| plans[1].steps[1].to = 3);
     assert!(text.contains("combines what does not belong together"), "{text}");

@@ -21,6 +21,7 @@ struct Message {
     first: u32,
     count: u32,
     wide: bool,
+    stored: bool,
     tile: u32,
     /// It has no elements.
     absent: bool,
@@ -276,7 +277,7 @@ impl<'a> Values<'a> {
         }
         let message = self.memory.message();
         let read = match at.step.verb {
-            Verb::RecvCopySend => (at.step.target, at.step.target_chunk),
+            _ if at.step.sends_target() => (at.step.target, at.step.target_chunk),
             _ => (at.step.source, at.step.source_chunk),
         };
         let empty = |chunk| self.empty(at.site.rank.0, read.0, chunk, at.site.tile);
@@ -286,6 +287,7 @@ impl<'a> Values<'a> {
             first: number(self.payload.len()),
             count: number(self.moved.len()),
             wide,
+            stored: at.step.has(flag::STORED),
             tile: at.site.tile,
             absent,
             next: END,
@@ -332,6 +334,10 @@ impl<'a> Values<'a> {
         if message.wide != at.step.has(flag::WIDE) {
             let (is, takes) = (form(message.wide), form(!message.wide));
             return Err(format!("the message of rank {from} is {is}, the step takes {takes}"));
+        }
+        if message.stored != matches!(at.step.verb, Verb::Recv | Verb::RecvCopySend) {
+            let takes = if message.stored { "to be stored" } else { "to be folded" };
+            return Err(format!("the message of rank {from} is {takes}, and is not"));
         }
         if message.count != at.step.chunks || message.tile != at.site.tile {
             return Err(format!(
@@ -483,7 +489,7 @@ impl<'a> Values<'a> {
         }
         match step.verb {
             Verb::Send => self.send(at, Some((step.source, step.source_chunk))),
-            Verb::RecvCopySend => self.send(at, Some((step.target, step.target_chunk))),
+            _ if step.sends_target() => self.send(at, Some((step.target, step.target_chunk))),
             Verb::RecvReduceSend => self.send(at, None),
             _ => Ok(()),
         }

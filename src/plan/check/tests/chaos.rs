@@ -403,11 +403,12 @@ impl<'a> Chaos<'a> {
             results.push(value);
         }
         match step.verb {
-            Verb::RecvReduceSend => self.post(rank, lane, step, Item::Held(results)),
-            Verb::RecvCopySend if self.random(2) == 0 => {
+            _ if step.sends_target() && self.random(2) == 0 => {
                 self.post(rank, lane, step, Item::Read(targets));
             }
-            Verb::RecvCopySend => self.post(rank, lane, step, Item::Held(results)),
+            Verb::RecvReduceSend | Verb::RecvCopySend => {
+                self.post(rank, lane, step, Item::Held(results));
+            }
             _ => {}
         }
         Ok(())
