@@ -1,9 +1,9 @@
 //! Makes the bindings to foreign libraries from the headers in `ffi/`, and the images of the CUDA
 //! kernels (`cuda/build.rs`); nothing else.
 //!
-//! bindgen needs libclang. Where that is missing the library is built without MPI, CUDA and NCCL: a
-//! warning says what to install, and `unisono info` says the same. No foreign header is needed;
-//! those that are found are read as well, for the tests that compare them with ours.
+//! bindgen needs libclang. Where that is missing the library is built without MPI, CUDA, NCCL and
+//! RDMA: a warning says what to install, and `unisono info` says the same. No foreign header is
+//! needed; those that are found are read as well, for the tests that compare them with ours.
 
 #[path = "cuda/build.rs"]
 mod cuda;
@@ -14,6 +14,8 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use bindgen::callbacks::{DeriveTrait, ImplementsTrait, ParseCallbacks};
 
 /// The ABIs of MPI: header in `ffi/mpi`, name of the loaded library, the installations' header.
 const ABIS: &[(&str, &str, &str)] = &[
@@ -34,20 +36,39 @@ const CUDA_HEADERS: &str = "UNISONO_CUDA_HEADERS";
 /// Folders with a `nccl.h`, besides the usual places.
 const NCCL_HEADERS: &str = "UNISONO_NCCL_HEADERS";
 
+/// Folders with headers of rdma-core (`infiniband/verbs.h`), besides the usual place.
+const RDMA_HEADERS: &str = "UNISONO_RDMA_HEADERS";
+
+/// The parts of RDMA: header in `ffi/rdma`, name of the loaded library, the installation's header,
+/// types and functions of it, constants of it that no type has.
+const RDMA_PARTS: &[(&str, &str, &str, &str, &str)] = &[
+    ("verbs", "Verbs", "infiniband/verbs.h", "_?ibv_.*", "IBV_.*"),
+    ("cma", "Cma", "rdma/rdma_cma.h", "rdma_.*", "RDMA_(MAX|OPTION)_.*"),
+    ("rsocket", "Rsocket", "rdma/rsocket.h", RSOCKET, "SOL_RDMA|RDMA_[A-Z]+"),
+];
+
+/// The functions of rsocket, whose names begin with a letter that many others begin with.
+const RSOCKET: &str = "r(socket|bind|listen|accept|connect|shutdown|close|recv|send|poll|\
+                       (get|set)sockopt|get(sock|peer)name|fcntl|iomap|iounmap|iowrite)";
+
+/// The C library's types in them, which Rust has from libc.
+const RDMA_LIBC: &str = "sockaddr(_in|_in6|_storage)?|pollfd|socklen_t|nfds_t|off_t|\
+                         sa_family_t|in_port_t|in_addr(_t)?|in6_addr.*";
+
 /// What a `nccl.h` includes of CUDA's, as far as it needs it.
 const CUDA_FOR_NCCL: &str = "#include <stddef.h>\n\
                              typedef struct CUstream_st *cudaStream_t;\n\
                              typedef struct CUevent_st *cudaEvent_t;\n";
 
 fn main() {
-    for part in ["mpi", "cuda", "nccl"] {
+    for part in ["mpi", "cuda", "nccl", "rdma"] {
         println!("cargo::rustc-check-cfg=cfg(unisono_{part})");
     }
-    for input in ["build.rs", "ffi/mpi", "ffi/nccl", DRIVER] {
+    for input in ["build.rs", "ffi/mpi", "ffi/nccl", "ffi/rdma", DRIVER] {
         println!("cargo::rerun-if-changed={input}");
     }
     let homes = ["MPI_HOME", "NCCL_HOME", "CUDA_HOME", "VIRTUAL_ENV", "LIBCLANG_PATH"];
-    for variable in [HEADERS, NCCL_HEADERS, CUDA_HEADERS].iter().chain(&homes) {
+    for variable in [HEADERS, NCCL_HEADERS, CUDA_HEADERS, RDMA_HEADERS].iter().chain(&homes) {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
@@ -57,20 +78,22 @@ fn main() {
         mpi(&out);
         cuda(&out);
         nccl(&out);
+        rdma(&out);
     });
     match made {
         Ok(()) => {
             println!("cargo::rustc-cfg=unisono_mpi");
             println!("cargo::rustc-cfg=unisono_cuda");
             println!("cargo::rustc-cfg=unisono_nccl");
+            println!("cargo::rustc-cfg=unisono_rdma");
         }
         Err(panic) => {
             fs::write(out.join("cuda_driver.rs"), constants()).expect("OUT_DIR is writable");
             let text = panic.downcast_ref::<String>().map_or("", String::as_str);
             let why = text.lines().next().unwrap_or_default();
             println!(
-                "cargo::warning=built without MPI, CUDA and NCCL, for want of libclang (Debian: \
-                 libclang-dev; or set LIBCLANG_PATH): {why}"
+                "cargo::warning=built without MPI, CUDA, NCCL and RDMA, for want of libclang \
+                 (Debian: libclang-dev; or set LIBCLANG_PATH): {why}"
             );
             // A file that is never there: the next build tries again.
             println!("cargo::rerun-if-changed={}", out.join("libclang").display());
@@ -310,4 +333,89 @@ fn nccl_folders() -> Vec<PathBuf> {
         found.extend(pythons.map(|p| p.path().join("site-packages/nvidia/nccl/include")));
     }
     once(&found)
+}
+
+fn rdma(out: &Path) {
+    for (part, library, ..) in RDMA_PARTS {
+        let name = format!("ffi/rdma/{part}.h");
+        let mut builder = rdma_builder(&name, part)
+            .dynamic_library_name(*library)
+            .derive_default(true)
+            .rust_edition(bindgen::RustEdition::Edition2024)
+            .rust_target(bindgen::RustTarget::stable(85, 0).expect("a version"))
+            .parse_callbacks(Box::new(Elsewhere))
+            .blocklist_type(RDMA_LIBC);
+        // Types of verbs are the same in both.
+        if *part == "cma" {
+            builder = builder.blocklist_type("_?(compat_)?ibv_.*|_*(pthread|atomic)_.*");
+            builder = builder.raw_line("use super::verbs::*;");
+            builder = builder.raw_line("use libc::{sockaddr, sockaddr_in, sockaddr_in6};");
+            builder = builder.raw_line("use libc::sockaddr_storage;");
+        }
+        if *part == "rsocket" {
+            builder = builder.raw_line("use libc::{nfds_t, off_t, pollfd, sockaddr};");
+            builder = builder.raw_line("use libc::socklen_t;");
+        }
+        let bindings = builder.generate().expect("our own header");
+        bindings.write_to_file(out.join(format!("rdma_{part}.rs"))).expect("OUT_DIR is writable");
+    }
+    fs::write(out.join("rdma_headers.rs"), real_rdma()).expect("OUT_DIR is writable");
+}
+
+/// What bindgen makes of the headers of rdma-core, as a Rust list of (header, part, text).
+fn real_rdma() -> String {
+    let mut found: Vec<PathBuf> = Vec::new();
+    if let Some(list) = env::var_os(RDMA_HEADERS) {
+        found.extend(env::split_paths(&list));
+    }
+    found.push("/usr/include".into());
+    let mut list = "&[\n".to_owned();
+    for folder in once(&found) {
+        for (part, _, name, ..) in RDMA_PARTS {
+            let header = folder.join(name);
+            if !header.is_file() {
+                continue;
+            }
+            println!("cargo::rerun-if-changed={}", header.display());
+            let name = header.display().to_string();
+            let include = format!("-I{}", folder.display());
+            // What cannot be read is for the test to complain of.
+            let made = rdma_builder(&name, part).clang_arg(include).generate();
+            let text = made.map_or_else(|error| error.to_string(), |made| made.to_string());
+            writeln!(list, "{:?},", (name, part, text)).expect("a string takes it");
+        }
+    }
+    list + "]\n"
+}
+
+/// Constants keep the names they have in C.
+fn rdma_builder(header: &str, part: &str) -> bindgen::Builder {
+    let (.., names, constants) = RDMA_PARTS.iter().find(|p| p.0 == part).expect("a part");
+    bindgen::Builder::default()
+        .header(header)
+        .allowlist_function(names)
+        .allowlist_type(names)
+        .allowlist_var(constants)
+        .prepend_enum_name(false)
+        .generate_comments(false)
+        .layout_tests(true)
+}
+
+/// What bindgen may believe of types that it finds, but does not write down.
+#[derive(Debug)]
+struct Elsewhere;
+
+impl ParseCallbacks for Elsewhere {
+    fn blocklisted_type_implements_trait(
+        &self,
+        _: &str,
+        asked: DeriveTrait,
+    ) -> Option<ImplementsTrait> {
+        Some(match asked {
+            DeriveTrait::Copy => ImplementsTrait::Yes,
+            // libc's have none: who holds one begins as zeros.
+            DeriveTrait::Default => ImplementsTrait::Manually,
+            _ => ImplementsTrait::No,
+        })
+    }
 }

@@ -61,10 +61,34 @@ pub const KNOBS: &[Knob] = &[
     },
     Knob {
         variable: "UNISONO_LINKS",
-        default: "shm,tcp",
-        range: "shm, tcp, or both with a comma",
+        default: "shm,rdma,tcp",
+        range: "shm, rdma, tcp, or several with commas",
         agreed: true,
-        text: "which links may be used; shared memory is preferred",
+        text: "which links may be used: shared memory is preferred, then RDMA, where both ranks have \
+               a card that reaches the other's",
+    },
+    Knob {
+        variable: "UNISONO_RDMA_DEVICE",
+        default: "those near the rank",
+        range: "names of cards with commas, or local_rank",
+        agreed: false,
+        text: "the RDMA cards to use; several share the bytes. By default those that are up and at \
+               the memory node of the rank, where it runs on one; local_rank: that with the rank's \
+               number on its host, counted around",
+    },
+    Knob {
+        variable: "UNISONO_IBVERBS_LIB",
+        default: "libibverbs.so.1",
+        range: "path or name of a library",
+        agreed: false,
+        text: "the libibverbs to open",
+    },
+    Knob {
+        variable: "UNISONO_RDMACM_LIB",
+        default: "librdmacm.so.1",
+        range: "path or name of a library",
+        agreed: false,
+        text: "the librdmacm to open",
     },
     Knob {
         variable: "UNISONO_INTERFACE",
@@ -279,6 +303,14 @@ pub struct Config {
     pub shm: bool,
     /// Ranks may use TCP for data.
     pub tcp: bool,
+    /// Ranks may use RDMA for data.
+    pub rdma: bool,
+    /// The RDMA cards to use, by name, or `local_rank`; `None`: those near the rank.
+    pub rdma_device: Option<String>,
+    /// The libibverbs to open; `None`: the system's.
+    pub ibverbs_lib: Option<String>,
+    /// The librdmacm to open; `None`: the system's.
+    pub rdmacm_lib: Option<String>,
     /// Network interface by name, address or CIDR.
     pub interface: Option<String>,
     /// Use this algorithm wherever it exists.
@@ -324,6 +356,10 @@ impl Default for Config {
             progress_thread: true,
             shm: true,
             tcp: true,
+            rdma: true,
+            rdma_device: None,
+            ibverbs_lib: None,
+            rdmacm_lib: None,
             interface: None,
             algorithm: None,
             tuning: None,
@@ -397,6 +433,11 @@ impl Config {
             "UNISONO_DETERMINISTIC" => self.deterministic = flag()?,
             "UNISONO_PROGRESS_THREAD" => self.progress_thread = flag()?,
             "UNISONO_LINKS" => self.set_links(value)?,
+            "UNISONO_RDMA_DEVICE" => self.set_rdma_device(value)?,
+            "UNISONO_IBVERBS_LIB" if value.is_empty() => return None,
+            "UNISONO_IBVERBS_LIB" => self.ibverbs_lib = Some(value.to_owned()),
+            "UNISONO_RDMACM_LIB" if value.is_empty() => return None,
+            "UNISONO_RDMACM_LIB" => self.rdmacm_lib = Some(value.to_owned()),
             "UNISONO_INTERFACE" => self.set_interface(value)?,
             "UNISONO_ALGORITHM" => self.algorithm = Some(Algorithm::from_name(value)?),
             "UNISONO_TUNING" if value.is_empty() => return None,
@@ -440,12 +481,19 @@ impl Config {
         Some(())
     }
 
+    /// Uses the RDMA cards named in `list` ("mlx5_0,mlx5_1"), or that of the local rank.
+    pub fn set_rdma_device(&mut self, list: &str) -> Option<()> {
+        let named = |name: &str| !name.trim().is_empty() && !name.contains(['/', ' ', '!']);
+        list.split(',').all(named).then(|| self.rdma_device = Some(list.to_owned()))
+    }
+
     /// Allows exactly the links named in `list` ("shm,tcp").
     pub fn set_links(&mut self, list: &str) -> Option<()> {
-        (self.shm, self.tcp) = (false, false);
+        (self.shm, self.rdma, self.tcp) = (false, false, false);
         for name in list.split(',').map(str::trim) {
             match name {
                 "shm" => self.shm = true,
+                "rdma" => self.rdma = true,
                 "tcp" => self.tcp = true,
                 _ => return None,
             }
@@ -532,6 +580,9 @@ mod tests {
                 "UNISONO_MPI_LIB",
                 "UNISONO_NCCL_LIB",
                 "UNISONO_CUDA_LIB",
+                "UNISONO_IBVERBS_LIB",
+                "UNISONO_RDMACM_LIB",
+                "UNISONO_RDMA_DEVICE",
                 "UNISONO_SPIN_US",
             ];
             if said.contains(&knob.variable) {

@@ -98,6 +98,7 @@ codes! {
     VersionMismatch = 303, "VERSION_MISMATCH", Communicator, "a peer runs another version";
     Unauthenticated = 304, "UNAUTHENTICATED", Communicator, "a peer does not know the job's key";
     MissingRanks = 305, "MISSING_RANKS", Communicator, "ranks did not arrive before the start-up deadline";
+    LinkLost = 306, "LINK_LOST", Communicator, "the connection to a rank broke, and the rank may be well";
     Aborted = 400, "ABORTED", Communicator, "the communicator was aborted";
     Broken = 401, "BROKEN", Communicator, "the communicator failed earlier";
     StaleEpoch = 402, "STALE_EPOCH", Communicator, "a peer belongs to another incarnation of the communicator";

@@ -61,6 +61,9 @@ mod standin;
 #[cfg(test)]
 #[path = "../tests/support/standin_nccl.rs"]
 mod standin_nccl;
+#[cfg(all(test, unisono_rdma))]
+#[path = "../tests/support/standin_rdma.rs"]
+mod standin_rdma;
 
 pub mod algo;
 mod backend;
@@ -84,6 +87,8 @@ mod mpi;
 mod nccl;
 mod obs;
 pub mod plan;
+#[cfg(unisono_rdma)]
+mod rdma;
 pub mod sync;
 mod sys;
 pub mod tune;

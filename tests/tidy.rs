@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 ///                      engine (links and planners are its traits)             |
 ///              tune ---^    ^--- link (sys, sync) <- health                   |
 ///                    mpi, cuda, nccl -> backend <- comm (boot) <- capi, cli
+///                    rdma (sys) -> link, boot, comm
 /// ```
 ///
 /// `tune` implements the engine's `Planner` and `link` its `Fabric`: both stand above the engine,
@@ -29,8 +30,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["error", "obs", "plan", "tune"]),
     ("engine", &["call", "error", "kernel", "plan", "types"]),
     ("tune", &["algo", "call", "engine", "error", "plan", "types"]),
-    ("link", &["call", "engine", "error", "sync", "sys", "types"]),
-    ("boot", &["config", "error", "log", "obs", "sys", "types"]),
+    ("rdma", &["error", "sys"]),
+    ("link", &["call", "engine", "error", "rdma", "sync", "sys", "types"]),
+    ("boot", &["config", "error", "log", "obs", "rdma", "sys", "types"]),
     ("obs", &["error", "sync", "types"]),
     ("log", &["error", "sync", "types"]),
     ("mpi", &["error", "sync", "sys"]),
@@ -48,7 +50,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "comm",
         &[
             "algo", "backend", "boot", "call", "config", "cuda", "engine", "error", "health",
-            "kernel", "link", "log", "mpi", "nccl", "obs", "plan", "sync", "sys", "tune", "types",
+            "kernel", "link", "log", "mpi", "nccl", "obs", "plan", "rdma", "sync", "sys", "tune",
+            "types",
         ],
     ),
 ];
@@ -70,6 +73,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/mpi/", "calls of a foreign library"),
     ("src/cuda/", "calls of a foreign library"),
     ("src/nccl/", "calls of a foreign library"),
+    ("src/rdma/", "calls of foreign libraries"),
     ("src/comm/", "calls on borrowed and on raw buffers"),
     ("src/engine/", "buffers of a call by address, and windows into links"),
     ("src/link/board.rs", "rows in shared memory"),
@@ -77,6 +81,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/link/gift.rs", "a counter in segments of other processes"),
     ("src/link/mem.rs", "one arena for the rings of all threads"),
     ("src/link/mod.rs", "passes unsafe calls on to the kind of link"),
+    ("src/link/rdma/", "memory that cards write to, and requests with addresses"),
+    ("src/link/without_rdma.rs", "promises that nobody can call on"),
     ("src/link/ring.rs", "counters and bytes in shared memory"),
     ("src/link/shm.rs", "segments of other processes"),
     ("src/link/sim.rs", "links hand out windows by address"),
@@ -88,6 +94,7 @@ const UNSAFE: &[(&str, &str)] = &[
 const LONG: &[(&str, &str)] = &[
     ("src/backend/gpu/direct.rs", "one state machine"),
     ("src/backend/mpi/mod.rs", "the backend's one state"),
+    ("src/backend/native.rs", "the backend's one state"),
     ("src/mpi/abi.rs", "every call of MPI, once for all ABIs"),
     ("src/comm/form.rs", "one order of start-up"),
     ("src/config.rs", "one table of settings"),

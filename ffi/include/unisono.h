@@ -101,6 +101,8 @@
 #define UNISONO_UNAUTHENTICATED 304
 /* Ranks did not arrive before the start-up deadline. */
 #define UNISONO_MISSING_RANKS 305
+/* The connection to a rank broke, and the rank may be well. */
+#define UNISONO_LINK_LOST 306
 /* The communicator was aborted. */
 #define UNISONO_ABORTED 400
 /* The communicator failed earlier. */

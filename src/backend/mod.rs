@@ -136,4 +136,10 @@ pub(crate) trait Backend: Send + std::fmt::Debug {
 
     /// Says goodbye to the peers. No call comes afterwards.
     fn close(&mut self);
+
+    /// Bytes of messages over RDMA that a processor has copied.
+    #[cfg(test)]
+    fn bytes_copied(&mut self) -> u64 {
+        0
+    }
 }

@@ -284,6 +284,9 @@ impl Backend for Native {
             self.moved = self.watched;
         }
         self.look();
+        if let Some(rdma) = self.engine.fabric().rdma() {
+            rdma.watch();
+        }
         self.health.watch(&mut self.news);
         self.judge();
         // After the news: a rank that fails says so before it gives its memory back.
@@ -302,8 +305,14 @@ impl Backend for Native {
         // A death is waited out in small steps; see `judge`.
         let suspect = self.news.dead.is_some() || self.engine.fabric().ends().first().is_some();
         let timeout = if suspect { timeout.min(GRACE) } else { timeout };
+        if self.engine.fabric().rdma().is_some_and(|rdma| !rdma.may_sleep()) {
+            return;
+        }
         // A failed wait only costs a turn: the loop around looks at everything again.
         let _ = self.poller.wait(Some(timeout), &mut self.events);
+        if let Some(rdma) = self.engine.fabric().rdma() {
+            rdma.wake();
+        }
     }
 
     fn bell(&self) -> Arc<Doze> {
@@ -341,6 +350,11 @@ impl Backend for Native {
         }
         let segment = Segment::create("unisono-memory", bytes)?;
         let at = segment.as_ptr();
+        if let Some(rdma) = self.engine.fabric().rdma() {
+            // Without, messages are copied once at each end.
+            // SAFETY: the segment stays until it is forgotten.
+            let _ = unsafe { rdma.register(at, bytes) };
+        }
         self.private.insert(at as usize, segment);
         Ok(at)
     }
@@ -352,10 +366,28 @@ impl Backend for Native {
             return Ok(());
         }
         let found = self.private.remove(&(memory as usize));
+        if let (Some(rdma), Some(_)) = (self.engine.fabric().rdma(), &found) {
+            rdma.forget(memory);
+        }
         found.map(drop).ok_or_else(|| {
             let text = format!("{memory:p} is not memory of this communicator");
             Error::new(Code::InvalidArgument, text)
         })
+    }
+
+    unsafe fn register(&mut self, memory: *mut u8, bytes: usize) -> Result<()> {
+        match self.engine.fabric().rdma() {
+            // SAFETY: the caller's promise is passed on.
+            Some(rdma) => unsafe { rdma.register(memory, bytes) },
+            None => Ok(()),
+        }
+    }
+
+    fn deregister(&mut self, memory: *mut u8) -> Result<()> {
+        if let Some(rdma) = self.engine.fabric().rdma() {
+            rdma.forget(memory);
+        }
+        Ok(())
     }
 
     fn prefer(&mut self, algorithm: Option<Algorithm>) {
@@ -379,6 +411,11 @@ impl Backend for Native {
             }
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn bytes_copied(&mut self) -> u64 {
+        self.engine.fabric().rdma().map_or(0, crate::link::rdma::Launched::copied)
     }
 
     fn close(&mut self) {

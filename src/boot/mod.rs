@@ -11,6 +11,8 @@
 
 pub(crate) mod auth;
 pub(crate) mod conn;
+#[cfg(unisono_rdma)]
+pub(crate) mod doors;
 pub mod env;
 pub(crate) mod frame;
 pub mod id;
@@ -22,7 +24,10 @@ pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod missing;
 pub(crate) mod nodelist;
+pub(crate) mod offer;
 pub(crate) mod porch;
+#[cfg(unisono_rdma)]
+pub(crate) mod rdma;
 pub(crate) mod rendezvous;
 pub(crate) mod server;
 pub mod survey;

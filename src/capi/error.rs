@@ -61,6 +61,8 @@ pub const UNISONO_VERSION_MISMATCH: c_int = 303;
 pub const UNISONO_UNAUTHENTICATED: c_int = 304;
 /// Ranks did not arrive before the start-up deadline.
 pub const UNISONO_MISSING_RANKS: c_int = 305;
+/// The connection to a rank broke, and the rank may be well.
+pub const UNISONO_LINK_LOST: c_int = 306;
 /// The communicator was aborted.
 pub const UNISONO_ABORTED: c_int = 400;
 /// The communicator failed earlier.
@@ -218,6 +220,7 @@ mod tests {
             (Code::VersionMismatch, UNISONO_VERSION_MISMATCH, "VERSION_MISMATCH"),
             (Code::Unauthenticated, UNISONO_UNAUTHENTICATED, "UNAUTHENTICATED"),
             (Code::MissingRanks, UNISONO_MISSING_RANKS, "MISSING_RANKS"),
+            (Code::LinkLost, UNISONO_LINK_LOST, "LINK_LOST"),
             (Code::Aborted, UNISONO_ABORTED, "ABORTED"),
             (Code::Broken, UNISONO_BROKEN, "BROKEN"),
             (Code::StaleEpoch, UNISONO_STALE_EPOCH, "STALE_EPOCH"),

@@ -21,6 +21,8 @@ pub(crate) enum Link {
     Shm,
     /// Ranks are processes; everything goes through sockets.
     Tcp,
+    /// Ranks are processes; everything goes by RDMA cards.
+    Rdma,
     /// Ranks are processes that `mpirun` has started; MPI moves everything. Not a link, but in its
     /// place where there is none to choose.
     #[value(skip)]
@@ -33,6 +35,7 @@ impl Link {
             Self::Mem => "mem",
             Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
             Self::Mpi => "mpi",
         }
     }
@@ -41,8 +44,9 @@ impl Link {
     pub(crate) fn apply(self, config: &mut Config) {
         match self {
             Self::Mem => {}
-            Self::Shm | Self::Tcp => {
+            Self::Shm | Self::Tcp | Self::Rdma => {
                 (config.shm, config.tcp) = (self == Self::Shm, self == Self::Tcp);
+                config.rdma = self == Self::Rdma;
             }
             Self::Mpi => config.backend = Family::Mpi,
         }

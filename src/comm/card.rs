@@ -4,14 +4,16 @@
 //! card:   hint (32) | name bytes (1) | name | addresses (1) | each: family (1) port (2) ip (4, 16)
 //!         | words (1) | processors (8 each) | foreign rank (4) | text bytes (1) | text
 //!         | backend (1) | 1, the GPU (16), NCCL's version (4), ranks share GPUs (1); or 0
+//!         | 1, where RDMA cards listen; or 0
 //! terms:  tile bytes (4) | window (4) | algorithm (1) | links and checks (1) | count (4)
 //!         | rows of the tuning table
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::boot::frame::Fields;
+use crate::boot::offer::{Offer, addresses, put_address};
 use crate::comm::nccl::Found;
 use crate::config::{Config, Family, Tuning};
 use crate::error::{Code, Error, Result, cut, shown};
@@ -45,6 +47,8 @@ pub(crate) struct Card {
     pub(crate) family: Family,
     /// Which GPU it has, and which NCCL.
     pub(crate) gpu: Option<GpuCard>,
+    /// Where its RDMA cards listen.
+    pub(crate) rdma: Option<Offer>,
 }
 
 impl Card {
@@ -54,14 +58,7 @@ impl Card {
         bytes.extend_from_slice(self.name.as_bytes());
         let addresses = &self.addresses[..self.addresses.len().min(ADDRESSES_MAX)];
         bytes.push(u8::try_from(addresses.len()).unwrap_or(0));
-        for address in addresses {
-            bytes.push(if address.is_ipv4() { 4 } else { 6 });
-            bytes.extend_from_slice(&address.port().to_le_bytes());
-            match address.ip() {
-                IpAddr::V4(ip) => bytes.extend_from_slice(&ip.octets()),
-                IpAddr::V6(ip) => bytes.extend_from_slice(&ip.octets()),
-            }
-        }
+        addresses.iter().for_each(|address| put_address(&mut bytes, address));
         let processors = &self.processors[..self.processors.len().min(WORDS_MAX)];
         bytes.push(u8::try_from(processors.len()).unwrap_or(0));
         processors.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
@@ -75,6 +72,10 @@ impl Card {
         bytes.push(u8::from(self.gpu.is_some()));
         if let Some(gpu) = &self.gpu {
             gpu.encode(&mut bytes);
+        }
+        bytes.push(u8::from(self.rdma.is_some()));
+        if let Some(offer) = &self.rdma {
+            offer.encode(&mut bytes);
         }
         bytes
     }
@@ -91,20 +92,7 @@ impl Card {
         let hint = rest.array()?;
         let length = usize::from(rest.u8()?);
         let name = std::str::from_utf8(rest.bytes(length)?).map_err(|_| bad("its name"))?;
-        let count = usize::from(rest.u8()?);
-        if count > ADDRESSES_MAX {
-            return Err(bad("too many addresses"));
-        }
-        let mut addresses = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (family, port) = (rest.u8()?, rest.u16()?);
-            let ip = match family {
-                4 => IpAddr::from(rest.array::<4>()?),
-                6 => IpAddr::from(rest.array::<16>()?),
-                _ => return Err(bad("an address of no known family")),
-            };
-            addresses.push(SocketAddr::new(ip, port));
-        }
+        let addresses = addresses(&mut rest, ADDRESSES_MAX)?;
         let words = usize::from(rest.u8()?);
         if words > WORDS_MAX {
             return Err(bad("too many processors"));
@@ -120,9 +108,15 @@ impl Card {
             1 => Some(GpuCard::read(&mut rest)?),
             _ => return Err(bad("its GPU")),
         };
+        let rdma = match rest.u8()? {
+            0 => None,
+            1 => Some(Offer::read(&mut rest)?),
+            _ => return Err(bad("its RDMA cards")),
+        };
         rest.end()?;
         let foreign = (rank != NO_RANK).then_some((rank, text));
-        Ok(Self { hint, name: name.to_owned(), addresses, processors, foreign, family, gpu })
+        let name = name.to_owned();
+        Ok(Self { hint, name, addresses, processors, foreign, family, gpu, rdma })
     }
 }
 
@@ -169,7 +163,8 @@ pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
     let mut bytes = config.tile_bytes.to_le_bytes().to_vec();
     bytes.extend_from_slice(&config.window.to_le_bytes());
     bytes.push(config.algorithm.map_or(NO_ALGORITHM, |a| a as u8));
-    bytes.push(u8::from(config.shm) | u8::from(config.tcp) << 1 | u8::from(config.check) << 2);
+    let flags = [config.shm, config.tcp, config.check, config.rdma];
+    bytes.push((0..).zip(flags).fold(0, |bits, (at, flag)| bits | u8::from(flag) << at));
     bytes.extend_from_slice(&config.mpi_count_max.to_le_bytes());
     if let Some(Tuning::Table(table)) = &config.tuning {
         bytes.extend(table.encode());
@@ -185,7 +180,7 @@ pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
         || Ok::<_, Error>((rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?, rest.u32()?));
     let (tile, window, algorithm, flags, count) = read().map_err(|_| bad())?;
     let table = Table::decode(rest.0).ok_or_else(bad)?;
-    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || flags >= 8 || count == 0 {
+    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || flags >= 16 || count == 0 {
         return Err(bad());
     }
     config.algorithm = match algorithm {
@@ -195,6 +190,7 @@ pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
     config.tuning = (!table.rows().is_empty()).then(|| Tuning::Table(Arc::new(table)));
     (config.tile_bytes, config.window) = (tile, window);
     (config.shm, config.tcp, config.check) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+    config.rdma = flags & 8 != 0;
     config.mpi_count_max = count;
     Ok(())
 }
@@ -212,7 +208,9 @@ mod tests {
         let (process, capability) = (1 << 50, (9, 0));
         let gpu = Some(GpuCard { uuid: [9; 16], process, capability, folds: true, nccl });
         let family = Family::Nccl;
-        let card = Card { hint: [7; 32], name, addresses, processors, foreign, family, gpu };
+        let offered = vec!["10.9.0.1:18515".parse().expect("v4")];
+        let rdma = Some(Offer { nonce: [5; 32], addresses: offered });
+        let card = Card { hint: [7; 32], name, addresses, processors, foreign, family, gpu, rdma };
         let bytes = card.encode();
         assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
         for cut in 0..bytes.len() {

@@ -22,7 +22,7 @@ use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, GpuCard, apply_terms, encode_terms};
 use crate::comm::device::Gpu;
 use crate::comm::ground::{self, Ground};
-use crate::comm::nccl;
+use crate::comm::{nccl, rdma};
 use crate::config::{Config, Device, Family, Tuning};
 use crate::engine::Engine;
 use crate::engine::link::Fabric;
@@ -32,6 +32,7 @@ use crate::health::Health;
 use crate::health::control::{Control, Controls};
 use crate::health::threads::Thread;
 use crate::link::doze::Doze;
+use crate::link::ends::Ends;
 use crate::link::layout::LAYOUT;
 use crate::link::shm::{self, Neighbour};
 use crate::link::tcp::{TcpRx, TcpTx};
@@ -118,6 +119,7 @@ fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, N
         foreign: None,
         family: config.backend,
         gpu: gpu.map(Gpu::card),
+        rdma: None,
     };
     let cards: Vec<Card> = match gpus {
         [] => vec![card(None)],
@@ -224,10 +226,28 @@ pub(crate) struct Prepared {
     /// Makes room for the connection to the rendezvous: a later failure is told over that.
     spare: TcpListener,
     gpu: Option<Gpu>,
+    /// Listeners of RDMA cards, or why there are none.
+    rdma: Result<rdma::Doors, String>,
+}
+
+impl Prepared {
+    /// What the others are told.
+    fn card(&self, config: &Config, ground: Option<&Ground>) -> Card {
+        Card {
+            hint: host_hint(),
+            name: self.door.name().to_owned(),
+            addresses: self.listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
+            processors: affinity::mask(),
+            foreign: ground.map(Ground::card),
+            family: config.backend,
+            gpu: self.gpu.as_ref().map(Gpu::card),
+            rdma: self.rdma.as_ref().ok().map(rdma::offer),
+        }
+    }
 }
 
 /// This rank's number on its host, as the launcher says.
-fn local_rank() -> Option<u32> {
+pub(super) fn local_rank() -> Option<u32> {
     Launch::from_env(0).ok().and_then(|launch| launch.local_rank)
 }
 
@@ -243,7 +263,8 @@ pub(crate) fn prepare(config: &Config, first: bool) -> Result<Prepared> {
     let spare = first.try_clone().map_err(|error| Error::os(&error, "a descriptor to spare"))?;
     let (door, bell) = (LocalListener::new()?, Bell::open()?);
     let gpu = if config.backend == Family::Mpi { None } else { Gpu::of(config, local_rank())? };
-    Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare, gpu })
+    let rdma = rdma::prepare(config, local_rank())?;
+    Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare, gpu, rdma })
 }
 
 /// The backend of `rank` in the job of `id`. Blocks until every rank has come, at most the
@@ -276,16 +297,8 @@ pub(crate) fn gather(
     (prepared, ground): (Prepared, Option<&Ground>),
 ) -> Result<Formed> {
     let deadline = super::start::deadline(config);
-    let Prepared { reason, listeners, door, bell, terms, spare, gpu } = prepared;
-    let card = Card {
-        hint: host_hint(),
-        name: door.name().to_owned(),
-        addresses: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
-        processors: affinity::mask(),
-        foreign: ground.map(Ground::card),
-        family: config.backend,
-        gpu: gpu.as_ref().map(Gpu::card),
-    };
+    let card = prepared.card(config, ground);
+    let Prepared { reason, listeners, door, bell, terms, spare, gpu, rdma } = prepared;
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;
     let outcome = (|| {
@@ -300,9 +313,10 @@ pub(crate) fn gather(
         let notes = [reason].into_iter().chain(table_note(&config)).collect();
         let mut forming = Forming { place, cards, config, notes };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
-        let sockets = forming.sockets(&listeners, &neighbours, &mut joined)?;
+        let far = forming.connect(rdma, &neighbours, &mut joined)?;
+        let sockets = forming.sockets(&listeners, (&neighbours, &far), &mut joined)?;
         let Finished { native, cards, mut config, own_cores, mut notes } =
-            forming.finish(neighbours, me, sockets, memory, epoch)?;
+            forming.finish(neighbours, me, (sockets, far), memory, epoch)?;
         joined.exchange(&[], deadline)?;
         let Some(ground) = ground else {
             let place = (Rank(rank), world);
@@ -360,6 +374,21 @@ struct Finished {
     notes: Vec<String>,
 }
 
+/// Connections by RDMA.
+struct Far {
+    connected: Option<rdma::Connected>,
+    /// Some two ranks of the world have one.
+    any: bool,
+    ends: Ends,
+}
+
+impl Far {
+    /// Whether this rank has one with `rank`.
+    fn has(&self, rank: usize) -> bool {
+        self.connected.as_ref().is_some_and(|made| made.member[rank].is_some())
+    }
+}
+
 struct Forming<'a> {
     place: Place<'a>,
     cards: Vec<Card>,
@@ -413,11 +442,50 @@ impl Forming<'_> {
         Ok((neighbours, index, memory))
     }
 
-    /// Connects to everyone: lanes only where there is no shared memory.
+    /// Connects by RDMA with those that share no memory with this rank, where both have cards.
+    fn connect(
+        &mut self,
+        doors: Result<rdma::Doors, String>,
+        neighbours: &Neighbours,
+        joined: &mut Joined,
+    ) -> Result<Far> {
+        let me = self.me();
+        let offers: Vec<_> = self.cards.iter().map(|card| card.rdma.clone()).collect();
+        let near = |rank: usize| neighbours.iter().any(|(n, found)| *n == rank && found.is_some());
+        let wanted = |rank: usize| rank != me && !near(rank) && self.config.rdma;
+        let wanted: Vec<bool> = (0..offers.len()).map(wanted).collect();
+        let ends = Ends::default();
+        let mut far = Far { connected: None, any: false, ends: ends.clone() };
+        let doors = doors.map_err(|why| {
+            if wanted.contains(&true) {
+                self.notes.push(format!("no RDMA here: {why}"));
+            }
+        });
+        if !self.may_connect() {
+            return Ok(far);
+        }
+        let doors = doors.ok();
+        let told = (&ends, &mut self.notes);
+        (far.connected, far.any) =
+            rdma::connect(&self.place, doors, &offers, &wanted, told, joined)?;
+        Ok(far)
+    }
+
+    /// Whether two ranks may come to be connected by RDMA, as every rank reads it from the cards.
+    fn may_connect(&self) -> bool {
+        let able = |card: &&Card| card.rdma.is_some();
+        let apart = |one: &Card, two: &Card| !(self.config.shm && one.hint == two.hint);
+        let mut able = self.cards.iter().filter(able);
+        let first = able.next();
+        // Who shares no host with the first, or with one that does: some two are apart.
+        self.config.rdma && first.is_some_and(|first| able.any(|card| apart(first, card)))
+    }
+
+    /// Connects to everyone: lanes only where there is neither shared memory nor RDMA.
     fn sockets(
         &mut self,
         listeners: &[TcpListener],
-        neighbours: &Neighbours,
+        (neighbours, far): (&Neighbours, &Far),
         joined: &mut Joined,
     ) -> Result<Vec<Option<PeerSockets>>> {
         let me = self.me();
@@ -425,11 +493,16 @@ impl Forming<'_> {
         let lanes: Vec<u16> = (0..self.cards.len())
             .map(|r| {
                 let near = neighbours.iter().any(|(n, found)| *n == r && found.is_some());
-                if near { 0 } else { lanes_max }
+                if near || far.has(r) { 0 } else { lanes_max }
             })
             .collect();
-        if let Some(far) = (0..lanes.len()).find(|&r| r != me && lanes[r] > 0 && !self.config.tcp) {
-            let text = format!("rank {far} shares no memory with rank {me} and links exclude tcp");
+        let lacks = |&r: &usize| r != me && lanes[r] > 0 && !self.config.tcp;
+        if let Some(far) = (0..lanes.len()).find(lacks) {
+            let why = self.notes.iter().rfind(|note| note.contains("RDMA"));
+            let why = why.filter(|_| self.config.rdma).map_or(String::new(), |w| format!("; {w}"));
+            let text = format!(
+                "rank {far} shares neither memory nor RDMA with rank {me} and links exclude tcp{why}"
+            );
             return Err(Error::new(Code::Unsupported, text).with_peer(Rank::at(far)));
         }
         let addresses: Vec<Vec<SocketAddr>> =
@@ -447,7 +520,7 @@ impl Forming<'_> {
         self,
         neighbours: Neighbours,
         index: usize,
-        sockets: Vec<Option<PeerSockets>>,
+        (sockets, far): (Vec<Option<PeerSockets>>, Far),
         memory: bool,
         epoch: u32,
     ) -> Result<Finished> {
@@ -471,7 +544,7 @@ impl Forming<'_> {
         let hosts = Arc::new(self.hosts()?);
         // All ranks must agree on it, so what counts is who could share memory, not who does.
         let apart = hosts.count() == world;
-        let mut links = Links::new(world, doze, capacity(apart));
+        let mut links = Links::new(world, doze, capacity(apart && !far.any), far.ends);
         shm::join(&mut links, &found, index);
         if memory && world > 1 {
             let all: Vec<&Neighbour> = found.iter().flatten().collect();
@@ -479,6 +552,32 @@ impl Forming<'_> {
         }
         let poller = Poller::new()?;
         poller.add(links.doze().bell().fd(), 0, Interest::Read)?;
+        if far.any {
+            links.set_places(rdma::PLACE_BYTES);
+        }
+        if let Some(rdma::Connected { launched, member }) = far.connected {
+            launched.add_to(|fd| poller.add(fd, 4, Interest::Read))?;
+            links.set_rdma(launched, &member);
+        }
+        let controls = self.controls(sockets, processes, &mut links, &poller)?;
+        let rank = Rank(self.place.rank);
+        let given = if memory { Memory::Given } else { Memory::Apart };
+        let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
+        let native =
+            Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
+        let Self { cards, config, notes, .. } = self;
+        Ok(Finished { native, cards, config, own_cores, notes })
+    }
+
+    /// Puts the sockets in their places; returns the connections for control.
+    fn controls(
+        &self,
+        sockets: Vec<Option<PeerSockets>>,
+        mut processes: Vec<Option<Process>>,
+        links: &mut Links,
+        poller: &Poller,
+    ) -> Result<Vec<Control>> {
+        let me = self.me();
         let mut controls = Vec::new();
         for (rank, peer) in sockets.into_iter().enumerate() {
             let Some(peer) = peer.filter(|_| rank != me) else {
@@ -501,13 +600,7 @@ impl Forming<'_> {
             }
             controls.push(control);
         }
-        let rank = Rank(self.place.rank);
-        let given = if memory { Memory::Given } else { Memory::Apart };
-        let facts = facts(rank, self.place.world, &hosts, &self.config, &links, given);
-        let native =
-            Native::new(engine(links, facts, epoch), Health::Processes(Controls(controls)), poller);
-        let Self { cards, config, notes, .. } = self;
-        Ok(Finished { native, cards, config, own_cores, notes })
+        Ok(controls)
     }
 
     /// Which ranks share a host, as every rank reads it from the cards.

@@ -55,6 +55,7 @@ fn a_rank_that_stops_after_it_came_is_named_alone() {
                 foreign: None,
                 family: Family::Auto,
                 gpu: None,
+                rdma: None,
             }
             .encode();
             let deadline = Instant::now() + Duration::from_secs(30);

@@ -355,6 +355,7 @@ mod tests {
             family: if foreign.is_some() { Family::Mpi } else { Family::Native },
             foreign: foreign.map(|(rank, text)| (rank, text.to_owned())),
             gpu: None,
+            rdma: None,
         }
     }
 

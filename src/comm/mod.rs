@@ -27,6 +27,10 @@ pub(crate) mod ground;
 mod group;
 mod kernels;
 mod nccl;
+#[cfg_attr(not(unisono_rdma), path = "without_rdma.rs")]
+mod rdma;
+#[cfg(all(test, unisono_rdma, not(loom)))]
+mod rdma_tests;
 mod request;
 mod safe;
 mod scope;
@@ -52,6 +56,7 @@ use self::form::Formed;
 use self::ground::Ground;
 pub use self::ground::{mpi, nccl};
 pub use self::kernels::{DeviceKernels, Room};
+pub use self::rdma::rdma;
 pub use self::request::Request;
 pub use self::safe::{Element, F8E4M3, F8E5M2};
 pub use self::scope::Scope;
@@ -520,6 +525,12 @@ impl Communicator {
         }
         self.core.original()?;
         self.core.with_backend(|b| b.alloc(bytes))
+    }
+
+    /// Bytes of messages over RDMA that a processor has copied here.
+    #[cfg(test)]
+    pub(crate) fn bytes_copied(&self) -> u64 {
+        self.core.with_backend(|b| b.bytes_copied())
     }
 
     /// Gives memory of [`Communicator::alloc`] back.

@@ -203,6 +203,7 @@ mod tests {
                 folds: true,
                 nccl: Found { version, shares },
             }),
+            rdma: None,
         }
     }
 

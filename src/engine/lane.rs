@@ -10,7 +10,7 @@ use crate::engine::meet::Seen;
 use crate::engine::receive::absent;
 use crate::engine::wires::{Outgoing, Payload, Wires};
 use crate::error::{Code, Error, Result};
-use crate::kernel::Source;
+use crate::kernel::{Form, Source};
 use crate::plan::{NO_STEP, PHASES_MAX, Plan, Region, Step, Verb, flag};
 use crate::types::Collective;
 
@@ -62,7 +62,7 @@ pub(crate) struct Context<'a, F> {
     pub(crate) targets: &'a mut Vec<*mut u8>,
 }
 
-impl<F> Context<'_, F> {
+impl<F: Fabric> Context<'_, F> {
     /// What a rank's counter on the board shows once it has posted `phase` of `tile`: a number that
     /// only grows, as calls, blocks, phases and tiles do.
     fn phase(&self, phase: u32, tile: u64) -> u64 {
@@ -71,6 +71,13 @@ impl<F> Context<'_, F> {
         let wide = window.min(tiles - first);
         let before = first * u64::from(PHASES_MAX) + u64::from(phase - 1) * wide;
         self.bound.phases_before + before + (tile - first) + 1
+    }
+
+    /// Whether the message of `tile` from or into this chunk is placed, if it is stored as it is:
+    /// by the length of the first tile's, since a short last one is no reason to copy.
+    pub(crate) fn places(&self, place: (Region, u32), wire: Form) -> bool {
+        let first = self.bound.operand(self.call, self.peers, place, 0, 0);
+        self.bound.stores(wire) && self.wires.places(first.count * self.bound.bytes(wire))
     }
 
     /// The head of a message from or into this chunk: the call's, and where only two ranks know a
@@ -141,6 +148,14 @@ impl Cursor {
         let tile = self.block * cx.bound.window + self.tile;
         let place = (step.target, step.target_chunk + self.chunk);
         let target = cx.bound.operand(cx.call, cx.peers, place, step.from, tile);
+        if step.verb == Verb::Copy && !step.has(flag::FINISH | flag::PREPARE) {
+            let place = (step.source, step.source_chunk + self.chunk);
+            let source = cx.bound.operand(cx.call, cx.peers, place, step.from, tile);
+            // In place: nothing is written.
+            if (source.at, source.form) == (target.at, target.form) {
+                return Ok(true);
+            }
+        }
         cx.wires.settle(target.at, target.count * cx.bound.bytes(target.form), cx.bound)
     }
 
@@ -203,7 +218,7 @@ impl Cursor {
                 Ok(Flow::Complete)
             }
             Verb::RecvReduce => self.recv_reduce(step, (source, target), lane, tile, cx),
-            Verb::RecvReduceSend if step.sends_target() && cx.wires.fabric.places() => {
+            Verb::RecvReduceSend if step.sends_target() && cx.wires.fabric.places().is_some() => {
                 let flow = self.recv_reduce(step, (source, target), lane, tile, cx)?;
                 let place = (step.target, step.target_chunk + self.chunk);
                 match flow {
@@ -260,7 +275,7 @@ fn post<F: Fabric>(
     let wire = Bound::outgoing(step);
     let first = cx.wires.open_tx(to, lane, cx.head.seq);
     let payload = if cx.bound.bytes(wire) == cx.bound.bytes(source.form) {
-        let stored = step.has(flag::STORED) && cx.bound.stores(wire);
+        let stored = step.has(flag::STORED) && cx.places(place, wire);
         let bytes = source.count * cx.bound.bytes(source.form);
         Payload::Plain { at: source.at, bytes, stored }
     } else {

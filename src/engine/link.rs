@@ -357,9 +357,10 @@ pub trait Fabric {
     /// Bytes that every link takes on while its other end does nothing.
     fn capacity(&self) -> usize;
 
-    /// Whether some link places messages: see [`Tx::place`].
-    fn places(&self) -> bool {
-        false
+    /// Whether some link places messages, and if so those of how many bytes or more: both ends of
+    /// each link say the same. See [`Tx::place`].
+    fn places(&self) -> Option<usize> {
+        None
     }
 
     /// Memory that calls will use: links that reach memory only when it is registered may do so.

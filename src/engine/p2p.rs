@@ -95,7 +95,7 @@ impl PointToPoint {
             return self.meet_self(wires);
         }
         if sends {
-            let payload = Payload::Plain { at: call.send, bytes, stored: true };
+            let payload = Payload::Plain { at: call.send, bytes, stored: wires.places(bytes) };
             let ticket = Some(Ticket { number: ticket, at: call.send, bytes });
             let out = Outgoing { head: Some(head), payload, ticket };
             return wires.post(peer, P2P_LANE, out, None);
@@ -223,10 +223,13 @@ impl Incoming {
             }
             self.opened = true;
         }
+        let stored = wires.places(self.bytes);
         let rx = wires.fabric.rx(peer, P2P_LANE);
         while self.got < self.bytes {
-            // SAFETY: the receive buffer holds `bytes` bytes and is valid until the call is done.
-            let got = unsafe { rx.take(self.at.wrapping_add(self.got), self.bytes - self.got)? };
+            let (into, left) = (self.at.wrapping_add(self.got), self.bytes - self.got);
+            // SAFETY: the receive buffer holds `bytes` bytes and is valid until the call is done,
+            // or the engine has failed.
+            let got = unsafe { if stored { rx.take(into, left)? } else { rx.read(into, left)? } };
             if got == 0 {
                 return Ok(false);
             }

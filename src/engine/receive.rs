@@ -39,7 +39,7 @@ impl Cursor {
         }
         // `at` counts bytes here: a stream may stop inside an element.
         let total = target.count * cx.bound.bytes(target.form);
-        let stored = cx.bound.stores(wire);
+        let stored = cx.places((step.target, step.target_chunk + self.chunk), wire);
         let rx = cx.wires.fabric.rx(from, lane);
         let before = self.at;
         while self.at < total {

@@ -107,6 +107,11 @@ impl<F: Fabric> Wires<F> {
         }
     }
 
+    /// Whether messages of so many bytes may be placed.
+    pub(crate) fn places(&self, bytes: usize) -> bool {
+        self.fabric.places().is_some_and(|least| bytes >= least)
+    }
+
     /// Nothing that plans posted waits, and their links have pushed out what they took.
     pub(crate) fn flushed(&self) -> bool {
         self.busy[0].is_empty()

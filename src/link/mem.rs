@@ -9,6 +9,7 @@ use crate::engine::wires::FABRIC_LANES;
 use crate::error::Result;
 use crate::link::board::{ROW_BYTES, Row, Rows};
 use crate::link::doze::{Doze, Waker};
+use crate::link::ends::Ends;
 use crate::link::ring::{CONTROL_BYTES, Memory, RingRx, RingTx};
 use crate::link::{AnyBoard, AnyRx, AnyTx, Links};
 use crate::sys::memory::Pages;
@@ -74,7 +75,7 @@ fn connect_in(arena: &Arc<Pages>, world: usize) -> Result<Vec<Links>> {
             let wakers = (0..world).map(|p| (p != me).then(|| waker(p))).collect();
             Rows::new(me, ranks.map(row).collect(), areas, wakers, vec![arena.clone()])
         };
-        let mut links = Links::new(world, dozes[me].clone(), capacity);
+        let mut links = Links::new(world, dozes[me].clone(), capacity, Ends::default());
         for peer in (0..world).filter(|&p| p != me) {
             for lane in 0..FABRIC_LANES {
                 let rank = Rank::at(peer);

@@ -1,15 +1,19 @@
 //! The links: what moves bytes between two ranks.
 //!
 //! One file each for memory shared by threads ([`mem`]), memory shared by processes ([`shm`]), TCP
-//! ([`tcp`]) and virtual time ([`sim`]). They implement the traits of [`crate::engine::link`]; the
-//! engine sees nothing else of them. [`Links`] is all links of one rank, of whatever kinds.
+//! ([`tcp`]), RDMA ([`rdma`]) and virtual time ([`sim`]). They implement the traits of
+//! [`crate::engine::link`]; the engine sees nothing else of them. [`Links`] is all links of one
+//! rank, of whatever kinds.
 
 pub(crate) mod board;
 pub(crate) mod doze;
+pub(crate) mod ends;
 mod gift;
 pub(crate) mod layout;
 pub(crate) mod mem;
 mod pace;
+#[cfg_attr(not(unisono_rdma), path = "without_rdma.rs")]
+pub(crate) mod rdma;
 pub(crate) mod ring;
 pub(crate) mod shm;
 pub mod sim;
@@ -33,12 +37,12 @@ macro_rules! any {
 
 any! {
     /// A sending end of any kind.
-    AnyTx { Ring(ring::RingTx), Tcp(tcp::TcpTx), }
+    AnyTx { Ring(ring::RingTx), Tcp(tcp::TcpTx), Rdma(rdma::RdmaTx), }
 }
 
 any! {
     /// A receiving end of any kind.
-    AnyRx { Ring(ring::RingRx), Tcp(tcp::TcpRx), }
+    AnyRx { Ring(ring::RingRx), Tcp(tcp::TcpRx), Rdma(rdma::RdmaRx), }
 }
 
 any! {
@@ -57,28 +61,48 @@ macro_rules! each {
 unsafe impl Tx for AnyTx {
     #[inline]
     fn window(&mut self) -> Result<Window> {
-        each!(self, Self { Ring, Tcp }, link => link.window())
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.window())
     }
 
     #[inline]
     fn commit(&mut self, bytes: usize) -> Result<()> {
-        each!(self, Self { Ring, Tcp }, link => link.commit(bytes))
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.commit(bytes))
     }
 
     #[inline]
     unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp }, link => link.write(from, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.write(from, bytes)) }
+    }
+
+    unsafe fn place(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.place(from, bytes)) }
+    }
+
+    unsafe fn stage(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.stage(from, bytes)) }
+    }
+
+    unsafe fn stage_placed(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.stage_placed(from, bytes)) }
+    }
+
+    #[inline]
+    fn reads(&mut self, at: *const u8, bytes: usize) -> bool {
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.reads(at, bytes))
     }
 
     #[inline]
     fn end(&mut self) -> Result<()> {
-        each!(self, Self { Ring, Tcp }, link => link.end())
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.end())
     }
 
     #[inline]
     fn flush(&mut self) -> Result<bool> {
-        each!(self, Self { Ring, Tcp }, link => link.flush())
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.flush())
     }
 }
 
@@ -86,23 +110,34 @@ unsafe impl Tx for AnyTx {
 unsafe impl Rx for AnyRx {
     #[inline]
     fn peek(&mut self, want: usize) -> Result<Window> {
-        each!(self, Self { Ring, Tcp }, link => link.peek(want))
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.peek(want))
     }
 
     #[inline]
     fn release(&mut self, bytes: usize) {
-        each!(self, Self { Ring, Tcp }, link => link.release(bytes));
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.release(bytes));
     }
 
     #[inline]
     unsafe fn read(&mut self, into: *mut u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp }, link => link.read(into, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.read(into, bytes)) }
+    }
+
+    #[inline]
+    unsafe fn take(&mut self, into: *mut u8, bytes: usize) -> Result<usize> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.take(into, bytes)) }
+    }
+
+    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.expect(later, into, bytes)) }
     }
 
     #[inline]
     fn end(&mut self) {
-        each!(self, Self { Ring, Tcp }, link => link.end());
+        each!(self, Self { Ring, Tcp, Rdma }, link => link.end());
     }
 }
 
@@ -186,22 +221,26 @@ pub(crate) struct Links {
     rx: Box<[Option<AnyRx>]>,
     board: Option<AnyBoard>,
     doze: Arc<Doze>,
-    ends: tcp::Ends,
+    ends: ends::Ends,
     capacity: usize,
+    rdma: Option<rdma::Launched>,
+    places: Option<usize>,
 }
 
 impl Links {
     /// No links yet, to `world - 1` peers; `doze` is this rank's, `capacity` what every link will
-    /// hold.
-    pub(crate) fn new(world: usize, doze: Arc<Doze>, capacity: usize) -> Self {
+    /// hold, `ends` where connections note theirs.
+    pub(crate) fn new(world: usize, doze: Arc<Doze>, capacity: usize, ends: ends::Ends) -> Self {
         let ports = world * FABRIC_LANES;
         Self {
             tx: (0..ports).map(|_| None).collect(),
             rx: (0..ports).map(|_| None).collect(),
             board: None,
             doze,
-            ends: tcp::Ends::default(),
+            ends,
             capacity,
+            rdma: None,
+            places: None,
         }
     }
 
@@ -216,8 +255,30 @@ impl Links {
         self.board = Some(board);
     }
 
+    /// Some two ranks of the world are connected by RDMA: messages of so many bytes are placed.
+    pub(crate) fn set_places(&mut self, bytes: usize) {
+        self.places = Some(bytes);
+    }
+
+    /// Some ranks are connected by `rdma`, which has a number for each of them.
+    pub(crate) fn set_rdma(&mut self, rdma: rdma::Launched, members: &[Option<usize>]) {
+        for (peer, member) in members.iter().enumerate() {
+            let Some(member) = member else { continue };
+            for lane in 0..FABRIC_LANES {
+                let (tx, rx) = rdma::ends(&rdma, *member, lane);
+                self.join(peer, lane, AnyTx::Rdma(tx), AnyRx::Rdma(rx));
+            }
+        }
+        self.rdma = Some(rdma);
+    }
+
+    /// The connections by RDMA cards.
+    pub(crate) fn rdma(&self) -> Option<&rdma::Launched> {
+        self.rdma.as_ref()
+    }
+
     /// Where its connections note their ends.
-    pub(crate) fn ends(&self) -> &tcp::Ends {
+    pub(crate) fn ends(&self) -> &ends::Ends {
         &self.ends
     }
 
@@ -248,5 +309,15 @@ impl Fabric for Links {
 
     fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    fn places(&self) -> Option<usize> {
+        self.places
+    }
+
+    fn cut(&mut self) {
+        if let Some(rdma) = &self.rdma {
+            rdma.cut();
+        }
     }
 }

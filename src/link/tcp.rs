@@ -11,10 +11,11 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::engine::link::{Rx, Tx, Window};
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
+use crate::link::ends::Ends;
 use crate::sys::socket::{send, send_two};
 use crate::types::Rank;
 
@@ -28,38 +29,6 @@ const PUSH_BYTES: usize = 32 << 10;
 const AHEAD_BYTES: usize = 4 << 10;
 /// The largest window a receiver gathers.
 const PEEK_BYTES: usize = 64 << 10;
-
-/// Where the connections of a rank note that they have ended; the first stays.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ends(Arc<OnceLock<Error>>);
-
-impl Ends {
-    /// The first end found, as the error it is if nothing better is heard.
-    pub(crate) fn first(&self) -> Option<&Error> {
-        self.0.get()
-    }
-
-    fn closed(&self, peer: Rank) {
-        self.0.get_or_init(|| {
-            let text = format!("rank {peer} closed its connection");
-            Error::new(Code::PeerLost, text).with_peer(peer)
-        });
-    }
-
-    fn broken(&self, peer: Rank, error: &std::io::Error) -> Result<()> {
-        let native = error.raw_os_error().unwrap_or(0);
-        let with_code = |code| {
-            let text = format!("connection to rank {peer}: {error}");
-            Error { native, ..Error::new(code, text) }
-        };
-        // Memory that our own system does not have is not the peer's fault.
-        if matches!(native, libc::ENOBUFS | libc::ENOMEM) {
-            return Err(with_code(Code::System));
-        }
-        self.0.get_or_init(|| with_code(Code::PeerLost).with_peer(peer));
-        Ok(())
-    }
-}
 
 /// The sending end.
 #[derive(Debug)]
@@ -227,27 +196,4 @@ unsafe impl Rx for TcpRx {
     }
 
     fn end(&mut self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_happens_to_the_connection_blames_the_peer() {
-        for errno in [libc::ENOMEM, libc::ENOBUFS] {
-            let ends = Ends::default();
-            let error = std::io::Error::from_raw_os_error(errno);
-            let own = ends.broken(Rank(3), &error).expect_err("not the peer's");
-            assert_eq!((own.code, own.peer, own.native), (Code::System, None, errno));
-            assert!(ends.first().is_none());
-        }
-        let ends = Ends::default();
-        let error = std::io::Error::from_raw_os_error(libc::ECONNRESET);
-        ends.broken(Rank(3), &error).expect("silence");
-        ends.closed(Rank(4));
-        let first = ends.first().expect("an end");
-        let reset = (Code::PeerLost, Some(Rank(3)), libc::ECONNRESET);
-        assert_eq!((first.code, first.peer, first.native), reset, "the first end stays");
-    }
 }

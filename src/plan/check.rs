@@ -11,9 +11,10 @@
 //! outboxes. A lane begins a block of tiles only when nothing that it posted waits; a step that
 //! settles runs only when nothing waits that reads what it writes; a fused step only when nothing
 //! waits in front of its link. What an engine may do besides, and no right plan minds: deliver from
-//! an outbox early or late; run a step whose target is what it sends as a forward or as a post; hold a lane at the start
-//! of a block until all that it posted has been received. Messages without elements are not sent
-//! after the first tile: no plan may count on them for order, which small worlds show.
+//! an outbox early or late; run a step whose target is what it sends as a forward or as a post;
+//! hold a lane at the start of a block until all that it posted has been received. Messages without
+//! elements are not sent after the first tile: no plan may count on them for order, which small
+//! worlds show.
 //!
 //! Stages are modelled as the least they may be: two blocks of tiles that outlive the call. What
 //! [`super`] asks of a plan so that no call writes over what another still loads is checked too.

@@ -44,6 +44,27 @@ pub(crate) fn count() -> usize {
     allowed().map_or(1, |cpus| cpus.len().max(1))
 }
 
+/// The memory node of the processors the calling thread may run on, where they are at one.
+pub(crate) fn node() -> Option<u32> {
+    let mine = allowed().ok().filter(|cpus| !cpus.is_empty())?;
+    let nodes = std::fs::read_dir("/sys/devices/system/node").ok()?;
+    nodes.flatten().find_map(|entry| {
+        let number = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+        let list = std::fs::read_to_string(entry.path().join("cpulist")).ok()?;
+        let there = cpus(list.trim())?;
+        mine.iter().all(|cpu| there.iter().any(|range| range.contains(cpu))).then_some(number)
+    })
+}
+
+/// A list of processors as the system writes it: "0-3,8".
+fn cpus(list: &str) -> Option<Vec<std::ops::RangeInclusive<usize>>> {
+    let one = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.split(',').filter(|part| !part.is_empty()).map(one).collect()
+}
+
 /// Lets the calling thread run on these processors only.
 pub(crate) fn set(cpus: &[usize]) -> Result<()> {
     // SAFETY: a cpu_set_t is plain bits, for which all zeros is the empty set.

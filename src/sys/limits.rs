@@ -18,6 +18,14 @@ pub(crate) fn raise_files() -> Result<u64> {
     Ok(limit.rlim_max)
 }
 
+/// Bytes that the process may lock in memory; `None`: as many as there are.
+pub(crate) fn locked() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a local that lives through the call.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::poll::{Interest, wait_one};
@@ -22,13 +22,14 @@ const PROBES: libc::c_int = 4;
 const GONE_MS: libc::c_int = (IDLE_S + INTERVAL_S * PROBES) * 1000;
 
 /// An address in the system's form.
-struct Raw {
+#[derive(Clone, Copy)]
+pub(crate) struct Raw {
     storage: libc::sockaddr_storage,
     length: libc::socklen_t,
 }
 
 impl Raw {
-    fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         // SAFETY: all zeros is a valid sockaddr_storage, a struct of integers.
         let storage: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
         let mut raw = Self { storage, length: 0 };
@@ -60,9 +61,24 @@ impl Raw {
         raw
     }
 
-    const fn at(&self) -> *const libc::sockaddr {
+    pub(crate) const fn at(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
+
+    /// The same for calls that ask for more than they need.
+    pub(crate) const fn at_mut(&mut self) -> *mut libc::sockaddr {
+        (&raw mut self.storage).cast()
+    }
+}
+
+/// A call on this descriptor, which somebody else owns, is not to wait.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the descriptor is open; the calls read plain integers.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    check(flags, "O_NONBLOCK")?;
+    // SAFETY: as above.
+    let done = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    check(done, "O_NONBLOCK").map(drop)
 }
 
 fn family(address: &SocketAddr) -> libc::sa_family_t {

@@ -34,6 +34,18 @@ pub(crate) fn succeeds(mut command: Command) {
     assert!(status.success(), "{command:?}: {status}");
 }
 
+/// Whether this is the process of `test`; otherwise it is run in one, with these variables.
+#[allow(dead_code, reason = "not every program that has this module uses it")]
+pub(crate) fn by_itself(test: &str, variables: &[(&str, &str)]) -> bool {
+    if std::env::var(ALONE).is_ok_and(|name| name == test) {
+        return true;
+    }
+    let mut command = program(test);
+    command.envs(variables.iter().copied());
+    succeeds(command);
+    false
+}
+
 /// Whether this is the process of `test`; otherwise it is run in one, over the CUDA driver
 /// `library`, of which nothing may be left when it ends.
 pub(crate) fn alone(test: &str, library: &Path, variables: &[(&str, &str)]) -> bool {

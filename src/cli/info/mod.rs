@@ -86,7 +86,7 @@ pub(crate) fn main(options: &Options) -> ExitCode {
             foreign::kernels(),
             foreign::cuda(),
             foreign::nccl(),
-            foreign::part(),
+            foreign::rdma(),
             machine::settings(),
         ];
     }

@@ -1,0 +1,313 @@
+//! All connections of a rank by its RDMA cards.
+//!
+//! The fleet looks at the cards whenever an end of a lane is looked at, and gives what has come to
+//! the pair it is for. A connection that breaks sends nothing more; what has come by it may still
+//! be taken, and when nothing is left it notes its end, as others do.
+//!
+//! Owns: protection domains, queues, memory of rings, registrations of the program's memory. They
+//! go in an order that the cards like: connections, memory, domains.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::pair::{PATHS_MAX, Pair, Path};
+use super::queue::{Mark, Queue};
+use super::regions::Regions;
+use super::shared::Shared;
+use super::yard::{Card, Cards};
+use crate::error::Result;
+use crate::link::ends::Ends;
+use crate::rdma::{Completion, Kind, Registered, is_receive, verbs};
+use crate::sys::memory::Pages;
+use crate::types::Rank;
+
+/// Completions taken at a time, and how often in a row.
+const BATCH: usize = 32;
+const BATCHES: usize = 8;
+
+/// The status of requests that were given up because another had failed.
+const FLUSHED: i32 = verbs::IBV_WC_WR_FLUSH_ERR.cast_signed();
+
+/// How long a connection that ends waits for what it has sent to be there.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A peer and its connections.
+#[derive(Debug)]
+struct Member {
+    peer: Rank,
+    pair: Pair<Queue>,
+    /// The peer has ended the connection.
+    gone: bool,
+    /// What the card said when a request failed.
+    fault: Option<(i32, String)>,
+    _held: Vec<Registered>,
+    _pages: Pages,
+}
+
+/// Completions as they are taken.
+struct Batch([Completion; BATCH]);
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Batch")
+    }
+}
+
+/// All connections of a rank.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    members: Vec<Member>,
+    cards: Cards,
+    ends: Ends,
+    /// Where completions are put.
+    batch: Batch,
+    /// The cards had nothing when they were last looked at.
+    quiet: bool,
+    /// No connection takes anything any more.
+    is_cut: bool,
+}
+
+/// A rank's connections, and memory that the cards reach.
+#[derive(Clone, Debug)]
+pub(crate) struct Launched {
+    pub(super) fleet: Shared<Fleet>,
+    pub(super) regions: Shared<Regions>,
+}
+
+impl Launched {
+    /// Lets the cards reach `bytes` bytes at `at`.
+    ///
+    /// # Safety
+    /// The memory must stay until it is forgotten, or until all ends are gone.
+    ///
+    /// # Errors
+    /// `LIMIT` where so much memory may not be locked.
+    pub(crate) unsafe fn register(&self, at: *mut u8, bytes: usize) -> Result<()> {
+        let held = self.fleet.with(|fleet| {
+            // SAFETY: the caller's promise.
+            let one = |card: &Card| unsafe { card.domain.register(at, bytes, true) };
+            fleet.cards.list.iter().map(one).collect::<Result<Vec<_>>>()
+        })?;
+        self.regions.with(|regions| regions.add(at as usize, bytes, true, held));
+        Ok(())
+    }
+
+    /// Takes it back; whether there was such memory.
+    pub(crate) fn forget(&self, at: *mut u8) -> bool {
+        self.regions.with(|regions| regions.remove(at as usize))
+    }
+
+    /// Looks at the cards, before a sleep; false when something has come meanwhile.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.fleet.with(|fleet| {
+            let armed = fleet.cards.list.iter().all(|card| card.completions.arm().is_ok());
+            armed && !fleet.poll()
+        })
+    }
+
+    /// After a sleep.
+    pub(crate) fn wake(&self) {
+        self.fleet.with(|fleet| fleet.cards.list.iter().for_each(|card| card.completions.quiet()));
+    }
+
+    /// Looks at what became of connections.
+    pub(crate) fn watch(&self) {
+        self.fleet.with(Fleet::watch);
+    }
+
+    /// Ends all connections: nothing of peers' comes to memory of callers any more.
+    pub(crate) fn cut(&self) {
+        self.fleet.with(Fleet::cut);
+    }
+
+    /// Whether every peer of these numbers has said HELLO.
+    pub(crate) fn is_open(&self, index: usize) -> bool {
+        self.fleet.with(|fleet| {
+            fleet.poll();
+            fleet.members[index].pair.is_open() && !fleet.members[index].pair.is_halted()
+        })
+    }
+
+    /// Descriptors that are readable when something may have come: of completions, once armed, and
+    /// of connections.
+    pub(crate) fn add_to(
+        &self,
+        mut add: impl FnMut(std::os::fd::BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.fleet.with(|fleet| {
+            fleet.cards.list.iter().try_for_each(|card| add(card.completions.fd()))?;
+            add(fleet.cards.channel.fd())
+        })
+    }
+
+    /// Bytes of messages that a processor has copied.
+    #[cfg(test)]
+    pub(crate) fn copied(&self) -> u64 {
+        self.fleet.with(|fleet| fleet.members.iter().map(|member| member.pair.copied).sum())
+    }
+}
+
+impl Fleet {
+    /// No connections yet, by `cards`.
+    pub(super) fn new(cards: Cards, ends: Ends) -> Self {
+        let batch = Batch([Completion::default(); BATCH]);
+        Self { members: Vec::new(), cards, ends, batch, quiet: false, is_cut: false }
+    }
+
+    /// Adds `peer`, whose pair stands on `ground`.
+    pub(super) fn add(
+        &mut self,
+        peer: Rank,
+        pair: Pair<Queue>,
+        (held, pages): (Vec<Registered>, Pages),
+    ) {
+        let (gone, fault) = (false, None);
+        self.members.push(Member { peer, pair, gone, fault, _held: held, _pages: pages });
+    }
+
+    /// Takes what the cards have for this rank; whether there was anything.
+    pub(super) fn poll(&mut self) -> bool {
+        let mut any = false;
+        for card in 0..self.cards.list.len() {
+            // BOUND: peers that send without end are looked at again soon.
+            for _ in 0..BATCHES {
+                let completions = &self.cards.list[card].completions;
+                let found = completions.poll(&mut self.batch.0).unwrap_or(0);
+                for index in 0..found {
+                    let completion = self.batch.0[index];
+                    self.take(&completion);
+                }
+                any |= found > 0;
+                if found < BATCH {
+                    break;
+                }
+            }
+        }
+        any
+    }
+
+    fn take(&mut self, completion: &Completion) {
+        let mark = Mark::of(completion.wr_id);
+        let Some(member) = self.members.get_mut(mark.member) else { return };
+        if completion.status != verbs::IBV_WC_SUCCESS {
+            let status = i32::try_from(completion.status).unwrap_or(i32::MAX);
+            // One says why; the others were flushed for it.
+            if member.fault.as_ref().is_none_or(|(known, _)| *known == FLUSHED) {
+                let library = self.cards.list.first().map(|card| card.device.library());
+                let text = library.map(|library| library.status(completion.status));
+                member.fault = Some((status, text.unwrap_or_default()));
+                member.halt();
+            }
+        } else if let Err(error) = member.take(mark, completion) {
+            member.halt();
+            self.ends.note(error, member.peer);
+        }
+    }
+
+    /// What the connections' ends have to say.
+    fn watch(&mut self) {
+        // BOUND: a few events for each connection, and strangers' are none: nobody listens.
+        for _ in 0..64 {
+            let Ok(Some(event)) = self.cards.channel.next() else { return };
+            if event.kind == Kind::Ended
+                && let Some(member) = self.members.get_mut(event.number / PATHS_MAX)
+            {
+                member.gone = true;
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        if !std::mem::replace(&mut self.is_cut, true) {
+            self.members.iter_mut().for_each(Member::halt);
+        }
+    }
+
+    /// What `use_it` makes of the pair of `index`, after a look at the cards; `otherwise` where the
+    /// connection breaks by that.
+    pub(super) fn on<R>(
+        &mut self,
+        index: usize,
+        otherwise: R,
+        use_it: impl FnOnce(&mut Pair<Queue>) -> Result<R>,
+    ) -> R {
+        self.quiet = !self.poll();
+        let member = &mut self.members[index];
+        let outcome = use_it(&mut member.pair).and_then(|it| member.pair.tend().map(|()| it));
+        outcome.unwrap_or_else(|error| {
+            member.halt();
+            self.ends.note(error, member.peer);
+            otherwise
+        })
+    }
+
+    /// Nothing moves with `index`: notes it where nothing ever will.
+    pub(super) fn missed(&mut self, index: usize) {
+        let member = &self.members[index];
+        // What has come is taken first.
+        if !self.quiet || self.is_cut {
+            return;
+        }
+        match &member.fault {
+            _ if member.gone => self.ends.closed(member.peer),
+            Some((status, text)) => self.ends.lost(member.peer, *status, text),
+            None => {}
+        }
+    }
+}
+
+impl Member {
+    /// Takes a completion that is a success.
+    fn take(&mut self, mark: Mark, completion: &Completion) -> Result<()> {
+        let halted = self.pair.is_halted();
+        let Some(path) = self.pair.paths.get_mut(mark.path) else { return Ok(()) };
+        if !mark.receive {
+            path.port.end(mark.number);
+            return Ok(());
+        }
+        debug_assert!(is_receive(completion));
+        let frame = path.port.frame_in(mark.number);
+        if !halted {
+            path.port.offer(mark.number)?;
+        }
+        if completion.opcode == verbs::IBV_WC_RECV {
+            return self.pair.frame(mark.path, &frame);
+        }
+        // SAFETY: completions of writes with an immediate have one.
+        let bits = u32::from_be(unsafe { completion.__bindgen_anon_1.imm_data });
+        self.pair.immediate(mark.path, bits)
+    }
+
+    /// Nothing goes to the peer any more, and nothing of its comes.
+    fn halt(&mut self) {
+        self.pair.halt();
+        self.pair.paths.iter_mut().for_each(|path| path.port.stop());
+    }
+}
+
+impl Drop for Fleet {
+    /// What was sent must be there before the connections go.
+    fn drop(&mut self) {
+        let limit = Instant::now() + LAST_WORDS;
+        for member in self.members.iter_mut().filter(|member| !member.pair.is_halted()) {
+            for path in &mut member.pair.paths {
+                let _ = path.port.fence();
+            }
+        }
+        let waits = |member: &Member| {
+            let under_way = |path: &Path<Queue>| path.port.under_way() > 0;
+            let over = member.gone || member.pair.is_halted();
+            !over && member.pair.paths.iter().any(under_way)
+        };
+        // BOUND: the limit.
+        while self.members.iter().any(waits) && Instant::now() < limit {
+            if !self.poll() {
+                std::thread::yield_now();
+                self.watch();
+            }
+        }
+        for path in self.members.iter_mut().flat_map(|member| &mut member.pair.paths) {
+            path.port.disconnect();
+        }
+    }
+}

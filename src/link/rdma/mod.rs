@@ -1,0 +1,25 @@
+//! The link between hosts whose network cards place bytes in each other's memory.
+//!
+//! `pair.rs`, `outward.rs` and `inward.rs` are the protocol (docs/ring-protocol.md), which knows no
+//! card; `frame.rs` its bits; `port.rs` what it asks of a connection, and `queue.rs` that of
+//! libibverbs. `yard.rs` opens cards and fits connections to memory, `fleet.rs` has all
+//! those of a rank, `regions.rs` the program's
+//! memory that they reach, `end.rs` what the engine sees. How ranks connect is
+//! [`crate::boot::rdma`]'s.
+
+mod end;
+mod fleet;
+mod frame;
+mod inward;
+mod outward;
+mod pair;
+mod port;
+mod queue;
+mod regions;
+mod shared;
+mod yard;
+
+pub(crate) use self::end::{RdmaRx, RdmaTx, ends};
+pub(crate) use self::fleet::Launched;
+pub(crate) use self::pair::{PATHS_MAX, PLACE_BYTES};
+pub(crate) use self::yard::{Cards, Yard};
