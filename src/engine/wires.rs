@@ -122,14 +122,13 @@ impl<F: Fabric> Wires<F> {
     pub(crate) fn settle(&mut self, at: *const u8, bytes: usize, bound: &Bound) -> Result<bool> {
         for index in 0..self.busy[0].len() {
             let port = self.busy[0][index];
-            if self.fabric.tx(port / FABRIC_LANES, port % FABRIC_LANES).reads(at, bytes) {
-                return Ok(false);
+            let touches = |out: &Outgoing| out.payload.touches(at, bytes, bound);
+            if self.ports[port].waiting.iter().any(touches) {
+                self.stage(port, bound)?;
             }
-            let entry = &self.ports[port];
-            if entry.waiting.iter().any(|out| out.payload.touches(at, bytes, bound))
-                && !self.stage(port, bound)?
-                && self.ports[port].waiting.iter().any(|o| o.payload.touches(at, bytes, bound))
-            {
+            // What has begun to go without being copied may just have ended so.
+            let tx = self.fabric.tx(port / FABRIC_LANES, port % FABRIC_LANES);
+            if tx.reads(at, bytes) || self.ports[port].waiting.iter().any(touches) {
                 return Ok(false);
             }
         }
