@@ -4,6 +4,7 @@
 #   make                        build/libunisono.a, build/libunisono.so, build/unisono
 #   make demo                   train a small language model on 2 ranks, then compare 1, 2 and 4
 #   make test                   everything; closing line "N passed, N failed, N skipped"
+#   make test-rdma              the RDMA link alone, in a VM with two software RoCE cards (QEMU)
 #   make check                  formatting, lints and the header alone
 #   make bench                  times everything beside other libraries; writes BENCHMARKS.md
 #   make gpu-bundle             build/gpu-bundle: what checks and measures a GPU machine without Rust
@@ -38,7 +39,7 @@ LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C99 := -std=c99 -Wall -Wextra -Wpedantic
 LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
 
-.PHONY: all lib program demo test check bench gpu-bundle install uninstall clean libs-private version FORCE
+.PHONY: all lib program demo test test-rdma check bench gpu-bundle install uninstall clean libs-private version FORCE
 .DELETE_ON_ERROR:
 
 all: lib program
@@ -66,6 +67,9 @@ demo: all $(BUILD)/train_lm
 
 test:
 	CARGO="$(CARGO)" scripts/test.sh
+
+test-rdma: all
+	scripts/rdma/test.sh
 
 check:
 	$(CARGO) fmt --check

@@ -3,7 +3,10 @@
 
 use std::process::{Command, Output};
 
-fn unisono(arguments: &[&str]) -> Output {
+#[path = "support/standin_rdma.rs"]
+mod standin_rdma;
+
+fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unisono"));
     // Whoever runs the tests may be a rank of something else.
     for (name, _) in std::env::vars() {
@@ -11,7 +14,12 @@ fn unisono(arguments: &[&str]) -> Output {
             command.env_remove(name);
         }
     }
-    command.args(arguments).output().expect("the program starts")
+    command.args(arguments);
+    command
+}
+
+fn unisono(arguments: &[&str]) -> Output {
+    program(arguments).output().expect("the program starts")
 }
 
 fn text(output: &Output) -> String {
@@ -36,6 +44,26 @@ fn the_quick_suite_passes_on_every_link() {
             });
             assert!(row, "{link} {world}: {}", text(&output));
         }
+    }
+}
+
+/// By the stand-in for libibverbs and librdmacm: one card, two that share the bytes, one whose
+/// writes tell nothing by themselves (iWARP), and one whose requests carry nothing in themselves.
+#[test]
+fn the_quick_suite_passes_over_rdma() {
+    let library = standin_rdma::rdma();
+    for (ranks, variable) in [
+        ("2,3", ("STANDIN_RDMA_DEVICES", "1")),
+        ("2", ("STANDIN_RDMA_DEVICES", "2")),
+        ("2", ("STANDIN_RDMA_IWARP", "1")),
+        ("4", ("STANDIN_RDMA_INLINE", "0")),
+    ] {
+        let mut command = program(&["check", "--quick", "--link", "rdma", "-n", ranks]);
+        command.env("UNISONO_IBVERBS_LIB", &library).env("UNISONO_RDMACM_LIB", &library);
+        command.env(variable.0, variable.1);
+        let output = command.output().expect("the program starts");
+        assert!(output.status.success(), "{variable:?}: {}", text(&output));
+        assert!(text(&output).contains(" 0 failed"), "{variable:?}: {}", text(&output));
     }
 }
 
