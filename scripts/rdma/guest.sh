@@ -62,16 +62,9 @@ cable_down() { ip link set "$1" down; }
 # Packets are lost on their way from one end, and the card is told nothing.
 cable_loses() { tc qdisc add dev "$1" root netem loss "$2"; }
 
-# As vm.sh has made it: a device that goes down forgets its neighbours.
-mend_cable() {
-    local end
-    for end in rdma0 rdma1; do
-        tc qdisc delete dev "$end" root 2>/dev/null
-        ip link set "$end" up
-    done
-    ip neighbour replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev rdma0
-    ip neighbour replace 10.9.0.1 lladdr 02:00:00:00:00:01 dev rdma1
-}
+# As vm.sh has made it. A card whose device was down is not mended by that: test.sh gives such cases
+# a VM of their own.
+mend_cable() { tc qdisc delete dev rdma0 root 2>/dev/null; }
 
 # Packets that have crossed the cable, or gone any way where the link is another.
 packets() {
@@ -149,11 +142,11 @@ peer_device_down() {
     loses 'rank [01]'
 }
 
-# No device knows of it.
+# No device knows of it: what is sent goes to nobody.
 cable_cut() {
     start_long
-    cable_loses rdma0 100%
-    cable_loses rdma1 100%
+    ip neighbour replace 10.9.0.2 lladdr 02:00:00:00:00:0f dev rdma0
+    ip neighbour replace 10.9.0.1 lladdr 02:00:00:00:00:0f dev rdma1
     loses 'rank [01]'
 }
 

@@ -33,8 +33,10 @@ const CONTEXT: &str = "unisono 2026 rdma connection v1";
 const LOOK: Duration = Duration::from_millis(100);
 /// How long one step of a connection may take, in milliseconds.
 const STEP_MS: i32 = 2000;
-/// How often a connection is tried.
-const ATTEMPTS: u32 = 3;
+/// How often a connection is tried, and for how long each time: a lost request is sent again by the
+/// system only after several seconds.
+const ATTEMPTS: u32 = 4;
+const ATTEMPT: Duration = Duration::from_secs(3);
 /// What is made of a connection as it comes about.
 pub(crate) trait Fit {
     /// Gives the connection with `peer` on `path` a queue pair, and keeps it.
@@ -55,6 +57,7 @@ struct Dial {
     /// Until it is fitted.
     id: Option<Id>,
     attempts: u32,
+    limit: Instant,
     done: bool,
     failed: Option<String>,
 }
@@ -77,7 +80,15 @@ pub(crate) fn connect(
         if peer > place.rank {
             expected += paths;
         }
-        let dial = |path| Dial { peer, path, id: None, attempts: 0, done: false, failed: None };
+        let dial = |path| Dial {
+            peer,
+            path,
+            id: None,
+            attempts: 0,
+            limit: place.deadline,
+            done: false,
+            failed: None,
+        };
         if peer < place.rank {
             dials.extend((0..*paths).map(dial));
         }
@@ -85,6 +96,7 @@ pub(crate) fn connect(
     let key = place.key.derive(CONTEXT);
     let mut making = Making { place, doors, peers, fit, key, dials, met: Vec::new(), expected };
     making.run(joined)?;
+    making.clear();
     let text = |dial: &Dial| {
         let why = dial.failed.as_deref().unwrap_or("no answer");
         format!("rank {} by path {}: {why}", dial.peer, dial.path)
@@ -130,8 +142,25 @@ impl Making<'_> {
             while let Some(event) = self.doors.channel.next()? {
                 self.handle(event)?;
             }
+            let now = Instant::now();
+            for index in 0..self.dials.len() {
+                let Dial { limit, done, ref failed, .. } = self.dials[index];
+                if !done && failed.is_none() && now >= limit {
+                    self.fail(index, "no answer")?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What has not come about is nothing.
+    fn clear(&mut self) {
+        let dials = self.dials.iter().filter(|dial| !dial.done);
+        let met = self.met.iter().filter(|(_, _, established)| !established);
+        let open = dials.map(|dial| (dial.peer, dial.path)).chain(met.map(|(r, p, _)| (*r, *p)));
+        for (peer, path) in open.collect::<Vec<_>>() {
+            self.fit.unfit(peer, path);
+        }
     }
 
     /// Begins a connection, again.
@@ -140,6 +169,7 @@ impl Making<'_> {
         let (offer, _) = &self.peers[Rank(peer).index()];
         let (target, (_, source)) = (offer.addresses[path], &self.doors.bound[path]);
         self.dials[index].attempts += 1;
+        self.dials[index].limit = Instant::now() + ATTEMPT;
         let number = self.number(peer, path)?;
         let mut id = Id::new(&self.doors.channel, number)?;
         match id.resolve(*source, target, STEP_MS) {
@@ -233,7 +263,7 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Somebody asks for a connection. Strangers, and what comes twice, are turned away.
+    /// Somebody asks for a connection. Strangers are turned away.
     fn meet(&mut self, event: Event) -> Result<()> {
         let Some(mut id) = event.new else { return Ok(()) };
         let private = &event.private;
@@ -244,14 +274,18 @@ impl Making<'_> {
         let known = self.peers.get(Rank(peer).index());
         let fits = peer > self.place.rank && known.is_some_and(|(_, paths)| path < *paths);
         let listener = event.number.checked_sub(LISTENERS);
-        let first = !self.met.iter().any(|(p, k, _)| (*p, *k) == (peer, path));
         let proved = fits
             && listener == Some(path)
             && self.proves(private, peer, path, peer, self.place.rank);
-        if !proved || !first {
+        // The tag is good for the whole of the start-up; what is established stays.
+        let taken = self.met.iter().any(|(p, k, done)| (*p, *k) == (peer, path) && *done);
+        if !proved || taken {
             id.reject();
             return Ok(());
         }
+        // Whoever asks again has given up the one before.
+        self.met.retain(|(p, k, _)| (*p, *k) != (peer, path));
+        self.fit.unfit(peer, path);
         id.renumber(self.number(peer, path)?);
         let greeting = self.greeting(peer, path, self.place.rank, peer);
         // What fails here is for the peer to find out, and to try again.

@@ -153,6 +153,15 @@ impl Device {
         Ok((number(attributes.max_qp_wr), number(attributes.max_cqe)))
     }
 
+    /// Whether port `number` is up.
+    pub(crate) fn is_up(&self, number: u8) -> bool {
+        let mut attributes = abi::ibv_port_attr::default();
+        let at = ptr::from_mut(&mut attributes).cast();
+        // SAFETY: librdmacm keeps its devices open; the record is all zeros, and the call writes it.
+        let asked = unsafe { self.library.verbs.ibv_query_port(self.context.as_ptr(), number, at) };
+        asked == 0 && attributes.state == abi::IBV_PORT_ACTIVE
+    }
+
     /// A protection domain on it.
     pub(crate) fn domain(&self) -> Result<Arc<Domain>> {
         // SAFETY: librdmacm keeps its devices open.

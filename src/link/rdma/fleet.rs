@@ -31,6 +31,11 @@ const FLUSHED: i32 = verbs::IBV_WC_WR_FLUSH_ERR.cast_signed();
 /// How long a connection that ends waits for what it has sent to be there.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How often ports are looked at while a rank waits, and how long one may be down: a cable that is
+/// put back goes on where it was.
+const PORTS_EVERY: Duration = Duration::from_millis(500);
+const DOWN: Duration = Duration::from_secs(5);
+
 /// A peer and its connections.
 #[derive(Debug)]
 struct Member {
@@ -40,6 +45,8 @@ struct Member {
     gone: bool,
     /// What the card said when a request failed.
     fault: Option<(i32, String)>,
+    /// Since when a port that it goes by is down.
+    down: Option<Instant>,
     _held: Vec<Registered>,
     _pages: Pages,
 }
@@ -63,6 +70,8 @@ pub(super) struct Fleet {
     batch: Batch,
     /// The cards had nothing when they were last looked at.
     quiet: bool,
+    /// When the ports were last looked at.
+    looked: Instant,
     /// No connection takes anything any more.
     is_cut: bool,
 }
@@ -151,7 +160,8 @@ impl Fleet {
     /// No connections yet, by `cards`.
     pub(super) fn new(cards: Cards, ends: Ends) -> Self {
         let batch = Batch([Completion::default(); BATCH]);
-        Self { members: Vec::new(), cards, ends, batch, quiet: false, is_cut: false }
+        let looked = Instant::now();
+        Self { members: Vec::new(), cards, ends, batch, quiet: false, looked, is_cut: false }
     }
 
     /// Adds `peer`, whose pair stands on `ground`.
@@ -161,8 +171,8 @@ impl Fleet {
         pair: Pair<Queue>,
         (held, pages): (Vec<Registered>, Pages),
     ) {
-        let (gone, fault) = (false, None);
-        self.members.push(Member { peer, pair, gone, fault, _held: held, _pages: pages });
+        let (gone, fault, down) = (false, None, None);
+        self.members.push(Member { peer, pair, gone, fault, down, _held: held, _pages: pages });
     }
 
     /// Takes what the cards have for this rank; whether there was anything.
@@ -204,15 +214,36 @@ impl Fleet {
         }
     }
 
-    /// What the connections' ends have to say.
+    /// What the connections' ends, and the cards' ports, have to say.
     fn watch(&mut self) {
         // BOUND: a few events for each connection, and strangers' are none: nobody listens.
         for _ in 0..64 {
-            let Ok(Some(event)) = self.cards.channel.next() else { return };
+            let Ok(Some(event)) = self.cards.channel.next() else { break };
             if event.kind == Kind::Ended
                 && let Some(member) = self.members.get_mut(event.number / PATHS_MAX)
             {
                 member.gone = true;
+            }
+        }
+        if self.looked.elapsed() >= PORTS_EVERY && !self.is_cut {
+            self.looked = Instant::now();
+            self.look_at_ports();
+        }
+    }
+
+    /// A port that is down may say nothing of it: requests wait, on some cards without end.
+    fn look_at_ports(&mut self) {
+        let Self { members, cards, .. } = self;
+        for member in members.iter_mut().filter(|member| !member.pair.is_halted()) {
+            let mut paths = member.pair.paths.iter().zip(&cards.list);
+            let is_up = paths.all(|(path, card)| card.device.is_up(path.port.card_port()));
+            let since = *member.down.get_or_insert_with(Instant::now);
+            if is_up {
+                member.down = None;
+            } else if since.elapsed() >= DOWN {
+                let seconds = DOWN.as_secs();
+                member.fault = Some((0, format!("a port here has been down for {seconds} s")));
+                member.halt();
             }
         }
     }
