@@ -375,9 +375,7 @@ fn info_says_what_is_here() {
     assert_eq!(status, Some(0));
     let version = format!("unisono {}\n", env!("CARGO_PKG_VERSION"));
     assert!(out.starts_with(&version), "{out}");
-    for word in
-        ["kernels", "memfd", "pidfd", "huge pages", "chosen", "NCCL", "libibverbs", "none: "]
-    {
+    for word in ["kernels", "memfd", "pidfd", "huge pages", "chosen", "NCCL", "RDMA", "none: "] {
         assert!(out.contains(word), "{word}: {out}");
     }
     let output = finish({
