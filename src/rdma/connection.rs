@@ -118,7 +118,7 @@ impl Id {
         u16::from_be(unsafe { (*self.at.as_ptr()).route.addr.__bindgen_anon_1.src_sin.sin_port })
     }
 
-    /// Looks for the way from `source` to `target`: [`Kind::AddressFound`] follows.
+    /// Looks for the way from `source` to `target`: [`super::Kind::AddressFound`] follows.
     pub(crate) fn resolve(&mut self, source: IpAddr, target: SocketAddr, ms: i32) -> Result<()> {
         let (mut from, mut to) = (Raw::new(SocketAddr::new(source, 0)), Raw::new(target));
         let at = self.at.as_ptr();
@@ -128,7 +128,7 @@ impl Id {
         check(done, "the way to an RDMA peer")
     }
 
-    /// Looks for the route: [`Kind::RouteFound`] follows.
+    /// Looks for the route: [`super::Kind::RouteFound`] follows.
     pub(crate) fn route(&mut self, ms: i32) -> Result<()> {
         // SAFETY: the id is alive.
         let done = unsafe { self.library().cma.rdma_resolve_route(self.at.as_ptr(), ms) };
