@@ -12,8 +12,7 @@ cd "$(dirname "$0")/../.." || exit
 rounds=${1:-3}
 [[ $rounds =~ ^[1-9][0-9]?$ ]] || { echo "perf.sh: \"$rounds\" is no number of rounds" >&2 && exit 2; }
 if [ ! -e /sys/class/infiniband/rxe0 ]; then
-    # Two ranks that spin leave two of these to the cards.
-    exec scripts/rdma/vm.sh --limit $((180 + 240 * rounds)) --memory 2048 --cpus 4 \
+    exec scripts/rdma/vm.sh --limit $((180 + 240 * rounds)) --memory 2048 \
         --package perftest --package rdmacm-utils -- scripts/rdma/perf.sh "$rounds"
 fi
 

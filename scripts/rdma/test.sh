@@ -19,9 +19,9 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Runs cases in a VM of their own. Ranks that spin leave processors to the cards, which are software.
+# Runs cases in a VM of their own.
 in_vm() {
-    scripts/rdma/vm.sh --limit "$limit_s" --memory 2048 --cpus 4 -- scripts/rdma/guest.sh "$@" \
+    scripts/rdma/vm.sh --limit "$limit_s" --memory 2048 -- scripts/rdma/guest.sh "$@" \
         > >(grep --line-buffered -vE "$closing" | tee -a "$folder/out") 2>"$folder/err" &
     vm=$!
     wait "$vm"
