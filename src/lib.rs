@@ -55,6 +55,12 @@
 #[cfg(test)]
 #[path = "../tests/support/alone.rs"]
 mod alone;
+#[cfg(all(test, unisono_rdma))]
+#[path = "../tests/support/bindings.rs"]
+mod bindings;
+#[cfg(test)]
+#[path = "../tests/support/library.rs"]
+mod library;
 #[cfg(test)]
 #[path = "../tests/support/standin.rs"]
 mod standin;

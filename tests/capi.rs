@@ -15,6 +15,8 @@ use std::{env, fs, io};
 mod device;
 #[path = "capi/instructions.rs"]
 mod instructions;
+#[path = "support/library.rs"]
+mod library;
 #[path = "capi/sanitized.rs"]
 mod sanitized;
 #[path = "support/standin.rs"]

@@ -3,6 +3,8 @@
 
 use std::process::{Command, Output};
 
+#[path = "support/library.rs"]
+mod library;
 #[path = "support/standin_rdma.rs"]
 mod standin_rdma;
 

@@ -1,6 +1,8 @@
 //! What the program says of the CUDA driver: the stand-in of `tests/standin`, or none.
 #![allow(missing_docs)]
 
+#[path = "support/library.rs"]
+mod library;
 #[path = "support/standin.rs"]
 mod standin;
 

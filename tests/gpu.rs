@@ -2,6 +2,8 @@
 //! and what users see where something is missing.
 #![allow(missing_docs)]
 
+#[path = "support/library.rs"]
+mod library;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/standin.rs"]

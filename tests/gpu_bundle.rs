@@ -3,6 +3,8 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs)]
 
+#[path = "support/library.rs"]
+mod library;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/standin.rs"]

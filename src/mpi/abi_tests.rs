@@ -1,8 +1,9 @@
 //! Our headers beside those of the MPIs that are installed here.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+
+use crate::bindings::{bare, bound, declared};
 
 /// Header, ABI, and what bindgen makes of it.
 const REAL: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/mpi_headers.rs"));
@@ -12,51 +13,6 @@ const OURS: &[(&str, &str)] = &[
     ("mpich", include_str!(concat!(env!("OUT_DIR"), "/mpi_mpich.rs"))),
     ("standard", include_str!(concat!(env!("OUT_DIR"), "/mpi_standard.rs"))),
 ];
-
-fn bare(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    text.replace("::std::os::raw::", "")
-}
-
-/// Types of the arguments between `(` and the `)` that closes it, and what follows up to `end`.
-fn signature(text: &str, end: &str) -> String {
-    let (mut depth, mut close) = (0, 0);
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' if depth == 1 => {
-                close = at;
-                break;
-            }
-            ')' => depth -= 1,
-            _ => {}
-        }
-    }
-    let arguments = text[1..close].split(',').filter(|a| !a.is_empty());
-    let types: Vec<&str> = arguments.map(|a| a.split_once(':').map_or(a, |(_, t)| t)).collect();
-    let rest = &text[close + 1..];
-    format!("({}){}", types.join(","), &rest[..rest.find(end).unwrap_or(0)])
-}
-
-/// Every function of a header, by name.
-fn declared(text: &str) -> BTreeMap<String, String> {
-    let text = bare(text);
-    let parts = text.split("pubfnMPI_").skip(1).filter_map(|part| {
-        let (name, rest) = part.split_at(part.find('(')?);
-        Some((format!("MPI_{name}"), signature(rest, ";")))
-    });
-    parts.collect()
-}
-
-/// Every function of our bindings, by name.
-fn bound(text: &str) -> BTreeMap<String, String> {
-    let text = bare(text);
-    let parts = text.split("pubMPI_").skip(1).filter_map(|part| {
-        let (name, rest) = part.split_once(":Result<unsafeextern\"C\"fn")?;
-        Some((format!("MPI_{name}"), signature(rest, ",::libloading")))
-    });
-    parts.collect()
-}
 
 /// Bytes of a status.
 fn status_bytes(text: &str) -> Option<u32> {
@@ -78,7 +34,7 @@ fn functions_and_the_status_are_those_of_real_headers() {
         let (own_status, status) = (status_bytes(own), status_bytes(text));
         assert_eq!(own_status, status, "the status of {header}");
         assert!(status.is_some(), "{header}");
-        let (own, real) = (bound(own), declared(text));
+        let (own, real) = (bound(&bare(own), "MPI_"), declared(&bare(text), "MPI_"));
         let mut compared = 0;
         for (name, ours) in &own {
             if let Some(theirs) = real.get(name) {

@@ -5,55 +5,21 @@ use std::collections::BTreeMap;
 use super::abi::{IN_PROGRESS, SUCCESS, raw};
 use super::settings::config_bytes;
 use super::version::{BuiltIn, Feature, OLDEST, Type, Version};
+use crate::bindings::{self, bare, constants};
 
 /// Header, and what bindgen makes of it.
 const REAL: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/nccl_headers.rs"));
 
 const OURS: &str = include_str!(concat!(env!("OUT_DIR"), "/nccl.rs"));
 
-fn bare(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    text.replace("::std::os::raw::", "").replace("ncclConfig_t", "config").replace(",)", ")")
-}
-
-/// Types of the arguments between `(` and the `)` that closes it, and what follows up to `end`.
-fn signature(text: &str, end: &str) -> String {
-    let close = text.find(')').unwrap_or(0);
-    let arguments = text[1..close].split(',').filter(|a| !a.is_empty());
-    let types: Vec<&str> = arguments.map(|a| a.split_once(':').map_or(a, |(_, t)| t)).collect();
-    let rest = &text[close + 1..];
-    format!("({}){}", types.join(","), &rest[..rest.find(end).unwrap_or(0)])
-}
-
-/// Every function of a header, by name.
+/// The functions of a header.
 fn declared(text: &str) -> BTreeMap<String, String> {
-    let text = bare(text);
-    let parts = text.split("pubfnnccl").skip(1).filter_map(|part| {
-        let (name, rest) = part.split_at(part.find('(')?);
-        Some((format!("nccl{name}"), signature(rest, ";")))
-    });
-    parts.collect()
+    bindings::declared(&bare(text).replace("ncclConfig_t", "config"), "nccl")
 }
 
-/// Every function of our bindings, by name.
+/// Those of our bindings.
 fn bound(text: &str) -> BTreeMap<String, String> {
-    let text = bare(text);
-    let parts = text.split("pubnccl").skip(1).filter_map(|part| {
-        let (name, rest) = part.split_once(":Result<unsafeextern\"C\"fn")?;
-        Some((format!("nccl{name}"), signature(rest, ",::libloading")))
-    });
-    parts.collect()
-}
-
-/// Every constant of numbers, by name.
-fn constants(text: &str) -> BTreeMap<String, i64> {
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("pub const "));
-    let parts = lines.filter_map(|line| {
-        let (name, rest) = line.split_once(':')?;
-        let value = rest.split_once('=')?.1.trim().trim_end_matches(';');
-        Some((name.to_owned(), value.parse().ok()?))
-    });
-    parts.collect()
+    bindings::bound(&bare(text).replace("ncclConfig_t", "config"), "nccl")
 }
 
 /// Offset of each field of the configuration, by name, and its size as the field "".

@@ -1,6 +1,9 @@
 //! Our headers of RDMA beside every installed one.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use crate::bindings::{bare, bound, constants, declared};
 
 /// Header, part, and what bindgen makes of it.
 const REAL: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/rdma_headers.rs"));
@@ -20,51 +23,6 @@ const LATER: &[&str] = &[
     "RDMA_OPTION_ID_ACK_TIMEOUT",
 ];
 
-fn bare(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    text.replace("::std::os::raw::", "").replace(",)", ")")
-}
-
-/// Types of the arguments between `(` and the `)` that closes it, and what follows up to `end`.
-fn signature(text: &str, end: &str) -> String {
-    let close = text.find(')').unwrap_or(0);
-    let arguments = text[1..close].split(',').filter(|a| !a.is_empty());
-    let types: Vec<&str> = arguments.map(|a| a.split_once(':').map_or(a, |(_, t)| t)).collect();
-    let rest = &text[close + 1..];
-    format!("({}){}", types.join(","), &rest[..rest.find(end).unwrap_or(0)])
-}
-
-/// Every function of a header, by name.
-fn declared(text: &str) -> BTreeMap<String, String> {
-    let text = bare(text);
-    let parts = text.split("pubfn").skip(1).filter_map(|part| {
-        let (name, rest) = part.split_at(part.find('(')?);
-        Some((name.to_owned(), signature(rest, ";")))
-    });
-    parts.collect()
-}
-
-/// Every function of our bindings, by name.
-fn bound(text: &str) -> BTreeMap<String, String> {
-    let text = bare(text);
-    let parts = text.split("pub").skip(1).filter_map(|part| {
-        let (name, rest) = part.split_once(":Result<unsafeextern\"C\"fn")?;
-        Some((name.to_owned(), signature(rest, ",::libloading")))
-    });
-    parts.collect()
-}
-
-/// Every constant of numbers, by name.
-fn constants(text: &str) -> BTreeMap<String, String> {
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("pub const "));
-    let parts = lines.filter_map(|line| {
-        let (name, rest) = line.split_once(':')?;
-        let value: i64 = rest.split_once('=')?.1.trim().trim_end_matches(';').parse().ok()?;
-        Some((name.to_owned(), value.to_string()))
-    });
-    parts.collect()
-}
-
 /// Every size, alignment and offset, by its name in the bindings.
 fn layout(text: &str) -> BTreeMap<String, String> {
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -81,7 +39,10 @@ fn layout(text: &str) -> BTreeMap<String, String> {
 }
 
 /// Says where the two differ. All of ours is in the other, but for what came later.
-fn compare(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>, header: &str) {
+fn compare<V>(ours: &BTreeMap<String, V>, theirs: &BTreeMap<String, V>, header: &str)
+where
+    V: PartialEq + Debug,
+{
     for (name, own) in ours {
         match theirs.get(name) {
             Some(real) => assert_eq!(own, real, "{name} of {header}"),
@@ -99,7 +60,7 @@ fn our_headers_say_what_the_real_ones_say() {
     }
     for (header, part, text) in REAL {
         let (_, own) = OURS.iter().find(|(name, _)| name == part).expect("a part");
-        compare(&bound(own), &declared(text), header);
+        compare(&bound(&bare(own), ""), &declared(&bare(text), ""), header);
         compare(&constants(own), &constants(text), header);
         compare(&layout(own), &layout(text), header);
     }
@@ -115,7 +76,7 @@ fn our_bindings_are_read_in_full() {
     };
     for (part, own) in OURS {
         let text = header(part);
-        let functions = bound(own);
+        let functions = bound(&bare(own), "");
         // A function's declaration begins a line with its type, and has the name before `(`.
         let lines = text.lines().filter(|l| l.starts_with(|c: char| c.is_ascii_lowercase()));
         let names = lines.filter_map(|line| {

@@ -1,19 +1,14 @@
 //! Builds the stand-ins of `tests/standin`, each once for what it is made of.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::library;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Beside the folder of the test's own program.
-fn home() -> PathBuf {
-    let program = std::env::current_exe().expect("an own name");
-    program.ancestors().nth(3).expect("target/profile/deps").join("tmp")
 }
 
 /// The stand-in for the CUDA driver, with the kernels' twins of `cuda/` where they are.
@@ -35,27 +30,18 @@ pub(crate) fn cuda_with(twins: Option<&str>, flags: &[&str]) -> PathBuf {
     inputs.iter().filter(|path| path.is_file()).for_each(|path| {
         fs::read(path).expect("a source").hash(&mut hash);
     });
-    let folder = home().join(format!("standin-cuda-{:016x}", hash.finish()));
-    let library = folder.join("libcuda.so.1");
-    fs::create_dir_all(&folder).expect("a folder");
-    // One builds it, and the others wait.
-    let lock = File::create(folder.join("lock")).expect("a file");
-    lock.lock().expect("a lock");
-    if library.exists() {
-        return library;
-    }
-    if let Some(twins) = twins {
-        let source = folder.join("twin.cpp");
-        fs::write(&source, twins).expect("a source");
-        sources.push(source);
-    }
-    let made = folder.join("made");
-    let mut command = Command::new("c++");
-    command.args(["-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-pthread"]);
-    command.args(["-Wall", "-Wextra", "-Werror"]).args(flags);
-    command.arg("-I").arg(root().join("ffi/cuda")).arg("-I").arg(root().join("cuda"));
-    let output = command.args(sources).arg("-o").arg(&made).output().expect("c++");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    fs::rename(&made, &library).expect("renamed");
-    library
+    library::built(("cuda", "libcuda.so.1", hash.finish()), |command, folder| {
+        if let Some(twins) = twins {
+            let source = folder.join("twin.cpp");
+            fs::write(&source, twins).expect("a source");
+            sources.push(source);
+        }
+        command
+            .args(flags)
+            .arg("-I")
+            .arg(root().join("ffi/cuda"))
+            .arg("-I")
+            .arg(root().join("cuda"));
+        command.args(sources);
+    })
 }

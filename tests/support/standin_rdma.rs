@@ -2,10 +2,11 @@
 //! of.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::library;
 
 /// The stand-in: one library that is both.
 pub(crate) fn rdma() -> PathBuf {
@@ -19,24 +20,7 @@ pub(crate) fn rdma() -> PathBuf {
         files.sort();
         files.iter().for_each(|file| fs::read(file).expect("a source").hash(&mut hash));
     }
-    // Beside the folder of the test's own program.
-    let program = std::env::current_exe().expect("an own name");
-    let home = program.ancestors().nth(3).expect("target/profile/deps").join("tmp");
-    let folder = home.join(format!("standin-rdma-{:016x}", hash.finish()));
-    let library = folder.join("standin_rdma.so");
-    fs::create_dir_all(&folder).expect("a folder");
-    // One builds it, and the others wait.
-    let lock = File::create(folder.join("lock")).expect("a file");
-    lock.lock().expect("a lock");
-    if library.exists() {
-        return library;
-    }
-    let made = folder.join("made");
-    let mut command = Command::new("c++");
-    command.args(["-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-pthread"]);
-    command.args(["-Wall", "-Wextra", "-Werror"]).arg("-I").arg(root.join("ffi/rdma"));
-    let output = command.arg(&source).arg("-o").arg(&made).output().expect("c++");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    fs::rename(&made, &library).expect("renamed");
-    library
+    library::built(("rdma", "standin_rdma.so", hash.finish()), |command, _| {
+        command.arg("-O2").arg("-I").arg(root.join("ffi/rdma")).arg(&source);
+    })
 }
