@@ -18,8 +18,8 @@ pub(super) const LISTENERS: usize = 1 << 40;
 pub(crate) struct Doors {
     pub(crate) offer: Offer,
     pub(crate) channel: Arc<Channel>,
-    /// Devices with the addresses they are reached at, in the order of paths.
-    pub(crate) bound: Vec<(Device, IpAddr)>,
+    /// Devices with the ports and addresses they are reached at, in the order of paths.
+    pub(crate) bound: Vec<(Device, u8, IpAddr)>,
     _listeners: Vec<Id>,
     /// Which cards these are, and why.
     pub(crate) note: String,
@@ -56,7 +56,7 @@ pub(crate) fn open(
                 id.listen(BACKLOG)?;
                 addresses.push(SocketAddr::new(address, id.port()));
                 names.push(format!("{} at {address}", card.name));
-                bound.push((device, address));
+                bound.push((device, id.device_port(), address));
                 listeners.push(id);
             }
             Err(error) if matches!(wanted, Wanted::Named(_)) => {

@@ -5,7 +5,8 @@
 //! of each. The higher rank connects to the lower one. Its request carries a tag, which the job's
 //! key makes of both nonces, both ranks, the epoch and the path; the answer carries another, of
 //! the same for the other direction. Nonces are fresh, so a tag of another time is worth nothing,
-//! and no memory key is told before both tags are proved. A listener takes each peer once a path.
+//! and no memory key is told before both tags are proved. Of the requests of a peer for a path a
+//! listener takes the last, until one is established.
 //!
 //! ```text
 //! request, answer:  version (2) | path (1) | 0 (1) | rank (4) | to (4) | tag (32) | 0 (12)
@@ -37,6 +38,7 @@ const STEP_MS: i32 = 2000;
 /// system only after several seconds.
 const ATTEMPTS: u32 = 4;
 const ATTEMPT: Duration = Duration::from_secs(3);
+
 /// What is made of a connection as it comes about.
 pub(crate) trait Fit {
     /// Gives the connection with `peer` on `path` a queue pair, and keeps it.
@@ -167,7 +169,7 @@ impl Making<'_> {
     fn dial(&mut self, index: usize) -> Result<()> {
         let Dial { peer, path, .. } = self.dials[index];
         let (offer, _) = &self.peers[Rank(peer).index()];
-        let (target, (_, source)) = (offer.addresses[path], &self.doors.bound[path]);
+        let (target, (.., source)) = (offer.addresses[path], &self.doors.bound[path]);
         self.dials[index].attempts += 1;
         self.dials[index].limit = Instant::now() + ATTEMPT;
         let number = self.number(peer, path)?;

@@ -148,7 +148,7 @@ pub(crate) fn connect(
         let ranks: Vec<Rank> = (0..world).filter(|r| paths[*r] > 0).map(Rank::at).collect();
         let place = Place { deadline: place.deadline.min(Instant::now() + LIMIT), ..*place };
         notes.push(std::mem::take(&mut doors.note));
-        let bound = doors.bound.iter().map(|(device, _)| device.clone()).collect();
+        let bound = doors.bound.iter().map(|(device, port, _)| (device.clone(), *port)).collect();
         let opened = Cards::open(Arc::clone(&doors.channel), bound, ranks.len())
             .and_then(|cards| Yard::new(cards, &ranks, ends.clone()));
         match opened {

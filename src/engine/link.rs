@@ -164,19 +164,6 @@ pub unsafe trait Rx {
         unsafe { self.read(into, bytes) }
     }
 
-    /// Tells the sender where the `later`-th message from the one at hand that goes by
-    /// [`Tx::place`] is wanted: a hint.
-    ///
-    /// # Safety
-    /// As [`Rx::take`], which follows with the same bytes, or [`Fabric::cut`].
-    ///
-    /// # Errors
-    /// The link is broken.
-    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
-        let _ = (later, into, bytes);
-        Ok(())
-    }
-
     /// The message ends here; see [`Tx::end`].
     fn end(&mut self);
 }
@@ -361,11 +348,6 @@ pub trait Fabric {
     /// each link say the same. See [`Tx::place`].
     fn places(&self) -> Option<usize> {
         None
-    }
-
-    /// Memory that calls will use: links that reach memory only when it is registered may do so.
-    fn prepare(&mut self, at: *const u8, bytes: usize) {
-        let _ = (at, bytes);
     }
 
     /// Ends all links: from now on no peer's bytes come to memory of callers, nor leave it.

@@ -130,11 +130,6 @@ unsafe impl Rx for AnyRx {
         unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.take(into, bytes)) }
     }
 
-    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.expect(later, into, bytes)) }
-    }
-
     #[inline]
     fn end(&mut self) {
         each!(self, Self { Ring, Tcp, Rdma }, link => link.end());

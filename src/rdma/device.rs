@@ -157,7 +157,8 @@ impl Device {
     pub(crate) fn is_up(&self, number: u8) -> bool {
         let mut attributes = abi::ibv_port_attr::default();
         let at = ptr::from_mut(&mut attributes).cast();
-        // SAFETY: librdmacm keeps its devices open; the record is all zeros, and the call writes it.
+        // SAFETY: librdmacm keeps its devices open; the record is all zeros, and the call writes
+        // it.
         let asked = unsafe { self.library.verbs.ibv_query_port(self.context.as_ptr(), number, at) };
         asked == 0 && attributes.state == abi::IBV_PORT_ACTIVE
     }

@@ -27,4 +27,4 @@ pub(crate) use self::connection::{Id, Sizes};
 pub(crate) use self::device::{Card, Device, Port, cards};
 pub(crate) use self::library::Library;
 pub(crate) use self::memory::{Domain, Registered};
-pub(crate) use self::queue::{Completion, Completions, is_receive};
+pub(crate) use self::queue::{Completion, Completions};

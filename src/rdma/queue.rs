@@ -116,8 +116,3 @@ impl Drop for Completions {
         }
     }
 }
-
-/// Whether a completion is that of a receive.
-pub(crate) const fn is_receive(completion: &Completion) -> bool {
-    completion.opcode >= abi::IBV_WC_RECV
-}

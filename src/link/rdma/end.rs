@@ -21,6 +21,11 @@ impl Lane {
         self.fleet.with(|fleet| fleet.on(self.member, otherwise, use_it))
     }
 
+    /// What is only noted, after a look that the same message has had: none at the cards.
+    fn note(&self, use_it: impl FnOnce(&mut Pair<Queue>) -> Result<()>) {
+        self.fleet.with(|fleet| fleet.unseen(self.member, (), use_it));
+    }
+
     /// As [`Lane::on`], of bytes that come or go; where none do it may be that none ever will.
     fn move_by(&self, use_it: impl FnOnce(&mut Pair<Queue>) -> Result<usize>) -> usize {
         self.fleet.with(|fleet| {
@@ -56,7 +61,7 @@ unsafe impl Tx for RdmaTx {
 
     fn commit(&mut self, bytes: usize) -> Result<()> {
         let lane = self.0.lane;
-        self.0.on((), |pair| pair.commit(lane, bytes));
+        self.0.note(|pair| pair.commit(lane, bytes));
         Ok(())
     }
 
@@ -99,7 +104,7 @@ unsafe impl Tx for RdmaTx {
 
     fn end(&mut self) -> Result<()> {
         let lane = self.0.lane;
-        self.0.on((), |pair| pair.end_out(lane));
+        self.0.note(|pair| pair.end_out(lane));
         Ok(())
     }
 
@@ -127,7 +132,7 @@ unsafe impl Rx for RdmaRx {
 
     fn release(&mut self, bytes: usize) {
         let lane = self.0.lane;
-        self.0.on((), |pair| {
+        self.0.note(|pair| {
             pair.release(lane, bytes);
             Ok(())
         });
@@ -149,17 +154,8 @@ unsafe impl Rx for RdmaRx {
         }))
     }
 
-    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
-        let lane = self.0.lane;
-        self.0.on((), |pair| {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { pair.expect(lane, later, into, bytes) }
-        });
-        Ok(())
-    }
-
     fn end(&mut self) {
         let lane = self.0.lane;
-        self.0.on((), |pair| pair.end_in(lane));
+        self.0.note(|pair| pair.end_in(lane));
     }
 }

@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::yard::{Card, Cards};
 use crate::error::Result;
 use crate::link::ends::Ends;
-use crate::rdma::{Completion, Kind, Registered, is_receive, verbs};
+use crate::rdma::{Completion, Kind, Registered, verbs};
 use crate::sys::memory::Pages;
 use crate::types::Rank;
 
@@ -45,8 +45,6 @@ struct Member {
     gone: bool,
     /// What the card said when a request failed.
     fault: Option<(i32, String)>,
-    /// Since when a port that it goes by is down.
-    down: Option<Instant>,
     _held: Vec<Registered>,
     _pages: Pages,
 }
@@ -97,7 +95,7 @@ impl Launched {
             let one = |card: &Card| unsafe { card.domain.register(at, bytes, true) };
             fleet.cards.list.iter().map(one).collect::<Result<Vec<_>>>()
         })?;
-        self.regions.with(|regions| regions.add(at as usize, bytes, true, held));
+        self.regions.with(|regions| regions.add(at as usize, bytes, held));
         Ok(())
     }
 
@@ -164,15 +162,15 @@ impl Fleet {
         Self { members: Vec::new(), cards, ends, batch, quiet: false, looked, is_cut: false }
     }
 
-    /// Adds `peer`, whose pair stands on `ground`.
+    /// Adds `peer`, whose pair stands on these pages.
     pub(super) fn add(
         &mut self,
         peer: Rank,
         pair: Pair<Queue>,
         (held, pages): (Vec<Registered>, Pages),
     ) {
-        let (gone, fault, down) = (false, None, None);
-        self.members.push(Member { peer, pair, gone, fault, down, _held: held, _pages: pages });
+        let (gone, fault) = (false, None);
+        self.members.push(Member { peer, pair, gone, fault, _held: held, _pages: pages });
     }
 
     /// Takes what the cards have for this rank; whether there was anything.
@@ -185,7 +183,7 @@ impl Fleet {
                 let found = completions.poll(&mut self.batch.0).unwrap_or(0);
                 for index in 0..found {
                     let completion = self.batch.0[index];
-                    self.take(&completion);
+                    self.take(card, &completion);
                 }
                 any |= found > 0;
                 if found < BATCH {
@@ -196,16 +194,15 @@ impl Fleet {
         any
     }
 
-    fn take(&mut self, completion: &Completion) {
+    fn take(&mut self, card: usize, completion: &Completion) {
         let mark = Mark::of(completion.wr_id);
         let Some(member) = self.members.get_mut(mark.member) else { return };
         if completion.status != verbs::IBV_WC_SUCCESS {
             let status = i32::try_from(completion.status).unwrap_or(i32::MAX);
             // One says why; the others were flushed for it.
             if member.fault.as_ref().is_none_or(|(known, _)| *known == FLUSHED) {
-                let library = self.cards.list.first().map(|card| card.device.library());
-                let text = library.map(|library| library.status(completion.status));
-                member.fault = Some((status, text.unwrap_or_default()));
+                let text = self.cards.list[card].device.library().status(completion.status);
+                member.fault = Some((status, text));
                 member.halt();
             }
         } else if let Err(error) = member.take(mark, completion) {
@@ -233,17 +230,19 @@ impl Fleet {
 
     /// A port that is down may say nothing of it: requests wait, on some cards without end.
     fn look_at_ports(&mut self) {
-        let Self { members, cards, .. } = self;
-        for member in members.iter_mut().filter(|member| !member.pair.is_halted()) {
-            let mut paths = member.pair.paths.iter().zip(&cards.list);
-            let is_up = paths.all(|(path, card)| card.device.is_up(path.port.card_port()));
-            let since = *member.down.get_or_insert_with(Instant::now);
-            if is_up {
-                member.down = None;
+        for (path, card) in self.cards.list.iter_mut().enumerate() {
+            let since = *card.down.get_or_insert_with(Instant::now);
+            if card.device.is_up(card.port) {
+                card.down = None;
             } else if since.elapsed() >= DOWN {
-                let seconds = DOWN.as_secs();
-                member.fault = Some((0, format!("a port here has been down for {seconds} s")));
-                member.halt();
+                let goes_by = |member: &&mut Member| {
+                    !member.pair.is_halted() && path < member.pair.paths.len()
+                };
+                for member in self.members.iter_mut().filter(goes_by) {
+                    let text = format!("a port here has been down for {} s", DOWN.as_secs());
+                    member.fault = Some((0, text));
+                    member.halt();
+                }
             }
         }
     }
@@ -254,8 +253,7 @@ impl Fleet {
         }
     }
 
-    /// What `use_it` makes of the pair of `index`, after a look at the cards; `otherwise` where the
-    /// connection breaks by that.
+    /// As [`Fleet::unseen`], after a look at the cards.
     pub(super) fn on<R>(
         &mut self,
         index: usize,
@@ -263,6 +261,16 @@ impl Fleet {
         use_it: impl FnOnce(&mut Pair<Queue>) -> Result<R>,
     ) -> R {
         self.quiet = !self.poll();
+        self.unseen(index, otherwise, use_it)
+    }
+
+    /// What `use_it` makes of the pair of `index`; `otherwise` where the connection breaks by that.
+    pub(super) fn unseen<R>(
+        &mut self,
+        index: usize,
+        otherwise: R,
+        use_it: impl FnOnce(&mut Pair<Queue>) -> Result<R>,
+    ) -> R {
         let member = &mut self.members[index];
         let outcome = use_it(&mut member.pair).and_then(|it| member.pair.tend().map(|()| it));
         outcome.unwrap_or_else(|error| {
@@ -296,7 +304,6 @@ impl Member {
             path.port.end(mark.number);
             return Ok(());
         }
-        debug_assert!(is_receive(completion));
         let frame = path.port.frame_in(mark.number);
         if !halted {
             path.port.offer(mark.number)?;

@@ -23,3 +23,6 @@ pub(crate) use self::end::{RdmaRx, RdmaTx, ends};
 pub(crate) use self::fleet::Launched;
 pub(crate) use self::pair::{PATHS_MAX, PLACE_BYTES};
 pub(crate) use self::yard::{Cards, Yard};
+
+// What tiles are cut by.
+const _: () = assert!(pair::CAPACITY >= super::capacity(false));

@@ -159,11 +159,6 @@ impl Queue {
         unsafe { self.post(request, (std::ptr::null(), 0, 0), true) }.map(drop)
     }
 
-    /// The port of the card that it is on.
-    pub(super) fn card_port(&self) -> u8 {
-        self.id.device_port()
-    }
-
     /// Ends the connection.
     pub(super) fn disconnect(&mut self) {
         self.id.disconnect();

@@ -24,12 +24,12 @@ pub(super) struct Regions {
 }
 
 impl Regions {
-    /// Adds `bytes` bytes at `at`, which each card holds; the peers may write there if `remote`.
-    pub(super) fn add(&mut self, at: usize, bytes: usize, remote: bool, held: Vec<Registered>) {
+    /// Adds `bytes` bytes at `at`, which each card holds, and peers may write to.
+    pub(super) fn add(&mut self, at: usize, bytes: usize, held: Vec<Registered>) {
         let mut keys = [Keys { local: 0, remote: 0 }; PATHS_MAX];
         for (keys, held) in keys.iter_mut().zip(&held) {
-            let (local, other) = held.keys();
-            *keys = Keys { local, remote: if remote { other } else { 0 } };
+            let (local, remote) = held.keys();
+            *keys = Keys { local, remote };
         }
         self.list.push(Region { from: at, to: at + bytes, keys, _held: held });
     }

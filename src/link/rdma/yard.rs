@@ -5,6 +5,7 @@
 //! launched once the ranks have agreed who is connected.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::fleet::{Fleet, Launched};
 use super::pair::{DEPTH, Memory, PATHS_MAX, Pair};
@@ -22,6 +23,9 @@ use crate::types::Rank;
 #[derive(Debug)]
 pub(super) struct Card {
     pub(super) device: Device,
+    /// The port that its connections go by, and since when that is down.
+    pub(super) port: u8,
+    pub(super) down: Option<Instant>,
     pub(super) domain: Arc<Domain>,
     pub(super) completions: Arc<Completions>,
 }
@@ -36,9 +40,13 @@ pub(crate) struct Cards {
 }
 
 impl Cards {
-    /// Opens devices, with room for `peers` peers.
-    pub(crate) fn open(channel: Arc<Channel>, bound: Vec<Device>, peers: usize) -> Result<Self> {
-        let open = |device: Device| {
+    /// Opens devices, each to be used by a port, with room for `peers` peers.
+    pub(crate) fn open(
+        channel: Arc<Channel>,
+        bound: Vec<(Device, u8)>,
+        peers: usize,
+    ) -> Result<Self> {
+        let open = |(device, port): (Device, u8)| {
             let (requests, room) = device.limits()?;
             let name = device.name();
             let wanted = peers as u64 * u64::from(SENDS + DEPTH);
@@ -48,7 +56,7 @@ impl Cards {
                 return Err(Error::new(Code::Limit, text));
             }
             let (domain, completions) = (device.domain()?, device.completions(wanted)?);
-            Ok(Card { device, domain, completions })
+            Ok(Card { device, port, down: None, domain, completions })
         };
         let list = bound.into_iter().take(PATHS_MAX).map(open).collect::<Result<_>>()?;
         Ok(Self { list, channel })
