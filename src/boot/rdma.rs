@@ -210,7 +210,7 @@ impl Making<'_> {
         };
         match event.kind {
             Kind::Established => *established = true,
-            Kind::Failed(_) | Kind::Ended => {
+            Kind::Failed(_) | Kind::Ended | Kind::Removed => {
                 // The peer tries again.
                 let (peer, path) = (*peer, *path);
                 self.fit.unfit(peer, path);
@@ -250,6 +250,7 @@ impl Making<'_> {
                 Err(Error::new(Code::PeerLost, format!("{why} ({})", event.status)))
             }
             Kind::Ended => Err(Error::new(Code::PeerLost, "the peer ended it")),
+            Kind::Removed => Err(Error::new(Code::PeerLost, "the card here is gone")),
             Kind::Request | Kind::Other => Ok(()),
         }
     }

@@ -21,8 +21,10 @@ pub(crate) enum Kind {
     /// Somebody wants to connect to a listener: the event has the new id.
     Request,
     Established,
-    /// It has ended, or the card is gone.
+    /// It has ended.
     Ended,
+    /// The card is gone.
+    Removed,
     /// It was not to be: what the library says.
     Failed(&'static str),
     /// Nothing that matters here.
@@ -127,7 +129,8 @@ impl Channel {
             abi::RDMA_CM_EVENT_ROUTE_RESOLVED => Kind::RouteFound,
             abi::RDMA_CM_EVENT_CONNECT_REQUEST => Kind::Request,
             abi::RDMA_CM_EVENT_ESTABLISHED => Kind::Established,
-            abi::RDMA_CM_EVENT_DISCONNECTED | abi::RDMA_CM_EVENT_DEVICE_REMOVAL => Kind::Ended,
+            abi::RDMA_CM_EVENT_DISCONNECTED => Kind::Ended,
+            abi::RDMA_CM_EVENT_DEVICE_REMOVAL => Kind::Removed,
             abi::RDMA_CM_EVENT_ADDR_ERROR => Kind::Failed("the address is not found"),
             abi::RDMA_CM_EVENT_ROUTE_ERROR => Kind::Failed("there is no route"),
             abi::RDMA_CM_EVENT_CONNECT_ERROR => Kind::Failed("the connection failed"),

@@ -216,10 +216,15 @@ impl Fleet {
         // BOUND: a few events for each connection, and strangers' are none: nobody listens.
         for _ in 0..64 {
             let Ok(Some(event)) = self.cards.channel.next() else { break };
-            if event.kind == Kind::Ended
-                && let Some(member) = self.members.get_mut(event.number / PATHS_MAX)
-            {
-                member.gone = true;
+            let Some(member) = self.members.get_mut(event.number / PATHS_MAX) else { continue };
+            match event.kind {
+                Kind::Ended => member.gone = true,
+                // The own one, which is not the peer's doing. Requests may yet say more.
+                Kind::Removed if member.fault.is_none() => {
+                    member.fault = Some((FLUSHED, "the card here is gone".to_owned()));
+                    member.halt();
+                }
+                _ => {}
             }
         }
         if self.looked.elapsed() >= PORTS_EVERY && !self.is_cut {
