@@ -84,8 +84,8 @@ impl Case {
         let mut args = Args::new(collective, self.shape.dtype);
         args.operation = self.factor;
         args.root = i64::from(match (self.shape.kind, collective) {
-            (Kind::SendRecv, Collective::Send) => layout.next,
-            (Kind::SendRecv, _) => layout.previous,
+            (kind, Collective::Send) if kind.point_to_point() => layout.next,
+            (kind, _) if kind.point_to_point() => layout.previous,
             _ => self.shape.root,
         });
         args.count = layout.count;
@@ -96,6 +96,16 @@ impl Case {
         args.recv_counts = &layout.recv_counts;
         args.recv_displacements = layout.recv_displacements.as_deref();
         args
+    }
+
+    /// What is called.
+    pub(crate) fn kind(&self) -> Kind {
+        self.shape.kind
+    }
+
+    /// The calls this rank makes.
+    fn calls(&self, comm: &Communicator) -> &[Collective] {
+        self.shape.kind.calls(comm.rank().index(), comm.world_size() as usize)
     }
 
     /// Makes the call and waits for its end.
@@ -113,6 +123,11 @@ impl Case {
                 let collected = self.collect(comm);
                 let ended = comm.group_end();
                 collected.and(ended)
+            }
+            Kind::PingPong => {
+                // SAFETY: as above.
+                let run = |one: &Collective| unsafe { comm.run_args(&self.args(*one)) };
+                self.calls(comm).iter().try_for_each(run)
             }
         }
     }
@@ -140,7 +155,7 @@ impl Case {
     /// # Errors
     /// Usage errors.
     pub(crate) fn collect(&mut self, comm: &Communicator) -> Result<()> {
-        for &collective in self.shape.kind.calls() {
+        for &collective in self.calls(comm) {
             let call = comm.prepare(&self.args(collective))?;
             // SAFETY: the buffers are this case's own, and its owner ends the group before it drops
             // or looks at the case.
@@ -155,7 +170,7 @@ impl Case {
     /// Usage errors, `LIMIT`.
     pub(crate) fn start(&mut self, comm: &Communicator) -> Result<Vec<Request>> {
         let mut requests = Vec::new();
-        for &collective in self.shape.kind.calls() {
+        for &collective in self.calls(comm) {
             let call = comm.prepare(&self.args(collective))?;
             // SAFETY: the buffers are this case's own, and its owner waits for the requests before
             // it drops or looks at the case.

@@ -36,7 +36,7 @@ use parse::{parse_bandwidth, parse_ratio, parse_size, parse_step, pick};
 )]
 pub(crate) struct Options {
     /// all_reduce, all_gather, reduce_scatter, broadcast, reduce, gather, scatter, all_to_all,
-    /// their `_v` forms, sendrecv, barrier, or all
+    /// their `_v` forms, sendrecv, pingpong (half a round trip), barrier, or all
     #[arg(value_parser = parse_kinds, required_unless_present = "kernels")]
     op: Option<Kinds>,
     /// Measure the CUDA kernels alone, beside copies on the GPU in the same run; a size is that of
@@ -398,7 +398,7 @@ fn bus_factor(kind: Kind, world: u32) -> f64 {
     let world = f64::from(world);
     match kind {
         Kind::Collective(C::AllReduce) => 2.0 * (world - 1.0) / world,
-        Kind::SendRecv | Kind::Collective(C::Broadcast | C::Reduce) => 1.0,
+        Kind::SendRecv | Kind::PingPong | Kind::Collective(C::Broadcast | C::Reduce) => 1.0,
         Kind::Collective(_) => (world - 1.0) / world,
     }
 }

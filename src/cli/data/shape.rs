@@ -11,19 +11,23 @@ pub(crate) enum Kind {
     Collective(Collective),
     /// Each rank sends to the next and receives from the one before.
     SendRecv,
+    /// Each even rank sends to the next, which sends as much back. A last one without a partner
+    /// looks on.
+    PingPong,
 }
 
 impl Kind {
     /// Every kind that can be named.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let collectives = Collective::ALL.iter().copied().filter(|c| !c.point_to_point());
-        collectives.map(Self::Collective).chain([Self::SendRecv])
+        collectives.map(Self::Collective).chain([Self::SendRecv, Self::PingPong])
     }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Collective(collective) => collective.name(),
             Self::SendRecv => "sendrecv",
+            Self::PingPong => "pingpong",
         }
     }
 
@@ -38,11 +42,37 @@ impl Kind {
         Self::all().find(|kind| plain(kind.name()) == name)
     }
 
-    /// The calls one rank makes.
-    pub(crate) const fn calls(&self) -> &[Collective] {
+    /// The calls that rank `me` makes, in the order in which it makes them one by one.
+    pub(crate) const fn calls(&self, me: usize, world: usize) -> &[Collective] {
         match self {
             Self::Collective(one) => std::slice::from_ref(one),
-            Self::SendRecv => &[Collective::Send, Collective::Recv],
+            Self::PingPong if self.looks_on(me, world) => &[],
+            Self::PingPong if me % 2 == 1 => &[Collective::Recv, Collective::Send],
+            Self::SendRecv | Self::PingPong => &[Collective::Send, Collective::Recv],
+        }
+    }
+
+    /// How often the data crosses, one time after the other, in a call.
+    pub(crate) const fn trips(self) -> f64 {
+        if matches!(self, Self::PingPong) { 2.0 } else { 1.0 }
+    }
+
+    /// Not a collective.
+    pub(crate) const fn point_to_point(self) -> bool {
+        matches!(self, Self::SendRecv | Self::PingPong)
+    }
+
+    /// Whether rank `me` has nothing to do.
+    pub(crate) const fn looks_on(self, me: usize, world: usize) -> bool {
+        matches!(self, Self::PingPong) && me ^ 1 >= world
+    }
+
+    /// The ranks to which rank `me` sends, and from which it receives.
+    fn neighbours(self, me: usize, world: usize) -> (usize, usize) {
+        let partner = if me ^ 1 < world { me ^ 1 } else { me };
+        match self {
+            Self::PingPong => (partner, partner),
+            _ => ((me + 1) % world, (me + world - 1) % world),
         }
     }
 
@@ -64,7 +94,7 @@ impl Kind {
 
     /// Whether input and output may be the same memory.
     pub(crate) fn has_in_place(self) -> bool {
-        !matches!(self, Self::SendRecv | Self::Collective(Collective::Barrier))
+        !self.point_to_point() && self != Self::Collective(Collective::Barrier)
     }
 }
 
@@ -149,9 +179,10 @@ const STRIDE: usize = 1009;
 impl Layout {
     pub(crate) fn new(shape: &Shape, me: usize, world: usize) -> Self {
         let ends = ends(shape, me, world);
+        let (next, previous) = shape.kind.neighbours(me, world);
         let mut layout = Self {
-            next: number((me + 1) % world),
-            previous: number((me + world - 1) % world),
+            next: number(next),
+            previous: number(previous),
             count: shape.count as u64,
             ..Self::default()
         };
@@ -222,7 +253,8 @@ fn ends(shape: &Shape, me: usize, world: usize) -> Ends {
     let from = |rank: usize, count, start| vec![piece(0, count, Origin::Rank(rank), start)];
     let when = |condition: bool, pieces: Vec<Piece>| if condition { pieces } else { Vec::new() };
     let Kind::Collective(collective) = shape.kind else {
-        let before = (me + world - 1) % world;
+        let (_, before) = shape.kind.neighbours(me, world);
+        let count = if shape.kind.looks_on(me, world) { 0 } else { count };
         return Ends { send: mine(count), recv: from(before, count, 0), places: (0, 0) };
     };
     // Blocks of every rank, all from the start of its pattern.
@@ -365,6 +397,7 @@ mod tests {
             ("bcast", Kind::Collective(Collective::Broadcast)),
             ("sendrecv", Kind::SendRecv),
             ("send_recv", Kind::SendRecv),
+            ("ping-pong", Kind::PingPong),
         ] {
             assert_eq!(Kind::from_name(name), Some(kind), "{name}");
         }

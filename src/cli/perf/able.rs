@@ -120,7 +120,7 @@ fn able(
 ) -> Result<Vec<Algorithm>, String> {
     let Kind::Collective(collective) = kind else {
         let all = Algorithm::ALL.iter().copied();
-        let does = |a: &Algorithm| kind.calls().iter().all(|&call| algo::offers(*a, call));
+        let does = |a: &Algorithm| kind.calls(0, 2).iter().all(|&call| algo::offers(*a, call));
         return Ok(all.filter(does).collect());
     };
     let launched = ranks::is_rank() && !ranks::is_child();

@@ -137,7 +137,8 @@ fn elements(kind: Kind, bytes: u64, element: u64, world: u32) -> usize {
 /// Whether a size means the blocks of all ranks together.
 fn divided(kind: Kind) -> bool {
     use Collective as C;
-    !matches!(kind, Kind::SendRecv | Kind::Collective(C::AllReduce | C::Reduce | C::Broadcast))
+    !kind.point_to_point()
+        && !matches!(kind, Kind::Collective(C::AllReduce | C::Reduce | C::Broadcast))
 }
 
 pub(super) fn calls(options: &Options, bytes: u64) -> u32 {
@@ -205,7 +206,7 @@ impl<'a> Patterned<'a> {
         comm.barrier()?;
         self.prefer(asked)?;
         comm.take_chosen();
-        let mine = self.calls(calls)? / f64::from(calls);
+        let mine = self.calls(calls)? / f64::from(calls) / self.case.kind().trips();
         self.taken = comm.take_chosen();
         self.prefer(None)?;
         let mut slowest = [0.0];

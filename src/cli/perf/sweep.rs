@@ -113,7 +113,7 @@ pub(super) fn all(comm: &Communicator, options: &Options) -> Result<Totals> {
 
 /// The algorithms that do every call asked for of `kind`; none where there is nothing to choose.
 pub(super) fn candidates(options: &Options, kind: Kind, world: u32) -> Vec<Algorithm> {
-    if kind == Kind::SendRecv || options.in_place && !kind.has_in_place() {
+    if kind.point_to_point() || options.in_place && !kind.has_in_place() {
         return Vec::new();
     }
     able::every(options, kind, world).unwrap_or_default()

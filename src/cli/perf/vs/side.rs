@@ -22,6 +22,7 @@ pub(super) fn program(kind: Kind) -> Option<&'static str> {
     use Collective as C;
     match kind {
         Kind::SendRecv => Some("sendrecv_perf"),
+        Kind::PingPong => None,
         Kind::Collective(collective) => match collective {
             C::AllReduce => Some("all_reduce_perf"),
             C::AllGather => Some("all_gather_perf"),
