@@ -91,6 +91,14 @@ pub const KNOBS: &[Knob] = &[
         text: "the librdmacm to open",
     },
     Knob {
+        variable: "UNISONO_RDMA_CACHE_BYTES",
+        default: "a sixteenth of the memory",
+        range: "0 and up",
+        agreed: false,
+        text: "how much memory that calls use, and the program has not registered, stays registered \
+               at RDMA cards; 0: none",
+    },
+    Knob {
         variable: "UNISONO_INTERFACE",
         default: "route to the peer",
         range: "interface name, address or CIDR; several with commas",
@@ -309,6 +317,9 @@ pub struct Config {
     pub rdma_device: Option<String>,
     /// The libibverbs to open; `None`: the system's.
     pub ibverbs_lib: Option<String>,
+    /// Bytes that RDMA cards may hold of memory that calls use and the program has not registered;
+    /// `None`: a sixteenth of the memory.
+    pub rdma_cache: Option<usize>,
     /// The librdmacm to open; `None`: the system's.
     pub rdmacm_lib: Option<String>,
     /// Network interface by name, address or CIDR.
@@ -359,6 +370,7 @@ impl Default for Config {
             rdma: true,
             rdma_device: None,
             ibverbs_lib: None,
+            rdma_cache: None,
             rdmacm_lib: None,
             interface: None,
             algorithm: None,
@@ -438,6 +450,9 @@ impl Config {
             "UNISONO_IBVERBS_LIB" => self.ibverbs_lib = Some(value.to_owned()),
             "UNISONO_RDMACM_LIB" if value.is_empty() => return None,
             "UNISONO_RDMACM_LIB" => self.rdmacm_lib = Some(value.to_owned()),
+            "UNISONO_RDMA_CACHE_BYTES" => {
+                self.rdma_cache = Some(usize::try_from(number(0, u64::MAX)?).ok()?);
+            }
             "UNISONO_INTERFACE" => self.set_interface(value)?,
             "UNISONO_ALGORITHM" => self.algorithm = Some(Algorithm::from_name(value)?),
             "UNISONO_TUNING" if value.is_empty() => return None,
@@ -583,6 +598,7 @@ mod tests {
                 "UNISONO_IBVERBS_LIB",
                 "UNISONO_RDMACM_LIB",
                 "UNISONO_RDMA_DEVICE",
+                "UNISONO_RDMA_CACHE_BYTES",
                 "UNISONO_SPIN_US",
             ];
             if said.contains(&knob.variable) {

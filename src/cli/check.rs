@@ -120,7 +120,7 @@ impl Options {
         (config.mpi_lib, config.mpi_count_max) = (found.mpi_lib, found.mpi_count_max);
         (config.cuda_lib, config.nccl_lib) = (found.cuda_lib, found.nccl_lib);
         (config.ibverbs_lib, config.rdmacm_lib) = (found.ibverbs_lib, found.rdmacm_lib);
-        config.rdma_device = found.rdma_device;
+        (config.rdma_device, config.rdma_cache) = (found.rdma_device, found.rdma_cache);
         config.backend = self.backend;
         config.device = self.device.unwrap_or(Device::None);
         link.apply(config);

@@ -49,6 +49,8 @@ use crate::tune::{Facts, Memory, Tuner};
 use crate::types::Rank;
 
 /// Trading segments takes milliseconds; a rank that has not done it by then uses sockets.
+/// Of the memory, one in so many parts may stay registered at RDMA cards for calls that use it.
+const CACHE_SHARE: usize = 16;
 const LOCAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// A rank's backend, and what was decided on the way.
@@ -465,7 +467,8 @@ impl Forming<'_> {
             return Ok(far);
         }
         let doors = doors.ok();
-        let told = (&ends, &mut self.notes);
+        let cache = self.config.rdma_cache.unwrap_or_else(|| limits::memory() / CACHE_SHARE);
+        let told = (cache, &ends, &mut self.notes);
         (far.connected, far.any) =
             rdma::connect(&self.place, doors, &offers, &wanted, told, joined)?;
         Ok(far)

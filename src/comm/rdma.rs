@@ -133,7 +133,7 @@ pub(crate) fn connect(
     doors: Option<Doors>,
     offers: &[Option<Offer>],
     wanted: &[bool],
-    (ends, notes): (&Ends, &mut Vec<String>),
+    (cache, ends, notes): (usize, &Ends, &mut Vec<String>),
     joined: &mut Joined,
 ) -> Result<(Option<Connected>, bool)> {
     let world = offers.len();
@@ -150,7 +150,7 @@ pub(crate) fn connect(
         notes.push(std::mem::take(&mut doors.note));
         let bound = doors.bound.iter().map(|(device, port, _)| (device.clone(), *port)).collect();
         let opened = Cards::open(Arc::clone(&doors.channel), bound, ranks.len())
-            .and_then(|cards| Yard::new(cards, &ranks, ends.clone()));
+            .and_then(|cards| Yard::new(cards, &ranks, cache, ends.clone()));
         match opened {
             Ok(yard) => {
                 let mut index = vec![None; world];

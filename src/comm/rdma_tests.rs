@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Communicator, unique_id};
 use crate::config::Config;
 use crate::error::{Code, Result};
+use crate::sys::watch::Watch;
 use crate::types::{Rank, ReduceOp};
 use crate::{alone, standin_rdma};
 
@@ -93,7 +94,9 @@ type Step<'a> = dyn Fn(&mut [f32], &mut [f32]) -> Result<()> + 'a;
 fn no_byte_of_registered_memory_is_copied_by_a_processor() {
     alone!(no_byte_of_registered_memory_is_copied_by_a_processor);
     const BYTES: usize = 3 << 20;
-    ranks(2, &config(), |comm| {
+    // Of memory that is not registered, nothing is kept.
+    let config = Config { rdma_cache: Some(0), ..config() };
+    ranks(2, &config, |comm| {
         let memory = || {
             let at = comm.alloc(BYTES).expect("memory").cast::<f32>();
             // SAFETY: so much is there until the communicator ends, and nobody else's.
@@ -127,6 +130,55 @@ fn no_byte_of_registered_memory_is_copied_by_a_processor() {
         comm.all_reduce(&plain, &mut into, ReduceOp::Sum).expect("a sum");
         assert!(comm.bytes_copied() > before);
     });
+}
+
+/// Registered at its first use, and watched.
+#[test]
+fn no_byte_of_plain_memory_is_copied_by_a_processor() {
+    alone!(no_byte_of_plain_memory_is_copied_by_a_processor);
+    const COUNT: usize = 700_000;
+    ranks(2, &config(), |comm| {
+        let peer = Rank(1 - comm.rank().0);
+        let (send, mut recv) = (vec![1f32; COUNT], vec![0f32; COUNT]);
+        let before = comm.bytes_copied();
+        for _ in 0..3 {
+            comm.all_reduce(&send, &mut recv, ReduceOp::Sum).expect("a sum");
+            match comm.rank().0 {
+                0 => comm.send(&send, peer),
+                _ => comm.recv(&mut recv, peer),
+            }
+            .expect("a message");
+        }
+        let copied = comm.bytes_copied() - before;
+        if Watch::new(send.as_ptr() as usize, 4096).is_some() {
+            assert_eq!(copied, 0, "bytes were copied");
+        } else {
+            println!("the kernel does not let memory be watched: {copied} bytes were copied");
+        }
+    });
+}
+
+/// Less is kept than the calls use, by the setting and by what the system lets cards lock.
+#[test]
+fn what_is_kept_is_bounded() {
+    for variables in [&[][..], &[("STANDIN_RDMA_LOCKED", "20000000")]] {
+        if !alone::by_itself("comm::rdma_tests::what_is_kept_is_bounded", variables) {
+            continue;
+        }
+        let kept = if variables.is_empty() { Some(5 << 20) } else { None };
+        let config = Config { rdma_cache: kept, ..config() };
+        ranks(2, &config, |comm| {
+            let me = f32::from(u16::try_from(comm.rank().0).expect("few"));
+            let mut buffers: Vec<Vec<f32>> = (1..9).map(|n| vec![me; n * 100_000]).collect();
+            for turn in 0..40 {
+                let buffer = &mut buffers[turn * 5 % 8];
+                buffer.fill(me);
+                comm.all_reduce_in_place(buffer, ReduceOp::Sum).expect("a sum");
+                assert!(buffer.iter().all(|one| *one == 1.0), "turn {turn}");
+            }
+        });
+        return;
+    }
 }
 
 /// Both ranks are told, and nobody waits for the deadline.

@@ -32,6 +32,8 @@ pub(crate) struct Cursor {
     pub(crate) opened: bool,
     /// Senders whose head of the present message has been taken, in group order.
     pub(crate) heads: u32,
+    /// Messages of the present step in this block whose places have been told ahead.
+    pub(crate) told: u64,
     pub(crate) done: bool,
 }
 
@@ -172,7 +174,7 @@ impl Cursor {
         if self.tile < bound.window.min(bound.tiles - first) {
             return;
         }
-        self.tile = 0;
+        (self.tile, self.told) = (0, 0);
         self.step += 1;
         if usize::from(self.step) < steps {
             return;

@@ -164,6 +164,20 @@ pub unsafe trait Rx {
         unsafe { self.read(into, bytes) }
     }
 
+    /// The message that is the `later`-th of those taken by [`Rx::take`], counted from the one at
+    /// hand or next (0) on, is wanted in the `bytes` bytes at `into`: the link may bring it there
+    /// before it is asked for.
+    ///
+    /// # Safety
+    /// As for [`Rx::take`], which must follow with the same.
+    ///
+    /// # Errors
+    /// The link is broken.
+    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
+        let _ = (later, into, bytes);
+        Ok(())
+    }
+
     /// The message ends here; see [`Tx::end`].
     fn end(&mut self);
 }
@@ -348,6 +362,12 @@ pub trait Fabric {
     /// each link say the same. See [`Tx::place`].
     fn places(&self) -> Option<usize> {
         None
+    }
+
+    /// A call is to move bytes from or to the `bytes` bytes at `at`: links may see to it that they
+    /// reach them. A matter of speed alone.
+    fn cover(&mut self, at: *const u8, bytes: usize) {
+        let _ = (at, bytes);
     }
 
     /// Ends all links: from now on no peer's bytes come to memory of callers, nor leave it.

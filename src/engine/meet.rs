@@ -14,7 +14,7 @@ use std::ptr;
 
 use bytemuck::Zeroable;
 
-use crate::call::{Call, Head};
+use crate::call::{Call, Head, Ragged};
 use crate::engine::bind::PeerBuffers;
 use crate::engine::link::{
     Board, Fabric, NOTICE_WORDS, NOTICES, Notice, PLACE_WORDS, Place, notice_slot,
@@ -251,6 +251,27 @@ fn find<B: Board>(
         return Err(Error::new(Code::Mismatch, text).with_peer(Rank::at(peer)));
     }
     if bytes == 0 { Ok(ptr::null_mut()) } else { board.resolve(peer, place) }
+}
+
+/// Bytes from the first element of a buffer that is cut in blocks to the last one used.
+fn span(blocks: &Ragged, call: &Call) -> usize {
+    let ends = blocks.counts.iter().zip(&blocks.displacements);
+    let last = ends.map(|(count, at)| count.saturating_add(*at)).max().unwrap_or(0);
+    usize::try_from(last).unwrap_or(usize::MAX).saturating_mul(call.dtype.bytes())
+}
+
+/// Where a call's input and output are, and how long: at least what messages move.
+pub(super) fn spans(call: &Call, rank: usize, world: usize) -> [(*const u8, usize); 2] {
+    let (input, output) = buffers(call, rank, world);
+    let root = rank == call.root.index();
+    let (mut sent, mut received) = (span(&call.send_blocks, call), span(&call.recv_blocks, call));
+    match call.collective {
+        Collective::GatherV | Collective::ScatterV if !root => (sent, received) = (0, 0),
+        // Its blocks are the input's.
+        Collective::ReduceScatterV => received = 0,
+        _ => {}
+    }
+    [(call.send, input.max(sent)), (call.recv.cast_const(), output.max(received))]
 }
 
 /// Bytes of `rank`'s input and output in `call` (as far as another rank can know them).

@@ -619,6 +619,13 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
     fn prepare(&mut self, call: &Call, stand: &mut Stand) -> Result<()> {
         let reach = if stand.turn == 0 { Reach::Messages } else { Reach::Stages };
         let running = self.bind(call, &mut stand.head, reach)?;
+        if reach == Reach::Messages && self.wires.fabric.places().is_some() {
+            for (at, bytes) in meet::spans(call, self.wires.me, self.wires.world) {
+                self.wires.fabric.cover(at, bytes);
+            }
+            let bytes = self.work.len() * size_of::<u128>();
+            self.wires.fabric.cover(self.work.as_ptr().cast(), bytes);
+        }
         stand.after = stand.after.max(running.bound.pieces.after);
         self.resolve(&running.plan, call)?;
         self.running = Some(running);

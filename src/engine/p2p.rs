@@ -95,19 +95,31 @@ impl PointToPoint {
             return self.meet_self(wires);
         }
         if sends {
-            let payload = Payload::Plain { at: call.send, bytes, stored: wires.places(bytes) };
+            let stored = wires.places(bytes);
+            if stored {
+                wires.fabric.cover(call.send, bytes);
+            }
+            let payload = Payload::Plain { at: call.send, bytes, stored };
             let ticket = Some(Ticket { number: ticket, at: call.send, bytes });
             let out = Outgoing { head: Some(head), payload, ticket };
             return wires.post(peer, P2P_LANE, out, None);
         }
         let incoming = Incoming { ticket, head, at: call.recv, bytes, got: 0, opened: false };
         let pair = &mut self.pairs[peer];
+        let before = pair.incoming.iter().filter(|one| wires.places(one.bytes)).count();
         pair.incoming.push_back(incoming);
         if !pair.listed {
             pair.listed = true;
             self.listening.push(peer);
         }
-        Ok(())
+        if !wires.places(bytes) {
+            return Ok(());
+        }
+        wires.fabric.cover(call.recv, bytes);
+        let later = u32::try_from(before).unwrap_or(u32::MAX);
+        // SAFETY: the receive buffer is valid until the call is done, or the engine has failed; the
+        // message is taken in its turn.
+        unsafe { wires.fabric.rx(peer, P2P_LANE).expect(later, call.recv, bytes) }
     }
 
     /// Moves messages between this rank's own sends and receives.

@@ -9,7 +9,10 @@ use crate::engine::link::{Fabric, Rx, Tx};
 use crate::engine::wires::send_head;
 use crate::error::Result;
 use crate::kernel::Source;
-use crate::plan::{Region, Step};
+use crate::plan::{NO_STEP, Region, Step, flag};
+
+/// How many messages a step tells ahead.
+const AHEAD_MAX: u64 = 8;
 
 /// Whether there is a message at all: empty ones exist for the first tile only, as bare heads.
 pub(super) fn absent(count: usize, tile: u64) -> bool {
@@ -40,6 +43,9 @@ impl Cursor {
         // `at` counts bytes here: a stream may stop inside an element.
         let total = target.count * cx.bound.bytes(target.form);
         let stored = cx.places((step.target, step.target_chunk + self.chunk), wire);
+        if stored {
+            self.tell_ahead(step, lane, cx)?;
+        }
         let rx = cx.wires.fabric.rx(from, lane);
         let before = self.at;
         while self.at < total {
@@ -54,6 +60,45 @@ impl Cursor {
         }
         rx.end();
         Ok(Flow::Complete)
+    }
+
+    /// Tells where the messages after the present one are wanted, as far as this step takes them
+    /// in this block. Those of a step that waits for others are not told: their places may be in
+    /// use. What a step before this one read or wrote there it has done for the whole block.
+    fn tell_ahead<F: Fabric>(
+        &mut self,
+        step: &Step,
+        lane: usize,
+        cx: &mut Context<'_, F>,
+    ) -> Result<()> {
+        let chunks = u64::from(step.chunks);
+        let present = self.tile * chunks + u64::from(self.chunk);
+        let first = self.block * cx.bound.window;
+        let all = cx.bound.window.min(cx.bound.tiles - first) * chunks;
+        if self.told > present || step.has(flag::SETTLE) || step.wait_step != NO_STEP {
+            return Ok(());
+        }
+        let wire = Bound::incoming(step);
+        let mut later = 0;
+        for index in present..all.min(present + AHEAD_MAX) {
+            let tile = first + index / chunks;
+            let chunk = u32::try_from(index % chunks).unwrap_or(0);
+            let place = (step.target, step.target_chunk + chunk);
+            let target = cx.bound.operand(cx.call, cx.peers, place, step.from, tile);
+            if absent(target.count, tile) || !cx.places(place, wire) {
+                continue;
+            }
+            let bytes = target.count * cx.bound.bytes(target.form);
+            if bytes > 0 {
+                let rx = cx.wires.fabric.rx(step.from as usize, lane);
+                // SAFETY: this step alone touches the target until it has taken the message, or the
+                // engine has failed.
+                unsafe { rx.expect(later, target.at, bytes)? };
+                later += 1;
+            }
+        }
+        self.told = present + AHEAD_MAX / 2;
+        Ok(())
     }
 
     /// Receives finished values that travelled wide, rounding them.

@@ -130,6 +130,11 @@ unsafe impl Rx for AnyRx {
         unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.take(into, bytes)) }
     }
 
+    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.expect(later, into, bytes)) }
+    }
+
     #[inline]
     fn end(&mut self) {
         each!(self, Self { Ring, Tcp, Rdma }, link => link.end());
@@ -308,6 +313,12 @@ impl Fabric for Links {
 
     fn places(&self) -> Option<usize> {
         self.places
+    }
+
+    fn cover(&mut self, at: *const u8, bytes: usize) {
+        if let Some(rdma) = &self.rdma {
+            rdma.cover(at, bytes);
+        }
     }
 
     fn cut(&mut self) {

@@ -18,6 +18,15 @@ pub(crate) fn raise_files() -> Result<u64> {
     Ok(limit.rlim_max)
 }
 
+/// Bytes of the machine's memory.
+pub(crate) fn memory() -> usize {
+    // SAFETY: the calls read plain integers.
+    let (pages, page) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let number = |value: libc::c_long| usize::try_from(value).unwrap_or(0);
+    number(pages).saturating_mul(number(page))
+}
+
 /// Bytes that the process may lock in memory; `None`: as many as there are.
 pub(crate) fn locked() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -15,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod unix;
+pub(crate) mod watch;
 
 use std::fmt;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -243,6 +243,26 @@ pub(super) fn messages_beside_collectives(bench: &mut Bench<'_>) -> Result<Verdi
     compare(bench, &menu)
 }
 
+/// What a link may know of memory does not outlive it.
+pub(super) fn memory_that_comes_and_goes(bench: &mut Bench<'_>) -> Result<Verdict> {
+    let world = bench.world();
+    for round in 0..6 {
+        let kind = [Kind::Collective(Collective::AllReduce), Kind::SendRecv][round % 2];
+        // Large enough to be mapped by itself: the next is likely to be where this was.
+        let shape = Shape::new(kind, Dtype::F32, 300_000 + round / 2, world);
+        let mut case = bench.filled(&shape, Source::Plain)?;
+        if kind == Kind::SendRecv && world == 1 {
+            continue;
+        }
+        case.run(bench.comm)?;
+        let wrong = case.wrong(bench.patterns)?;
+        if wrong > 0 {
+            return failed(format!("round {round}: {}", describe(&shape, wrong)));
+        }
+    }
+    Ok(Verdict::Passed)
+}
+
 /// A wait that ends before the call does says so, and the call goes on.
 pub(super) fn short_wait(bench: &mut Bench<'_>) -> Result<Verdict> {
     let mut menu = menu(bench, 1)?;

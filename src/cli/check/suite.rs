@@ -370,6 +370,7 @@ fn communicators(_: Place) -> Vec<Case> {
         ("a negative color gets none", special::split_without_some),
         ("a split of a split", special::split_twice),
         ("several in flight from several threads", special::from_many_threads),
+        ("memory that comes and goes", special::memory_that_comes_and_goes),
         ("formed and ended ten times", special::formed_again_and_again),
     ])
 }

@@ -154,6 +154,15 @@ unsafe impl Rx for RdmaRx {
         }))
     }
 
+    unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
+        let lane = self.0.lane;
+        self.0.note(|pair| {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { pair.expect(lane, later, into, bytes) }
+        });
+        Ok(())
+    }
+
     fn end(&mut self) {
         let lane = self.0.lane;
         self.0.note(|pair| pair.end_in(lane));

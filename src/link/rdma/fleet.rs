@@ -8,17 +8,19 @@
 //! go in an order that the cards like: connections, memory, domains.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pair::{PATHS_MAX, Pair, Path};
 use super::queue::{Mark, Queue};
-use super::regions::Regions;
+use super::regions::{Region, Regions};
 use super::shared::Shared;
 use super::yard::{Card, Cards};
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::link::ends::Ends;
 use crate::rdma::{Completion, Kind, Registered, verbs};
 use crate::sys::memory::Pages;
+use crate::sys::watch::Watch;
 use crate::types::Rank;
 
 /// Completions taken at a time, and how often in a row.
@@ -79,6 +81,8 @@ pub(super) struct Fleet {
 pub(crate) struct Launched {
     pub(super) fleet: Shared<Fleet>,
     pub(super) regions: Shared<Regions>,
+    /// Memory of so many bytes and more is worth registering for a call.
+    pub(super) cover_bytes: usize,
 }
 
 impl Launched {
@@ -90,13 +94,46 @@ impl Launched {
     /// # Errors
     /// `LIMIT` where so much memory may not be locked.
     pub(crate) unsafe fn register(&self, at: *mut u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        let region = unsafe { self.reach(at, bytes)? };
+        self.regions.with(|regions| regions.add(region));
+        Ok(())
+    }
+
+    /// # Safety
+    /// The memory must stay as long as peers may write to it.
+    unsafe fn reach(&self, at: *mut u8, bytes: usize) -> Result<Arc<Region>> {
         let held = self.fleet.with(|fleet| {
             // SAFETY: the caller's promise.
             let one = |card: &Card| unsafe { card.domain.register(at, bytes, true) };
             fleet.cards.list.iter().map(one).collect::<Result<Vec<_>>>()
         })?;
-        self.regions.with(|regions| regions.add(at as usize, bytes, held));
-        Ok(())
+        Ok(Region::new(at as usize, bytes, held))
+    }
+
+    /// A call is to use `bytes` bytes at `at`: lets the cards reach them, if that pays, the program
+    /// has not registered them, and the memory can be watched.
+    pub(crate) fn cover(&self, at: *const u8, bytes: usize) {
+        if bytes < self.cover_bytes {
+            return;
+        }
+        if !self.regions.with(|regions| regions.lacks(at as usize, bytes)) {
+            return;
+        }
+        // Watched first: what goes from now on is noticed.
+        let Some(watch) = Watch::new(at as usize, bytes) else { return };
+        // BOUND: what is kept.
+        loop {
+            // SAFETY: peers write to it where a message is wanted, and the message keeps the
+            // registration. What the program gives back is used no more.
+            match unsafe { self.reach(at.cast_mut(), bytes) } {
+                Ok(region) => return self.regions.with(|regions| regions.keep(region, watch)),
+                // Less may be locked than was thought; or it is memory that no card may write to.
+                Err(error) if error.code != Code::Limit => return,
+                Err(_) if !self.regions.with(Regions::drop_oldest) => return,
+                Err(_) => self.regions.with(Regions::is_full),
+            }
+        }
     }
 
     /// Takes it back; whether there was such memory.

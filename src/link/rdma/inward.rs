@@ -1,22 +1,27 @@
 //! The receiving side of a pair's lanes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::frame::{ADVERTS_MAX, Frame, Remote, Told, after};
-use super::pair::{Pair, RING_BYTES, Way, Wish, ahead, before_wrap, line_up, piece_bytes, spot};
+use super::pair::{
+    Pair, Path, RING_BYTES, Way, Wish, ahead, before_wrap, line_up, piece_bytes, spot,
+};
 use super::port::Port;
+use super::regions::{Held, Region};
 use crate::engine::link::Window;
 use crate::error::Result;
 
 /// A placeable message of which the peer is told where it is wanted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
+#[derive(Debug)]
+struct Expected {
     message: u32,
-    at: usize,
     bytes: usize,
     /// Bytes of each piece but the last, and which pieces have come.
     piece: usize,
     got: u64,
+    /// Where the peer may write until then.
+    _region: Option<Arc<Region>>,
 }
 
 impl Expected {
@@ -140,15 +145,9 @@ impl<P: Port> Pair<P> {
 
     /// Tells where a message is wanted.
     pub(super) fn say(&mut self, index: usize, wish: Wish) -> Result<()> {
-        let Wish { lane, one, reached } = wish;
+        let Wish { lane, message, place, bytes } = wish;
         let path = &mut self.paths[index];
-        let keys = path.port.keys(one.at as *const u8, one.bytes).filter(|keys| keys.remote != 0);
-        let (place, bytes) = match keys.filter(|_| reached) {
-            Some(keys) => (Remote { address: one.at as u64, key: keys.remote }, one.bytes as u64),
-            None => (Remote { address: 0, key: 0 }, 0),
-        };
-        let frame = Frame::Advert { lane, message: one.message, place, bytes };
-        path.port.frame(&frame.encode())?;
+        path.port.frame(&Frame::Advert { lane, message, place, bytes }.encode())?;
         path.sent += 1;
         Ok(())
     }
@@ -202,15 +201,27 @@ impl<P: Port> Pair<P> {
         let inward = &mut self.inward[lane];
         let message = inward.message.wrapping_add(later);
         let known = inward.expected.iter().any(|one| one.message == message);
-        if known || inward.expected.len() >= ADVERTS_MAX {
+        // The sender is at the same message or ahead.
+        let far = usize::try_from(later).is_ok_and(|later| later >= ADVERTS_MAX);
+        if known || far || inward.expected.len() >= ADVERTS_MAX {
             return Ok(());
         }
-        let one = Expected { message, at: into as usize, bytes, piece: piece_bytes(bytes), got: 0 };
-        inward.expected.push_back(one);
-        let reaches = |port: &P| port.keys(into, bytes).is_some_and(|keys| keys.remote != 0);
-        let reached = self.paths.iter().all(|path| reaches(&path.port));
-        for path in &mut self.paths {
-            path.wishes.push_back(Wish { lane, one, reached });
+        let reach =
+            |path: &Path<P>| path.port.keys(into, bytes).filter(|held| held.keys.remote != 0);
+        // By all cards or by none.
+        let all: Option<Vec<Held>> = self.paths.iter().map(reach).collect();
+        let region = all.as_ref().and_then(|all| all.first()?.region.clone());
+        let piece = piece_bytes(bytes);
+        inward.expected.push_back(Expected { message, bytes, piece, got: 0, _region: region });
+        for (index, path) in self.paths.iter_mut().enumerate() {
+            let wish = match &all {
+                Some(all) => {
+                    let place = Remote { address: into as u64, key: all[index].keys.remote };
+                    Wish { lane, message, place, bytes: bytes as u64 }
+                }
+                None => Wish { lane, message, place: Remote { address: 0, key: 0 }, bytes: 0 },
+            };
+            path.wishes.push_back(wish);
         }
         self.tend()
     }

@@ -4,8 +4,8 @@
 //! card; `frame.rs` its bits; `port.rs` what it asks of a connection, and `queue.rs` that of
 //! libibverbs. `yard.rs` opens cards and fits connections to memory, `fleet.rs` has all
 //! those of a rank, `regions.rs` the program's
-//! memory that they reach, `end.rs` what the engine sees. How ranks connect is
-//! [`crate::boot::rdma`]'s.
+//! memory that they reach, `worth.rs` what is worth registering, `end.rs` what the engine sees. How
+//! ranks connect is [`crate::boot::rdma`]'s.
 
 mod end;
 mod fleet;
@@ -17,6 +17,7 @@ mod port;
 mod queue;
 mod regions;
 mod shared;
+mod worth;
 mod yard;
 
 pub(crate) use self::end::{RdmaRx, RdmaTx, ends};

@@ -1,12 +1,14 @@
 //! The sending side of a pair's lanes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::frame::{ADVERTS_MAX, Remote, Told};
 use super::pair::{
-    PATHS_MAX, Pair, RING_BYTES, Way, ahead, before_wrap, line_up, piece_bytes, spot,
+    PATHS_MAX, Pair, Path, RING_BYTES, Way, ahead, before_wrap, line_up, piece_bytes, spot,
 };
 use super::port::Port;
+use super::regions::{Held, Region};
 use crate::engine::link::Window;
 use crate::error::{Code, Error, Result};
 
@@ -16,12 +18,14 @@ const GATHER_BYTES: usize = 4 << 10;
 const PUBLISH_BYTES: u64 = 32 << 10;
 
 /// Memory that a request under way reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Lent {
     at: usize,
     bytes: usize,
     path: usize,
     request: u64,
+    /// By which the card reads.
+    _region: Option<Arc<Region>>,
 }
 
 /// Where the peer wants a message: on each path by its key there.
@@ -55,6 +59,8 @@ pub(super) struct Out {
     /// Bytes of the message at hand that are posted by its advert, and those of a piece.
     placed: usize,
     piece: usize,
+    /// Where it goes by its advert, what each card reads it by.
+    held: Vec<Held>,
     adverts: VecDeque<Advert>,
     lent: Vec<Lent>,
 }
@@ -74,6 +80,7 @@ impl Out {
             message: 0,
             placed: 0,
             piece: 0,
+            held: Vec::with_capacity(PATHS_MAX),
             adverts: VecDeque::with_capacity(ADVERTS_MAX),
             lent: Vec::with_capacity(64),
         }
@@ -156,7 +163,7 @@ impl<P: Port> Pair<P> {
                 return Err(Error::new(Code::Internal, "a mirror out of reach"));
             };
             // SAFETY: the mirror's bytes stay as they are until the peer has taken them.
-            unsafe { self.post_run(lane, (from, keys.local), (bytes, stamp))? };
+            unsafe { self.post_run(lane, (from, keys.keys.local), (bytes, stamp))? };
         }
         Ok(())
     }
@@ -198,12 +205,12 @@ impl<P: Port> Pair<P> {
         from: *const u8,
         bytes: usize,
     ) -> Result<usize> {
-        let keys = self.paths[0].port.keys(from, bytes);
+        let held = self.paths[0].port.keys(from, bytes);
         let out = &mut self.out[lane];
         if out.way == Way::New {
             (out.way, out.straight) = (Way::Ring, bytes > GATHER_BYTES);
         }
-        let Some(keys) = keys.filter(|_| out.straight) else {
+        let Some(Held { keys, region }) = held.filter(|_| out.straight) else {
             // SAFETY: passed on.
             return unsafe { self.stage(lane, from, bytes) };
         };
@@ -219,7 +226,8 @@ impl<P: Port> Pair<P> {
             out.written += count as u64;
             // SAFETY: the caller promises the source.
             let request = unsafe { self.post_run(lane, (at, keys.local), (count, stamp))? };
-            self.out[lane].lent.push(Lent { at: at as usize, bytes: count, path: 0, request });
+            let (at, region) = (at as usize, region.clone());
+            self.out[lane].lent.push(Lent { at, bytes: count, path: 0, request, _region: region });
             done += count;
         }
         Ok(done)
@@ -286,19 +294,21 @@ impl<P: Port> Pair<P> {
 
     /// Which way a placeable message goes, once that is known.
     fn choose(&mut self, lane: usize, from: *const u8, bytes: usize, stage: bool) -> Result<()> {
-        let reached = self.paths.iter().all(|path| path.port.keys(from, bytes).is_some());
+        let reach = |path: &Path<P>| path.port.keys(from, bytes);
+        // By all cards or by none.
+        let held: Option<Vec<Held>> = self.paths.iter().map(reach).collect();
         let way = match self.out[lane].advert() {
             Some(Advert { bytes: 0, .. }) => Way::Ring,
-            Some(advert) if advert.bytes != bytes as u64 => {
-                return Err(self.bad("an advert of another length"));
-            }
-            _ if !reached => Way::Ring,
+            // The ranks have called different things. The receiver sees that by the head before.
+            Some(advert) if advert.bytes != bytes as u64 => return Ok(()),
+            _ if held.is_none() => Way::Ring,
             Some(_) => Way::Placed,
             None if stage => Way::Ring,
             None => return Ok(()),
         };
         let out = &mut self.out[lane];
         (out.way, out.placed, out.piece) = (way, 0, piece_bytes(bytes));
+        out.held = held.unwrap_or_default();
         Ok(())
     }
 
@@ -321,9 +331,7 @@ impl<P: Port> Pair<P> {
             };
             let (out, path) = (&mut self.out[lane], &mut self.paths[index]);
             let (at, count) = (from.wrapping_add(done), out.piece.min(bytes - done));
-            let Some(keys) = path.port.keys(at, count) else {
-                return Err(Error::new(Code::Internal, "a source that is out of reach now"));
-            };
+            let Held { keys, region } = out.held[index].clone();
             let piece = out.placed / out.piece;
             let told = Told::Placed { lane, message: advert.message, piece };
             let address = place.address.wrapping_add(out.placed as u64);
@@ -332,7 +340,8 @@ impl<P: Port> Pair<P> {
             let request =
                 unsafe { path.port.write((at, keys.local), count, to, Some(told.bits()))? };
             path.sent += 1;
-            out.lent.push(Lent { at: at as usize, bytes: count, path: index, request });
+            let at = at as usize;
+            out.lent.push(Lent { at, bytes: count, path: index, request, _region: region });
             out.placed += count;
             done += count;
         }
@@ -351,6 +360,7 @@ impl<P: Port> Pair<P> {
             out.stamp(pad);
         }
         out.way = Way::New;
+        out.held.clear();
         if std::mem::take(&mut out.counts) {
             let message = out.message;
             out.adverts.retain(|one| one.message != message);

@@ -35,7 +35,7 @@
 use std::collections::VecDeque;
 
 use super::frame::{ADVERTS_MAX, FRAME_BYTES, Frame, PIECES_MAX, RUN_MAX, Remote, STAMPS};
-use super::inward::{Expected, In};
+use super::inward::In;
 use super::outward::Out;
 use super::port::Port;
 use crate::engine::wires::FABRIC_LANES;
@@ -86,13 +86,14 @@ pub(super) enum Way {
     Placed,
 }
 
-/// An advert to be sent.
+/// An advert to be sent: where placeable message `message` of `lane` is wanted; of no bytes: in the
+/// ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish {
     pub(super) lane: usize,
-    pub(super) one: Expected,
-    /// The cards reach the place; else the message is wanted in the ring.
-    pub(super) reached: bool,
+    pub(super) message: u32,
+    pub(super) place: Remote,
+    pub(super) bytes: u64,
 }
 
 /// A connection by one card.
@@ -199,7 +200,7 @@ impl<P: Port> Pair<P> {
         for (index, path) in (0u8..).zip(&mut pair.paths) {
             let keys = path.port.keys(memory.rings, Memory::BYTES);
             let keys = keys.ok_or_else(|| Error::new(Code::Internal, "rings out of reach"))?;
-            let rings = Remote { address: memory.rings as u64, key: keys.remote };
+            let rings = Remote { address: memory.rings as u64, key: keys.keys.remote };
             let frames = DEPTH;
             let hello = Frame::Hello { path: index, frames, rings, ring: RING_BYTES as u64 };
             path.port.frame(&hello.encode())?;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::super::port::Keys;
+use super::super::regions::Held;
 use super::*;
 
 /// A key that lets a card read, and one that lets the peer write.
@@ -79,11 +80,12 @@ impl Port for MemPort {
         self.0.borrow().ended
     }
 
-    fn keys(&self, at: *const u8, bytes: usize) -> Option<Keys> {
+    fn keys(&self, at: *const u8, bytes: usize) -> Option<Held> {
         let at = at as usize;
         let card = self.0.borrow();
         let inside = |&(from, length): &(usize, usize)| at >= from && at + bytes <= from + length;
-        card.memory.iter().any(inside).then_some(Keys { local: LOCAL, remote: REMOTE })
+        let keys = Keys { local: LOCAL, remote: REMOTE };
+        card.memory.iter().any(inside).then_some(Held { keys, region: None })
     }
 }
 

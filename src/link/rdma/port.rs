@@ -4,6 +4,7 @@
 //! room. Its twin in memory is in the tests of [`super::pair`].
 
 use super::frame::{FRAME_BYTES, Remote};
+use super::regions::Held;
 use crate::error::Result;
 
 /// Keys of memory that a card can reach.
@@ -47,5 +48,5 @@ pub(super) trait Port {
     fn ended(&self) -> u64;
 
     /// The keys of `bytes` bytes at `at`, where the card can reach them.
-    fn keys(&self, at: *const u8, bytes: usize) -> Option<Keys>;
+    fn keys(&self, at: *const u8, bytes: usize) -> Option<Held>;
 }

@@ -3,7 +3,7 @@
 use super::frame::{FRAME_BYTES, Frame, Remote};
 use super::pair::{DEPTH, Memory};
 use super::port::{Keys, Port};
-use super::regions::Regions;
+use super::regions::{Held, Regions};
 use super::shared::Shared;
 use crate::error::{Code, Error, Result};
 use crate::rdma::{Id, verbs};
@@ -265,18 +265,19 @@ impl Port for Queue {
         self.ended
     }
 
-    fn keys(&self, at: *const u8, bytes: usize) -> Option<Keys> {
+    fn keys(&self, at: *const u8, bytes: usize) -> Option<Held> {
         let inside = |base: *mut u8| {
             let offset = (at as usize).wrapping_sub(base as usize);
             offset < Memory::BYTES && bytes <= Memory::BYTES - offset
         };
         if inside(self.own.memory.mirrors) {
-            return Some(Keys { local: self.own.rest, remote: 0 });
+            let keys = Keys { local: self.own.rest, remote: 0 };
+            return Some(Held { keys, region: None });
         }
         if inside(self.own.memory.rings) {
-            return Some(self.own.rings);
+            return Some(Held { keys: self.own.rings, region: None });
         }
-        self.regions.with(|regions| regions.keys(at as usize, bytes, self.mark.path))
+        self.regions.with(|regions| regions.find(at as usize, bytes, self.mark.path))
     }
 }
 

@@ -1,37 +1,97 @@
-//! Memory of the program that the cards reach.
+//! Memory of the program that the cards reach: what it has registered, and what is kept of the
+//! rest.
+//!
+//! Registering costs more than a short message, so memory that calls use is registered at its first
+//! use and kept: a *cache*. It is bounded by bytes, what was used longest ago goes first, and what
+//! the program has given back meanwhile ([`Watch`]) is used no more. Where memory cannot be
+//! watched, nothing is kept: its bytes go by the rings.
+//!
+//! Invariant: a registration lives as long as a message that uses it. Whoever looks a stretch up
+//! gets a share of it ([`Held`]), so nothing here needs to know what is under way.
+
+use std::sync::Arc;
 
 use super::pair::PATHS_MAX;
 use super::port::Keys;
 use crate::rdma::Registered;
+use crate::sys::watch::Watch;
 
-/// A stretch of it.
+/// How many stretches are kept.
+const KEPT_MAX: usize = 1024;
+
+/// A stretch of memory, by each card.
 #[derive(Debug)]
-struct Region {
+pub(super) struct Region {
     from: usize,
     to: usize,
-    /// By each card.
     keys: [Keys; PATHS_MAX],
     /// What the cards hold.
     _held: Vec<Registered>,
 }
 
-/// All of it.
-#[derive(Debug, Default)]
-pub(super) struct Regions {
-    list: Vec<Region>,
-    /// The one found last.
-    last: usize,
-}
-
-impl Regions {
-    /// Adds `bytes` bytes at `at`, which each card holds, and peers may write to.
-    pub(super) fn add(&mut self, at: usize, bytes: usize, held: Vec<Registered>) {
+impl Region {
+    /// `bytes` bytes at `at`, which each card holds, and peers may write to.
+    pub(super) fn new(at: usize, bytes: usize, held: Vec<Registered>) -> Arc<Self> {
         let mut keys = [Keys { local: 0, remote: 0 }; PATHS_MAX];
         for (keys, held) in keys.iter_mut().zip(&held) {
             let (local, remote) = held.keys();
             *keys = Keys { local, remote };
         }
-        self.list.push(Region { from: at, to: at + bytes, keys, _held: held });
+        Arc::new(Self { from: at, to: at + bytes, keys, _held: held })
+    }
+
+    fn bytes(&self) -> usize {
+        self.to - self.from
+    }
+
+    fn holds(&self, at: usize, bytes: usize) -> bool {
+        self.from <= at && at + bytes <= self.to
+    }
+
+    fn touches(&self, other: &Self) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+}
+
+/// Keys, and what they are of.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) keys: Keys,
+    /// None: memory that outlives all messages.
+    pub(super) region: Option<Arc<Region>>,
+}
+
+/// A stretch that was registered for a call.
+#[derive(Debug)]
+struct Kept {
+    region: Arc<Region>,
+    watch: Watch,
+    /// When it was used last, in uses of any.
+    used: u64,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Regions {
+    list: Vec<Arc<Region>>,
+    /// The one found last.
+    last: usize,
+    kept: Vec<Kept>,
+    uses: u64,
+    /// Bytes that are kept, and how many may be.
+    bytes: usize,
+    limit: usize,
+}
+
+impl Regions {
+    /// None yet; so many bytes of what the program has not registered may be kept.
+    pub(super) const fn new(limit: usize) -> Self {
+        Self { list: Vec::new(), last: 0, kept: Vec::new(), uses: 0, bytes: 0, limit }
+    }
+
+    /// Adds what the program has registered.
+    pub(super) fn add(&mut self, region: Arc<Region>) {
+        self.list.push(region);
     }
 
     /// Takes away what begins at `at` and was added last; whether there was such.
@@ -42,12 +102,75 @@ impl Regions {
 
     /// The keys of `bytes` bytes at `at` by `card`.
     #[inline]
-    pub(super) fn keys(&mut self, at: usize, bytes: usize, card: usize) -> Option<Keys> {
-        let holds = |region: &Region| region.from <= at && at + bytes <= region.to;
-        if let Some(region) = self.list.get(self.last).filter(|region| holds(region)) {
-            return Some(region.keys[card]);
+    pub(super) fn find(&mut self, at: usize, bytes: usize, card: usize) -> Option<Held> {
+        let holds = |region: &Arc<Region>| region.holds(at, bytes);
+        let region = match self.list.get(self.last).filter(|region| holds(region)) {
+            Some(region) => region,
+            None => match self.list.iter().position(holds) {
+                Some(index) => {
+                    self.last = index;
+                    &self.list[index]
+                }
+                None => self.find_kept(at, bytes)?,
+            },
+        };
+        Some(Held { keys: region.keys[card], region: Some(region.clone()) })
+    }
+
+    /// The same among what is kept, if the program still has all of it.
+    fn find_kept(&mut self, at: usize, bytes: usize) -> Option<&Arc<Region>> {
+        let index = self.kept.iter().position(|kept| kept.region.holds(at, bytes))?;
+        if !self.kept[index].watch.holds() {
+            self.give_up(index);
+            return None;
         }
-        self.last = self.list.iter().position(holds)?;
-        Some(self.list[self.last].keys[card])
+        self.uses += 1;
+        self.kept[index].used = self.uses;
+        Some(&self.kept[index].region)
+    }
+
+    fn give_up(&mut self, index: usize) {
+        let kept = self.kept.swap_remove(index);
+        self.bytes -= kept.region.bytes();
+    }
+
+    /// Whether `bytes` bytes at `at` are to be registered and kept. If so there is room for them.
+    pub(super) fn lacks(&mut self, at: usize, bytes: usize) -> bool {
+        if bytes > self.limit || self.find(at, bytes, 0).is_some() {
+            return false;
+        }
+        while self.bytes + bytes > self.limit || self.kept.len() >= KEPT_MAX {
+            if !self.drop_oldest() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives up what was used longest ago; false where nothing is kept.
+    pub(super) fn drop_oldest(&mut self) -> bool {
+        let kept = self.kept.iter().enumerate();
+        let oldest = kept.min_by_key(|(_, kept)| kept.used).map(|(index, _)| index);
+        oldest.inspect(|index| self.give_up(*index)).is_some()
+    }
+
+    /// Keeps `region`, watched since before it was registered. What it covers is kept no more.
+    pub(super) fn keep(&mut self, region: Arc<Region>, watch: Watch) {
+        let mut index = 0;
+        while index < self.kept.len() {
+            if self.kept[index].region.touches(&region) {
+                self.give_up(index);
+            } else {
+                index += 1;
+            }
+        }
+        self.uses += 1;
+        self.bytes += region.bytes();
+        self.kept.push(Kept { region, watch, used: self.uses });
+    }
+
+    /// No more than what is kept can be.
+    pub(super) fn is_full(&mut self) {
+        self.limit = self.bytes;
     }
 }

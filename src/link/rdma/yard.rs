@@ -13,6 +13,7 @@ use super::port::Keys;
 use super::queue::{FRAMES_IN, FRAMES_OUT, INLINE_BYTES, Own, Queue, SENDS};
 use super::regions::Regions;
 use super::shared::Shared;
+use super::worth;
 use crate::error::{Code, Error, Result};
 use crate::link::ends::Ends;
 use crate::rdma::{Channel, Completions, Device, Domain, Id, Registered, Sizes};
@@ -122,12 +123,13 @@ pub(crate) struct Yard {
 unsafe impl Send for Yard {}
 
 impl Yard {
-    /// Berths for `peers` at `cards`.
-    pub(crate) fn new(cards: Cards, peers: &[Rank], ends: Ends) -> Result<Self> {
+    /// Berths for `peers` at `cards`. So many bytes that the program has not registered may be kept
+    /// registered.
+    pub(crate) fn new(cards: Cards, peers: &[Rank], cache: usize, ends: Ends) -> Result<Self> {
         let berths = peers.iter().map(|peer| Berth::new(&cards, *peer)).collect::<Result<_>>()?;
         // SAFETY: the yard, then the ends of one rank's links, hold clones; inside a call of
         // `with` nothing calls it again.
-        let regions = unsafe { Shared::new(Regions::default()) };
+        let regions = unsafe { Shared::new(Regions::new(cache)) };
         Ok(Self { cards, ends, regions, berths })
     }
 
@@ -164,6 +166,7 @@ impl Yard {
     /// The connections with the peers for which `kept` has a number of paths: 0 for those that go
     /// by other links. They say HELLO.
     pub(crate) fn launch(self, kept: &[usize]) -> Result<Launched> {
+        let cover_bytes = self.cards.list.first().map_or(usize::MAX, worth::cover_bytes);
         let mut fleet = Fleet::new(self.cards, self.ends);
         for (berth, &paths) in self.berths.into_iter().zip(kept) {
             let Berth { peer, queues, held, own, pages } = berth;
@@ -175,6 +178,6 @@ impl Yard {
         // SAFETY: the ends of one rank's links hold clones; inside a call of `with` nothing calls
         // it again.
         let fleet = unsafe { Shared::new(fleet) };
-        Ok(Launched { fleet, regions: self.regions })
+        Ok(Launched { fleet, regions: self.regions, cover_bytes })
     }
 }
