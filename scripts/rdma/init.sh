@@ -7,7 +7,7 @@
 
 : >/exchange/up
 echo "<5>vm: modules are loaded" >/dev/kmsg
-memlock_kib=unlimited share=''
+memlock_kib=unlimited share='' device=rxe net_end=''
 # shellcheck source=/dev/null
 . /exchange/settings
 
@@ -42,11 +42,27 @@ mount_root() {
     fi
 }
 
-# The ends of a virtual cable, both in this one network: rxe knows no other. Each end accepts
-# packets that claim to come from the other. The neighbours are known, since asking for one costs
-# a connection a second.
+# What not every run needs.
+load_modules() {
+    [ -d /exchange/modules ] || return 0
+    while read -r module; do insmod "/exchange/modules/$module" || return; done \
+        </exchange/modules/order
+}
+
 make_devices() {
     hostname vm
+    case $net_end,$device in
+        ,rxe) make_cable ;;
+        ,siw) make_networks ;;
+        *) make_end ;;
+    esac
+}
+
+# The neighbours are known, here and below, since asking for one costs a connection a second.
+
+# The ends of a virtual cable, both in this one network: rxe knows no other. Each end accepts
+# packets that claim to come from the other.
+make_cable() {
     for name in all default; do echo 1 >"/proc/sys/net/ipv4/conf/$name/accept_local"; done
     in_root ip -batch - <<'END' &&
 link set lo up
@@ -62,6 +78,47 @@ END
         in_root rdma link add rxe1 type rxe netdev rdma1
 }
 
+# The same cable with its ends in two networks. Both see both devices, and reach their own. siw looks
+# once whether its end is up, which it is when both are.
+make_networks() {
+    in_root ip -batch - <<'END' || return
+netns add host0
+netns add host1
+link add rdma0 netns host0 address 02:00:00:00:00:01 mtu 4200 type veth \
+peer name rdma1 netns host1 address 02:00:00:00:00:02 mtu 4200
+END
+    for end in 0 1; do
+        other=$((1 - end))
+        in_root ip -n "host$end" -batch - <<END &&
+link set lo up
+address add 10.9.0.$((end + 1))/24 dev rdma$end
+link set rdma$end up
+neighbour add 10.9.0.$((other + 1)) lladdr 02:00:00:00:00:0$((other + 1)) dev rdma$end
+END
+            continue
+        return 1
+    done
+    for end in 0 1; do
+        in_root ip netns exec "host$end" rdma link add "siw$end" type siw netdev "rdma$end" || return
+    done
+}
+
+# One end of a cable that leads out of this VM.
+make_end() {
+    end=2 other=1
+    [ "$net_end" = connect ] || end=1 other=2
+    hostname "vm$end"
+    old=$(ls /sys/bus/virtio/drivers/virtio_net/virtio*/net) || return
+    in_root ip -batch - <<END &&
+link set lo up
+link set $old name rdma0 mtu 4200
+address add 10.9.0.$end/24 dev rdma0
+link set rdma0 up
+neighbour add 10.9.0.$other lladdr 02:00:00:00:00:0$other dev rdma0
+END
+        in_root rdma link add "${device}0" type "$device" netdev rdma0
+}
+
 # Root with CAP_IPC_LOCK has no limit of locked memory.
 start() {
     ulimit -H -n 1048576
@@ -75,6 +132,7 @@ start() {
 }
 
 mount_root || give_up "the root file system could not be mounted"
+load_modules || give_up "a module could not be loaded"
 make_devices || give_up "the RDMA devices could not be made"
 cp /exchange/start /new/run/start
 

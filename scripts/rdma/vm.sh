@@ -10,30 +10,40 @@
 #   --memlock KIB     limit of locked memory, and no CAP_IPC_LOCK, which knows none
 #   --share FOLDER    what the command writes there stays
 #   --package NAME    a Debian package that the command needs; may be given several times
+#   --siw             software iWARP in place of RoCE: siw0 and siw1
+#   --net END:SOCKET  the cable leads to another VM; END is listen in the one that is started first,
+#                     connect in the other
+#   --pid FILE        where QEMU's process is written
 #   --verbose         the kernel's messages, and what the package client says, on standard error
 #   --help            this
 #
 # The VM runs a kernel of Debian under QEMU. Its root is this machine's, read-only, below a layer in
 # memory: programs, libraries, working directory and environment are the caller's, and what the
-# command writes is gone afterwards. Only /dev, /proc, /run and /sys are the VM's own. The command is
-# root, without input; its output, errors and exit status are passed on. Status 125 and one line on
-# standard error: no VM could be had, or it died.
+# command writes is gone afterwards. Only /dev, /proc, /run and /sys are the VM's own. The command
+# is root, without input; its output, errors and exit status are passed on. Status 125 and one line
+# on standard error: no VM could be had, or it died.
 #
 # rxe0 is 10.9.0.1 on rdma0 and rxe1 is 10.9.0.2 on rdma1: software RoCE v2 on the ends of a virtual
 # cable. The GID of an IPv4 address has index 1. What goes from one device to the other crosses the
 # cable, so `ip link set rdma1 down` and `tc qdisc add dev rdma0 root netem loss 1%` are its faults.
+# siw0 and siw1 have the same addresses, each in a network of its own, host0 and host1: in one their
+# TCP would not use the cable. With --net there is one device, rxe0 or siw0 on rdma0; 10.9.0.1 is
+# the VM that listens.
 #
 # Needs Debian on x86-64. Packages that are missing are installed where this is root. The kernel is
 # downloaded once and unpacked to unisono-rdma-vm in $XDG_CACHE_HOME (~/.cache), never installed;
-# without that folder the newest one is fetched.
+# without that folder the newest one is fetched. Debian does not build siw: it is built once, with
+# Debian's source and headers of that very kernel, and kept there too.
 set -uo pipefail
 
 # Part of the cache's name: what was unpacked otherwise is not used.
-format=1
+format=2
 cache=${XDG_CACHE_HOME:-${HOME:-}/.cache}/unisono-rdma-vm
 packages=(qemu-system-x86 iproute2 ibverbs-providers librdmacm1 xz-utils)
 # With all that they depend on. rxe asks for its checksum by name, which no dependency tells.
 modules=(virtio_pci 9pnet_virtio 9p overlay veth sch_netem crc32_generic rdma_ucm rdma_rxe)
+# For --net and --siw, loaded with these alone.
+more_modules=(virtio_net crc32c_generic libcrc32c)
 # More than a start takes on a machine that does other things; KVM that takes longer is none.
 tcg_start_s=180 kvm_start_s=20
 
@@ -45,6 +55,7 @@ no_vm() {
 usage() { sed -n '/^#   /s/^#   //p' "$0"; }
 
 limit_s=300 memory_mib=1024 cpus=2 cpu='' memlock_kib=unlimited share='' verbose=''
+device=rxe net_end='' net_socket='' pid_file=''
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help)
@@ -52,11 +63,12 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --verbose) verbose=1 ;;
+        --siw) device=siw ;;
         --)
             shift
             break
             ;;
-        --limit | --memory | --cpus | --cpu | --memlock | --share | --package)
+        --limit | --memory | --cpus | --cpu | --memlock | --share | --package | --net | --pid)
             [ $# -gt 1 ] || no_vm "$1 needs a value"
             case $1 in
                 --limit | --memory | --cpus | --memlock)
@@ -69,6 +81,11 @@ while [ $# -gt 0 ]; do
                 --cpu) cpu=$2 ;;
                 --share) share=$(realpath -e -- "$2" 2>/dev/null) || no_vm "there is no $2" ;;
                 --package) packages+=("$2") ;;
+                --pid) pid_file=$2 ;;
+                --net)
+                    net_end=${2%%:*} net_socket=${2#*:}
+                    [[ $2 =~ ^(listen|connect):. ]] || no_vm "--net: \"$2\" is no end of a cable"
+                    ;;
             esac
             shift
             ;;
@@ -179,10 +196,11 @@ unpack_kernel() {
     [ "$(stat -c %s "$out")" = "$size" ] || cp -- "$image" "$out"
 }
 
-# Adds a module behind those that it needs. Files may have dashes where names have underscores.
+# Adds a module to a folder, behind those that it needs, unless the first file system has it. Files
+# may have dashes where names have underscores.
 add_module() {
-    local name=$1 pattern=${1//_/[-_]} out=tree/modules/$1.ko file need
-    [ ! -e "$out" ] || return 0
+    local name=$1 folder=$2 pattern=${1//_/[-_]} out=$2/$1.ko file need
+    [ ! -e "$out" ] && [ ! -e "tree/modules/$name.ko" ] || return 0
     file=$(find root -name "$pattern.ko*" -print -quit)
     case $file in
         *.ko) cp -- "$file" "$out" || return ;;
@@ -193,9 +211,9 @@ add_module() {
             ;;
     esac
     for need in $(tr '\0' '\n' <"$out" | sed -n 's/^depends=//p' | tr , ' '); do
-        add_module "$need" || return
+        add_module "$need" "$folder" || return
     done
-    echo "$name.ko" >>tree/modules/order
+    echo "$name.ko" >>"$folder/order"
 }
 
 # What the kernel starts: loads the modules and goes on with what this run has for it.
@@ -216,13 +234,14 @@ END
 make_kernel() {
     local busybox module
     unpack "$kernel" busybox-static || no_vm "$kernel and busybox-static could not be downloaded"
-    mkdir -p made tree/{bin,modules,proc,sys,dev,exchange,host,layer,new} || return
+    mkdir -p made/modules tree/{bin,modules,proc,sys,dev,exchange,host,layer,new} || return
     unpack_kernel "root/boot/vmlinuz-${kernel#linux-image-}" made/kernel || return
     busybox=$(find root -path '*/bin/busybox' -print -quit)
     cp -- "$busybox" tree/bin && write_first_program || return
-    for module in "${modules[@]}"; do add_module "$module" || return; done
+    for module in "${modules[@]}"; do add_module "$module" tree/modules || return; done
+    for module in "${more_modules[@]}"; do add_module "$module" made/modules || return; done
     (cd tree && find . | ./bin/busybox cpio -o -H newc 2>/dev/null) >made/initramfs || return
-    (cd made && sha256sum kernel initramfs >sums)
+    (cd made && sha256sum kernel initramfs modules/* >sums)
 }
 
 fetch_kernel() {
@@ -233,16 +252,60 @@ fetch_kernel() {
         kernel=$(kernel_package)
     fi
     [ -n "$kernel" ] || no_vm "no package linux-image-amd64 is known; apt-get update may help"
-    # Left by one that was killed: whoever has the lock is alone.
-    rm -rf -- "$cache"/new.*
-    unpacked=$(mktemp -d "$cache/new.XXXXXX") || no_vm "cannot write to $cache"
-    pushd "$unpacked" >/dev/null || return
+    enter_new_folder || return
     make_kernel || no_vm "$kernel could not be unpacked"
     version=$(dpkg-deb --field "./${kernel}"_*.deb Version) || return
     popd >/dev/null || return
     # Not there before it is whole.
     boot=$cache/$format/${kernel}_$version
     mkdir -p -- "$cache/$format" && rm -rf -- "$boot" && mv -T -- "$unpacked/made" "$boot" || return
+    rm -rf -- "$unpacked"
+    unpacked=''
+}
+
+# Whoever has the lock is alone, so what one that was killed has left goes.
+enter_new_folder() {
+    rm -rf -- "$cache"/new.*
+    unpacked=$(mktemp -d "$cache/new.XXXXXX") || no_vm "cannot write to $cache"
+    pushd "$unpacked" >/dev/null || return
+}
+
+# ---- siw: built once for that kernel ------------------------------------------------------------
+
+find_siw() { (cd -- "$boot/siw" 2>/dev/null && sha256sum --check --status sums 2>/dev/null); }
+
+# What a package of headers needs: more of this version, and the newest of the tools.
+headers_needed() {
+    apt-cache show "$1=$2" 2>/dev/null | sed -n 's/^Depends: //p' | head -n 1 |
+        grep -oE 'linux-(headers|kbuild)-[^ ,]+' | sed "/^linux-headers/s/$/=$2/"
+}
+
+# In the working directory, to `made`. False where the packages of this kernel are not to be had.
+make_siw() {
+    local name=${boot##*/} release version series headers needed compiler
+    version=${name##*_} release=${name%_*} release=${release#linux-image-}
+    series=$(cut -d . -f 1,2 <<<"$release") headers=linux-headers-$release
+    mapfile -t needed < <(headers_needed "$headers" "$version")
+    unpack "$headers=$version" "${needed[@]}" "linux-source-$series=$version" || return
+    headers=$PWD/root/usr/src/$headers
+    compiler=$(grep -oE 'gcc-[0-9]+' "$headers/.kernelvariables" 2>/dev/null | head -n 1)
+    packages+=(make "${compiler:-gcc}")
+    install_packages
+    sed -i "s#/usr/src#$PWD/root/usr/src#" "$headers/Makefile" || return
+    quietly_for_now tar -xJf "root/usr/src/linux-source-$series.tar.xz" --strip-components 4 \
+        --wildcards '*/drivers/infiniband/sw/siw/*' || no_vm "there is no siw in Linux $series"
+    quietly_for_now make -C "$headers" M="$PWD/siw" CONFIG_RDMA_SIW=m modules ||
+        no_vm "siw could not be built for $release (--verbose says why)"
+    mkdir made && cp -- siw/siw.ko made && (cd made && sha256sum siw.ko >sums)
+}
+
+fetch_siw() {
+    enter_new_folder || return
+    if ! make_siw; then
+        popd >/dev/null || return
+        return 1
+    fi
+    popd >/dev/null && rm -rf -- "$boot/siw" && mv -T -- "$unpacked/made" "$boot/siw" || return
     rm -rf -- "$unpacked"
     unpacked=''
 }
@@ -257,6 +320,12 @@ prepare() {
         fetch_kernel || no_vm "$kernel could not be kept in $cache"
         find_kernel || no_vm "$boot is damaged"
     fi
+    if [ "$device" = siw ] && ! find_siw && ! fetch_siw; then
+        # The archive may have a newer kernel only.
+        if ! fetch_kernel || ! fetch_siw; then
+            no_vm "source and headers of ${boot##*/} could not be downloaded"
+        fi
+    fi
     exec {lock}>&-
 }
 
@@ -268,7 +337,15 @@ write_exchange() {
     mapfile -d '' -t environment < <(env -0)
     mkdir "$folder/exchange" && cp -- "$here/init.sh" "$folder/exchange" || return
     touch "$folder"/{console,exchange/out,exchange/err}
-    printf '%s=%q\n' memlock_kib "$memlock_kib" share "$share" >"$folder/exchange/settings"
+    printf '%s=%q\n' memlock_kib "$memlock_kib" share "$share" device "$device" \
+        net_end "$net_end" >"$folder/exchange/settings"
+    if [ "$device" = siw ] || [ -n "$net_end" ]; then
+        cp -r -- "$boot/modules" "$folder/exchange" || return
+    fi
+    if [ "$device" = siw ]; then
+        cp -- "$boot/siw/siw.ko" "$folder/exchange/modules" &&
+            echo siw.ko >>"$folder/exchange/modules/order" || return
+    fi
     {
         printf 'cd -- %q || exit\nexec env -i' "$PWD"
         printf ' %q' "${environment[@]}" "$@"
@@ -279,6 +356,14 @@ write_exchange() {
 add_folder() {
     machine+=(-fsdev "local,id=$1,path=${2//,/,,},security_model=none,multidevs=remap$3"
         -device "virtio-9p-pci,fsdev=$1,mount_tag=$1")
+}
+
+# Adds the card that leads to the other VM. It carries packets as large as the cable does.
+add_card() {
+    local server=off mac=02:00:00:00:00:02
+    [ "$net_end" = connect ] || server=on mac=02:00:00:00:00:01
+    machine+=(-netdev "stream,id=net,server=$server,addr.type=unix,addr.path=${net_socket//,/,,}"
+        -device "virtio-net-pci,netdev=net,host_mtu=4200,mac=$mac")
 }
 
 # Starts the VM and waits until its first program runs.
@@ -294,10 +379,12 @@ start_vm() {
     add_folder exchange "$folder/exchange" ''
     add_folder host / ,readonly=on
     [ -z "$share" ] || add_folder share "$share" ''
+    [ -z "$net_end" ] || add_card
     # It does not outlive this script, even where that is killed.
     setpriv --pdeathsig KILL qemu-system-x86_64 "${machine[@]}" \
         </dev/null >"$folder/qemu.log" 2>&1 &
     vm=$!
+    [ -z "$pid_file" ] || echo "$vm" >"$pid_file"
     while is_running "$vm" && [ "$SECONDS" -lt "$deadline" ]; do
         [ ! -e "$folder/exchange/up" ] || return 0
         if [ "$SECONDS" -ge "$until" ]; then
