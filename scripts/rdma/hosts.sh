@@ -7,14 +7,18 @@
 #   check    the quick suite
 #   perf     all_reduce on registered memory
 #   lost     calls until something ends them; `both` kills the process of rank 1. Before that it
-#            prints `calls`. It is well when the error names the other rank.
+#            prints `calls`, and after it that it ended. It is well when the error names the other
+#            rank.
 #
+# Each prints `here` first.
 # PROGRAM is the program that is tested (build/unisono), LINK its link (rdma); tcp tries this script
 # out. The status is 0 where all is well.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 
 program=${PROGRAM:-build/unisono}
+# Within this time rank 0 is to say that rank 1 is gone.
+lost_s=30
 link=${LINK:-rdma}
 case=${1:?which case} rank=${2:?which rank}
 
@@ -42,8 +46,8 @@ packets() { cat /sys/class/net/rdma[01]/statistics/tx_packets; }
 # The process of a rank.
 process_of() { grep -lszx "UNISONO_RANK=$1" /proc/[0-9]*/environ | cut -d / -f 3 | head -n 1; }
 
-# As the program starts ranks itself: such a rank ends with its input, and each line that begins with
-# a byte 1 is an event (src/cli/check/event.rs).
+# As the program starts ranks itself: such a rank ends with its input, and each line that begins
+# with a byte 1 is an event (src/cli/check/event.rs).
 check() {
     local input said before
     input=$(mktemp -u) && mkfifo "$input" && exec 3<>"$input"
@@ -68,8 +72,8 @@ check() {
 }
 
 perf() {
-    as_rank perf all_reduce -b 8 -e 4M -f 8 --registered --out-of-place --iters 10 --rounds 3 -c 3 ||
-        fail "status $?"
+    as_rank perf all_reduce -b 8 -e 4M -f 8 --registered --out-of-place --iters 10 --rounds 3 \
+        -c 3 || fail "status $?"
 }
 
 lost() {
@@ -86,13 +90,14 @@ lost() {
     done
     echo calls
     wait "$run" && fail "it succeeded: $(<"$said")"
-    echo "rank $rank ended: $(<"$said")"
+    echo "rank $rank ended"
+    cat "$said"
     grep -q "rank $((1 - rank))" "$said" || fail "nothing of rank $((1 - rank))"
 }
 
 # Both ranks, each in its network; a rank that is killed has no say.
 both() {
-    local rank of=() said victim='' until
+    local rank of=() said victim='' until begun
     said=$(mktemp)
     for rank in 0 1; do
         ip netns exec "host$rank" scripts/rdma/hosts.sh "$case" "$rank" >"$said.$rank" 2>&1 &
@@ -110,8 +115,17 @@ both() {
         echo calls
         victim=$(process_of 1)
         kill -KILL "$victim" || return
+        begun=$SECONDS
         wait "${of[1]}"
         of=("${of[0]}")
+        while kill -0 "${of[0]}" 2>/dev/null; do
+            sleep 0.1
+            [ $((SECONDS - begun)) -le "$lost_s" ] && continue
+            echo "rank 0 has not ended in $lost_s s"
+            cat "$said.0"
+            return 1
+        done
+        echo "error after $((SECONDS - begun)) s"
     fi
     local worst=0 pid
     for pid in "${of[@]}"; do wait "$pid" || worst=$?; done
@@ -125,5 +139,6 @@ if [ "$rank" = both ]; then
     both
     exit
 fi
+echo here
 wait_for_other_host
 "$case"
