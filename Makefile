@@ -5,6 +5,7 @@
 #   make demo                   train a small language model on 2 ranks, then compare 1, 2 and 4
 #   make test                   everything; closing line "N passed, N failed, N skipped"
 #   make test-rdma              the RDMA link alone, in a VM with two software RoCE cards (QEMU)
+#   make test-rdma-full         the same on software iWARP, and between two VMs, one of which dies
 #   make check                  formatting, lints and the header alone
 #   make bench                  times everything beside other libraries; writes BENCHMARKS.md
 #   make gpu-bundle             build/gpu-bundle: what checks and measures a GPU machine without Rust
@@ -39,7 +40,7 @@ LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C99 := -std=c99 -Wall -Wextra -Wpedantic
 LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
 
-.PHONY: all lib program demo test test-rdma check bench gpu-bundle install uninstall clean libs-private version FORCE
+.PHONY: all lib program demo test test-rdma test-rdma-full check bench gpu-bundle install uninstall clean libs-private version FORCE
 .DELETE_ON_ERROR:
 
 all: lib program
@@ -70,6 +71,9 @@ test:
 
 test-rdma: all
 	scripts/rdma/test.sh
+
+test-rdma-full: all
+	scripts/rdma/full.sh
 
 check:
 	$(CARGO) fmt --check
