@@ -40,7 +40,8 @@ LIBS_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C99 := -std=c99 -Wall -Wextra -Wpedantic
 LM := ffi/examples/train_lm.c $(wildcard ffi/examples/lm/*.c)
 
-.PHONY: all lib program demo test test-rdma test-rdma-full check bench gpu-bundle install uninstall clean libs-private version FORCE
+.PHONY: all lib program demo test test-rdma test-rdma-full check bench gpu-bundle install uninstall
+.PHONY: clean libs-private version FORCE
 .DELETE_ON_ERROR:
 
 all: lib program

@@ -93,8 +93,8 @@ lost() {
     done
     echo calls
     wait "$run" && fail "it succeeded: $(<"$said")"
-    echo "rank $rank ended"
     cat "$said"
+    echo "rank $rank ended"
     grep -q "rank $((1 - rank))" "$said" || fail "nothing of rank $((1 - rank))"
 }
 

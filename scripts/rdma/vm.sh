@@ -239,7 +239,12 @@ make_kernel() {
     busybox=$(find root -path '*/bin/busybox' -print -quit)
     cp -- "$busybox" tree/bin && write_first_program || return
     for module in "${modules[@]}"; do add_module "$module" tree/modules || return; done
-    for module in "${more_modules[@]}"; do add_module "$module" made/modules || return; done
+    for module in "${more_modules[@]}"; do
+        # Newer kernels have some of these in others: whoever needs them learns of it at the start.
+        [ -z "$(find root -name "${module//_/[-_]}.ko*" -print -quit)" ] ||
+            add_module "$module" made/modules || return
+    done
+    touch made/modules/order
     (cd tree && find . | ./bin/busybox cpio -o -H newc 2>/dev/null) >made/initramfs || return
     (cd made && sha256sum kernel initramfs modules/* >sums)
 }
