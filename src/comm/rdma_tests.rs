@@ -195,6 +195,24 @@ fn a_card_that_dies_ends_calls_with_its_status() {
     assert!(errors.iter().any(|error| error.code == Code::LinkLost && error.native != 0));
 }
 
+/// What it did not bring is sent again by the other, and the ranks go on.
+#[test]
+fn a_card_of_two_that_dies_is_done_without() {
+    for fails in ["standin0:100", "standin0:4000", "standin1:100", "standin1:1500"] {
+        let variables = [("STANDIN_RDMA_DEVICES", "2"), ("STANDIN_RDMA_FAIL", fails)];
+        let name = "comm::rdma_tests::a_card_of_two_that_dies_is_done_without";
+        if !alone::by_itself(name, &variables) {
+            continue;
+        }
+        ranks(3, &config(), |comm| {
+            for count in [10, 5000, 1_000_000, 300, 70_000] {
+                sums(&comm, count, 30).expect("by the other card");
+            }
+        });
+        return;
+    }
+}
+
 #[test]
 fn a_rank_that_leaves_has_sent_what_it_sent() {
     alone!(a_rank_that_leaves_has_sent_what_it_sent);

@@ -76,7 +76,12 @@ fn card(library: &Library, device: *mut abi::ibv_device) -> Option<Card> {
     // SAFETY: the context is open; the call writes the record.
     let asked = unsafe { library.verbs.ibv_query_device(context, &raw mut attributes) };
     let ports = if asked == 0 { attributes.phys_port_cnt } else { 0 };
-    let ports = (1..=ports).filter_map(|number| port(library, context, number)).collect();
+    let mut ports: Vec<Port> =
+        (1..=ports).filter_map(|number| port(library, context, number)).collect();
+    if iwarp {
+        // Its GIDs are hardware addresses.
+        ports.iter_mut().for_each(|port| port.addresses.clear());
+    }
     // SAFETY: opened above, and nothing uses it any more.
     unsafe { library.verbs.ibv_close_device(context) };
     Some(Card { name, ports, iwarp, node })

@@ -17,7 +17,7 @@ const BACKLOG: libc::c_int = 4096;
 const IDLE_S: libc::c_int = 10;
 /// Between probes: several, since a network may drop packets for seconds while it finds new ways.
 const INTERVAL_S: libc::c_int = 5;
-const PROBES: libc::c_int = 4;
+const PROBES: libc::c_int = 3;
 /// What is sent and not acknowledged ends the connection after as long as silence does.
 const GONE_MS: libc::c_int = (IDLE_S + INTERVAL_S * PROBES) * 1000;
 

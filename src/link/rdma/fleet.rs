@@ -11,7 +11,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::pair::{PATHS_MAX, Pair, Path};
+use super::member::{FLUSHED, Member};
+use super::pair::{PATHS_MAX, Pair};
 use super::queue::{Mark, Queue};
 use super::regions::{Region, Regions};
 use super::shared::Shared;
@@ -27,29 +28,13 @@ use crate::types::Rank;
 const BATCH: usize = 32;
 const BATCHES: usize = 8;
 
-/// The status of requests that were given up because another had failed.
-const FLUSHED: i32 = verbs::IBV_WC_WR_FLUSH_ERR.cast_signed();
-
 /// How long a connection that ends waits for what it has sent to be there.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How often ports are looked at while a rank waits, and how long one may be down: a cable that is
-/// put back goes on where it was.
+/// How often ports are looked at, and peers that are silent are probed, while a rank waits, and how
+/// long one may be down: a cable that is put back goes on where it was.
 const PORTS_EVERY: Duration = Duration::from_millis(500);
 const DOWN: Duration = Duration::from_secs(5);
-
-/// A peer and its connections.
-#[derive(Debug)]
-struct Member {
-    peer: Rank,
-    pair: Pair<Queue>,
-    /// The peer has ended the connection.
-    gone: bool,
-    /// What the card said when a request failed.
-    fault: Option<(i32, String)>,
-    _held: Vec<Registered>,
-    _pages: Pages,
-}
 
 /// Completions as they are taken.
 struct Batch([Completion; BATCH]);
@@ -70,6 +55,8 @@ pub(super) struct Fleet {
     batch: Batch,
     /// The cards had nothing when they were last looked at.
     quiet: bool,
+    /// Some path is lost, and what it had brought may not all have been taken.
+    draining: bool,
     /// When the ports were last looked at.
     looked: Instant,
     /// No connection takes anything any more.
@@ -196,7 +183,8 @@ impl Fleet {
     pub(super) fn new(cards: Cards, ends: Ends) -> Self {
         let batch = Batch([Completion::default(); BATCH]);
         let looked = Instant::now();
-        Self { members: Vec::new(), cards, ends, batch, quiet: false, looked, is_cut: false }
+        let (members, quiet, draining, is_cut) = (Vec::new(), false, false, false);
+        Self { members, cards, ends, batch, quiet, draining, looked, is_cut }
     }
 
     /// Adds `peer`, whose pair stands on these pages.
@@ -206,14 +194,13 @@ impl Fleet {
         pair: Pair<Queue>,
         (held, pages): (Vec<Registered>, Pages),
     ) {
-        let (gone, fault) = (false, None);
-        self.members.push(Member { peer, pair, gone, fault, _held: held, _pages: pages });
+        self.members.push(Member::new(peer, pair, (held, pages)));
     }
 
     /// Takes what the cards have for this rank; whether there was anything.
     pub(super) fn poll(&mut self) -> bool {
-        let mut any = false;
-        for card in 0..self.cards.list.len() {
+        let (mut any, mut empty) = (false, [false; PATHS_MAX]);
+        for (card, empty) in (0..self.cards.list.len()).zip(&mut empty) {
             // BOUND: peers that send without end are looked at again soon.
             for _ in 0..BATCHES {
                 let completions = &self.cards.list[card].completions;
@@ -224,11 +211,26 @@ impl Fleet {
                 }
                 any |= found > 0;
                 if found < BATCH {
+                    *empty = true;
                     break;
                 }
             }
         }
+        if self.draining {
+            self.settle(empty);
+        }
         any
+    }
+
+    /// Settles the paths that are lost, where cards have just had nothing more.
+    fn settle(&mut self, empty: [bool; PATHS_MAX]) {
+        for member in &mut self.members {
+            if let Err(error) = member.settle(empty) {
+                member.halt();
+                self.ends.note(error, member.peer);
+            }
+        }
+        self.draining = self.members.iter().any(Member::drains);
     }
 
     fn take(&mut self, card: usize, completion: &Completion) {
@@ -236,15 +238,14 @@ impl Fleet {
         let Some(member) = self.members.get_mut(mark.member) else { return };
         if completion.status != verbs::IBV_WC_SUCCESS {
             let status = i32::try_from(completion.status).unwrap_or(i32::MAX);
-            // One says why; the others were flushed for it.
-            if member.fault.as_ref().is_none_or(|(known, _)| *known == FLUSHED) {
-                let text = self.cards.list[card].device.library().status(completion.status);
-                member.fault = Some((status, text));
-                member.halt();
-            }
+            let library = self.cards.list[card].device.library();
+            member.take_failure(mark, status, || library.status(completion.status));
+            self.draining |= member.drains();
         } else if let Err(error) = member.take(mark, completion) {
             member.halt();
             self.ends.note(error, member.peer);
+        } else {
+            self.draining |= member.drains();
         }
     }
 
@@ -254,19 +255,19 @@ impl Fleet {
         for _ in 0..64 {
             let Ok(Some(event)) = self.cards.channel.next() else { break };
             let Some(member) = self.members.get_mut(event.number / PATHS_MAX) else { continue };
+            let path = event.number % PATHS_MAX;
             match event.kind {
-                Kind::Ended => member.gone = true,
+                Kind::Ended => member.end(path),
                 // The own one, which is not the peer's doing. Requests may yet say more.
-                Kind::Removed if member.fault.is_none() => {
-                    member.fault = Some((FLUSHED, "the card here is gone".to_owned()));
-                    member.halt();
-                }
+                Kind::Removed => member.lose(path, (FLUSHED, "the card here is gone".to_owned())),
                 _ => {}
             }
+            self.draining |= member.drains();
         }
         if self.looked.elapsed() >= PORTS_EVERY && !self.is_cut {
             self.looked = Instant::now();
             self.look_at_ports();
+            self.members.iter_mut().for_each(|member| drop(member.probe()));
         }
     }
 
@@ -277,13 +278,10 @@ impl Fleet {
             if card.device.is_up(card.port) {
                 card.down = None;
             } else if since.elapsed() >= DOWN {
-                let goes_by = |member: &&mut Member| {
-                    !member.pair.is_halted() && path < member.pair.paths.len()
-                };
-                for member in self.members.iter_mut().filter(goes_by) {
+                for member in self.members.iter_mut().filter(|member| member.uses(path)) {
                     let text = format!("a port here has been down for {} s", DOWN.as_secs());
-                    member.fault = Some((0, text));
-                    member.halt();
+                    member.lose(path, (0, text));
+                    self.draining |= member.drains();
                 }
             }
         }
@@ -315,6 +313,8 @@ impl Fleet {
     ) -> R {
         let member = &mut self.members[index];
         let outcome = use_it(&mut member.pair).and_then(|it| member.pair.tend().map(|()| it));
+        member.heed();
+        self.draining |= member.drains();
         outcome.unwrap_or_else(|error| {
             member.halt();
             self.ends.note(error, member.peer);
@@ -331,37 +331,11 @@ impl Fleet {
         }
         match &member.fault {
             _ if member.gone => self.ends.closed(member.peer),
-            Some((status, text)) => self.ends.lost(member.peer, *status, text),
-            None => {}
+            Some((status, text)) if member.pair.is_halted() => {
+                self.ends.lost(member.peer, *status, text);
+            }
+            _ => {}
         }
-    }
-}
-
-impl Member {
-    /// Takes a completion that is a success.
-    fn take(&mut self, mark: Mark, completion: &Completion) -> Result<()> {
-        let halted = self.pair.is_halted();
-        let Some(path) = self.pair.paths.get_mut(mark.path) else { return Ok(()) };
-        if !mark.receive {
-            path.port.end(mark.number);
-            return Ok(());
-        }
-        let frame = path.port.frame_in(mark.number);
-        if !halted {
-            path.port.offer(mark.number)?;
-        }
-        if completion.opcode == verbs::IBV_WC_RECV {
-            return self.pair.frame(mark.path, &frame);
-        }
-        // SAFETY: completions of writes with an immediate have one.
-        let bits = u32::from_be(unsafe { completion.__bindgen_anon_1.imm_data });
-        self.pair.immediate(mark.path, bits)
-    }
-
-    /// Nothing goes to the peer any more, and nothing of its comes.
-    fn halt(&mut self) {
-        self.pair.halt();
-        self.pair.paths.iter_mut().for_each(|path| path.port.stop());
     }
 }
 
@@ -369,21 +343,13 @@ impl Drop for Fleet {
     /// What was sent must be there before the connections go.
     fn drop(&mut self) {
         let limit = Instant::now() + LAST_WORDS;
-        for member in self.members.iter_mut().filter(|member| !member.pair.is_halted()) {
-            for path in &mut member.pair.paths {
-                let _ = path.port.fence();
-            }
-        }
-        let waits = |member: &Member| {
-            let under_way = |path: &Path<Queue>| path.port.under_way() > 0;
-            let over = member.gone || member.pair.is_halted();
-            !over && member.pair.paths.iter().any(under_way)
-        };
+        self.members.iter_mut().for_each(|member| drop(member.take_leave()));
         // BOUND: the limit.
-        while self.members.iter().any(waits) && Instant::now() < limit {
+        while self.members.iter().any(Member::is_sending) && Instant::now() < limit {
             if !self.poll() {
                 std::thread::yield_now();
                 self.watch();
+                self.members.iter_mut().for_each(|member| drop(member.pair.tend()));
             }
         }
         for path in self.members.iter_mut().flat_map(|member| &mut member.pair.paths) {

@@ -19,13 +19,16 @@
 //! STATE  kind  0     0        0         frames    heads: 8 bytes for each of up to 6 lanes
 //! ADVERT kind  lane  0        message   address   bytes    key     0       0
 //! NOTE   kind  0     0        immediate 0 ...
+//! GIVEN_UP kind path 0        0         taken
+//! ASK    kind  0 ...
 //! ```
 //!
 //! HELLO is the first frame of a connection: where the rings of its sender begin, their length, and
 //! how many frames it takes at a time. STATE says how many immediates and frames its sender has
-//! taken, and up to which position the rings. ADVERT says where a placeable message of
-//! a lane is wanted; without bytes: in the ring. NOTE is an immediate where the card has none
-//! (iWARP).
+//! taken, and up to which position the rings. GIVEN_UP says that its sender takes nothing more from
+//! another path, and how many immediates and frames it has taken from that. ADVERT says where a
+//! placeable message of a lane is wanted; without bytes: in the ring. NOTE is an immediate where
+//! the card has none (iWARP).
 
 use crate::engine::wires::FABRIC_LANES;
 use crate::error::{Code, Error, Result};
@@ -43,6 +46,8 @@ const HELLO: u8 = 1;
 const STATE: u8 = 2;
 const ADVERT: u8 = 3;
 const NOTE: u8 = 4;
+const GIVEN_UP: u8 = 5;
+const ASK: u8 = 6;
 
 const LANE_AT: u32 = 28;
 const NUMBER_AT: u32 = 20;
@@ -125,6 +130,10 @@ pub(super) enum Frame {
     Advert { lane: usize, message: u32, place: Remote, bytes: u64 },
     /// An immediate.
     Note { bits: u32 },
+    /// Nothing more is taken from this path; so many were.
+    GivenUp { path: u8, taken: u64 },
+    /// A STATE of this path is wanted now.
+    Ask,
 }
 
 impl Frame {
@@ -160,6 +169,11 @@ impl Frame {
             Self::Note { bits } => {
                 put(0, &[NOTE]);
                 put(4, &bits.to_le_bytes());
+            }
+            Self::Ask => put(0, &[ASK]),
+            Self::GivenUp { path, taken } => {
+                put(0, &[GIVEN_UP, path]);
+                put(8, &taken.to_le_bytes());
             }
         }
         bytes
@@ -207,6 +221,8 @@ impl Frame {
                 Ok(Self::Advert { lane, message: u32_at(4), place, bytes: u64_at(16) })
             }
             NOTE => Ok(Self::Note { bits: u32_at(4) }),
+            ASK => Ok(Self::Ask),
+            GIVEN_UP => Ok(Self::GivenUp { path: bytes[1], taken: u64_at(8) }),
             _ => Err(bad("a kind that is none")),
         }
     }
@@ -264,6 +280,8 @@ mod tests {
                 Frame::State { frames, heads },
                 Frame::Advert { lane, message: number, place, bytes },
                 Frame::Note { bits: number },
+                Frame::GivenUp { path: 3, taken: bytes },
+                Frame::Ask,
             ] {
                 prop_assert_eq!(Frame::decode(&frame.encode()).expect("a frame"), frame);
             }

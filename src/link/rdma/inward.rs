@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::detour::Condition;
 use super::frame::{ADVERTS_MAX, Frame, Remote, Told, after};
 use super::pair::{
     Pair, Path, RING_BYTES, Way, Wish, ahead, before_wrap, line_up, piece_bytes, spot,
@@ -209,11 +210,13 @@ impl<P: Port> Pair<P> {
         let reach =
             |path: &Path<P>| path.port.keys(into, bytes).filter(|held| held.keys.remote != 0);
         // By all cards or by none.
-        let all: Option<Vec<Held>> = self.paths.iter().map(reach).collect();
+        let up = |path: &&Path<P>| path.condition != Condition::Over;
+        let all: Option<Vec<Held>> = self.paths.iter().filter(up).map(reach).collect();
         let region = all.as_ref().and_then(|all| all.first()?.region.clone());
         let piece = piece_bytes(bytes);
         inward.expected.push_back(Expected { message, bytes, piece, got: 0, _region: region });
-        for (index, path) in self.paths.iter_mut().enumerate() {
+        let usable = |path: &&mut Path<P>| path.condition != Condition::Over;
+        for (index, path) in self.paths.iter_mut().filter(usable).enumerate() {
             let wish = match &all {
                 Some(all) => {
                     let place = Remote { address: into as u64, key: all[index].keys.remote };

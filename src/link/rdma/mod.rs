@@ -1,18 +1,21 @@
 //! The link between hosts whose network cards place bytes in each other's memory.
 //!
-//! `pair.rs`, `outward.rs` and `inward.rs` are the protocol (docs/ring-protocol.md), which knows no
-//! card; `frame.rs` its bits; `port.rs` what it asks of a connection, and `queue.rs` that of
-//! libibverbs. `yard.rs` opens cards and fits connections to memory, `fleet.rs` has all
-//! those of a rank, `regions.rs` the program's
-//! memory that they reach, `worth.rs` what is worth registering, `end.rs` what the engine sees. How
-//! ranks connect is [`crate::boot::rdma`]'s.
+//! `pair.rs`, `outward.rs`, `placing.rs` and `inward.rs` are the protocol (docs/ring-protocol.md), which knows no
+//! card; `detour.rs` what it does when a card fails; `frame.rs` its bits; `port.rs` what it asks of
+//! a connection, and `queue.rs` that of libibverbs. `yard.rs` opens cards and fits connections to
+//! memory, `fleet.rs` has all those of a rank, `member.rs` a peer's of them, `regions.rs` the
+//! program's memory that they reach, `worth.rs` what is worth registering, `end.rs` what the engine
+//! sees. How ranks connect is [`crate::boot::rdma`]'s.
 
+mod detour;
 mod end;
 mod fleet;
 mod frame;
 mod inward;
+mod member;
 mod outward;
 mod pair;
+mod placing;
 mod port;
 mod queue;
 mod regions;

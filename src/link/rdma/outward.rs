@@ -3,38 +3,37 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::detour::{Condition, Written};
 use super::frame::{ADVERTS_MAX, Remote, Told};
-use super::pair::{
-    PATHS_MAX, Pair, Path, RING_BYTES, Way, ahead, before_wrap, line_up, piece_bytes, spot,
-};
+use super::pair::{PATHS_MAX, Pair, RING_BYTES, Way, ahead, before_wrap, line_up, spot};
 use super::port::Port;
 use super::regions::{Held, Region};
 use crate::engine::link::Window;
 use crate::error::{Code, Error, Result};
 
 /// Messages up to here are gathered in the mirror, even from memory that the card reaches.
-const GATHER_BYTES: usize = 4 << 10;
+pub(super) const GATHER_BYTES: usize = 4 << 10;
 /// What gathers there is posted at the latest when it is so much.
 const PUBLISH_BYTES: u64 = 32 << 10;
 
 /// Memory that a request under way reads.
 #[derive(Debug)]
-struct Lent {
-    at: usize,
-    bytes: usize,
-    path: usize,
-    request: u64,
+pub(super) struct Lent {
+    pub(super) at: usize,
+    pub(super) bytes: usize,
+    pub(super) path: usize,
+    pub(super) request: u64,
     /// By which the card reads.
-    _region: Option<Arc<Region>>,
+    pub(super) _region: Option<Arc<Region>>,
 }
 
 /// Where the peer wants a message: on each path by its key there.
 #[derive(Clone, Copy, Debug)]
-struct Advert {
-    message: u32,
+pub(super) struct Advert {
+    pub(super) message: u32,
     /// 0: in the ring.
-    bytes: u64,
-    places: [Option<Remote>; PATHS_MAX],
+    pub(super) bytes: u64,
+    pub(super) places: [Option<Remote>; PATHS_MAX],
 }
 
 /// The sending end of a lane.
@@ -49,18 +48,18 @@ pub(super) struct Out {
     stamps: VecDeque<(u32, u64)>,
     /// Bytes between messages that need no writing: they are told with what follows.
     gap: u64,
-    way: Way,
+    pub(super) way: Way,
     /// The message at hand goes straight from its source to the ring.
-    straight: bool,
+    pub(super) straight: bool,
     /// It is placeable.
-    counts: bool,
+    pub(super) counts: bool,
     /// Placeable messages that have ended.
-    message: u32,
+    pub(super) message: u32,
     /// Bytes of the message at hand that are posted by its advert, and those of a piece.
-    placed: usize,
-    piece: usize,
+    pub(super) placed: usize,
+    pub(super) piece: usize,
     /// Where it goes by its advert, what each card reads it by.
-    held: Vec<Held>,
+    pub(super) held: Vec<Option<Held>>,
     adverts: VecDeque<Advert>,
     lent: Vec<Lent>,
 }
@@ -124,11 +123,21 @@ impl Out {
         }
     }
 
+    /// A source is read until a request has ended.
+    pub(super) fn lend(&mut self, lent: Lent) {
+        self.lent.push(lent);
+    }
+
+    /// Requests of this path read nothing any more.
+    pub(super) fn forget_path(&mut self, path: usize) {
+        self.lent.retain(|one| one.path != path);
+    }
+
     fn free(&self) -> u64 {
         self.head + RING_BYTES as u64 - self.written
     }
 
-    fn advert(&self) -> Option<Advert> {
+    pub(super) fn advert(&self) -> Option<Advert> {
         self.adverts.iter().find(|one| one.message == self.message).copied()
     }
 }
@@ -151,7 +160,7 @@ impl<P: Port> Pair<P> {
     /// Posts what is in the mirror, as far as the peer has places for it.
     pub(super) fn publish(&mut self, lane: usize) -> Result<()> {
         while let Some(&(stamp, until)) = self.out[lane].stamps.front()
-            && self.may_tell(0)
+            && let Some(path) = self.ring_path().filter(|path| self.may_tell(*path))
         {
             let out = &mut self.out[lane];
             let bytes = before_wrap(out.posted, until - out.posted);
@@ -159,11 +168,11 @@ impl<P: Port> Pair<P> {
             if out.posted + bytes as u64 == until {
                 out.stamps.pop_front();
             }
-            let Some(keys) = self.paths[0].port.keys(from, bytes) else {
+            let Some(keys) = self.paths[path].port.keys(from, bytes) else {
                 return Err(Error::new(Code::Internal, "a mirror out of reach"));
             };
             // SAFETY: the mirror's bytes stay as they are until the peer has taken them.
-            unsafe { self.post_run(lane, (from, keys.keys.local), (bytes, stamp))? };
+            unsafe { self.post_run(lane, path, (from, &keys, false), (bytes, stamp))? };
         }
         Ok(())
     }
@@ -175,22 +184,39 @@ impl<P: Port> Pair<P> {
     unsafe fn post_run(
         &mut self,
         lane: usize,
-        from: (*const u8, u32),
+        index: usize,
+        (from, held, lent): (*const u8, &Held, bool),
         (bytes, stamp): (usize, u32),
-    ) -> Result<u64> {
-        let (out, path) = (&mut self.out[lane], &mut self.paths[0]);
-        let Some(rings) = path.rings else {
+    ) -> Result<()> {
+        let out = &mut self.out[lane];
+        let at = (lane * RING_BYTES + spot(out.posted)) as u64;
+        let place = |rings: Remote| Remote { address: rings.address.wrapping_add(at), ..rings };
+        let mut places = [None; PATHS_MAX];
+        for (at, path) in places.iter_mut().zip(&self.paths) {
+            *at = path.rings.map(place);
+        }
+        let (path, to) = (&mut self.paths[index], places[index]);
+        let Some(to) = to else {
             return Err(Error::new(Code::Internal, "data before the peer's HELLO"));
         };
-        let at = (lane * RING_BYTES + spot(out.posted)) as u64;
-        let to = Remote { address: rings.address.wrapping_add(at), ..rings };
         let gap = usize::try_from(std::mem::take(&mut out.gap)).unwrap_or(0);
         let told = Told::Ring { lane, message: stamp, bytes: bytes + gap };
         // SAFETY: passed on.
-        let request = unsafe { path.port.write(from, bytes, to, Some(told.bits()))? };
+        let request = unsafe {
+            path.port.write((from, held.keys.local), bytes, to, Some(told.bits()), lent)?
+        };
         path.sent += 1;
         out.posted += bytes as u64;
-        Ok(request)
+        if lent {
+            let (at, region) = (from as usize, held.region.clone());
+            out.lend(Lent { at, bytes, path: index, request, _region: region });
+        }
+        let region = &held.region;
+        self.remember(index, || {
+            let region = region.clone();
+            Written { lane, from, bytes, lent, region, told, places }
+        });
+        Ok(())
     }
 
     /// Takes what fits of `bytes` bytes at `from`, the rest of a message, into the ring: copied if
@@ -205,18 +231,22 @@ impl<P: Port> Pair<P> {
         from: *const u8,
         bytes: usize,
     ) -> Result<usize> {
-        let held = self.paths[0].port.keys(from, bytes);
+        let first = self.paths.iter().find(|path| path.condition != Condition::Over);
+        let held = first.and_then(|path| path.port.keys(from, bytes));
         let out = &mut self.out[lane];
         if out.way == Way::New {
             (out.way, out.straight) = (Way::Ring, bytes > GATHER_BYTES);
         }
-        let Some(Held { keys, region }) = held.filter(|_| out.straight) else {
+        let Some(held) = held.filter(|_| out.straight) else {
             // SAFETY: passed on.
             return unsafe { self.stage(lane, from, bytes) };
         };
         self.publish(lane)?;
         let mut done = 0;
-        while done < bytes && self.out[lane].stamps.is_empty() && self.may_tell(0) {
+        while done < bytes
+            && self.out[lane].stamps.is_empty()
+            && let Some(path) = self.ring_path().filter(|path| self.may_tell(*path))
+        {
             let out = &mut self.out[lane];
             let count = before_wrap(out.written, out.free()).min(bytes - done);
             if count == 0 {
@@ -225,9 +255,7 @@ impl<P: Port> Pair<P> {
             let (at, stamp) = (from.wrapping_add(done), out.message);
             out.written += count as u64;
             // SAFETY: the caller promises the source.
-            let request = unsafe { self.post_run(lane, (at, keys.local), (count, stamp))? };
-            let (at, region) = (at as usize, region.clone());
-            self.out[lane].lent.push(Lent { at, bytes: count, path: 0, request, _region: region });
+            unsafe { self.post_run(lane, path, (at, &held, true), (count, stamp))? };
             done += count;
         }
         Ok(done)
@@ -254,95 +282,6 @@ impl<P: Port> Pair<P> {
             unsafe { std::ptr::copy_nonoverlapping(from.add(done), window.at, count) };
             self.copied += count as u64;
             self.commit(lane, count)?;
-            done += count;
-        }
-        Ok(done)
-    }
-
-    /// As [`Pair::write`], of a message that the receiver takes by [`Pair::take`]. With `stage`
-    /// what has not begun to go by an advert goes by the ring, at once, and is copied.
-    ///
-    /// # Safety
-    /// As [`Pair::write`].
-    pub(super) unsafe fn place(
-        &mut self,
-        lane: usize,
-        from: *const u8,
-        bytes: usize,
-        stage: bool,
-    ) -> Result<usize> {
-        // Whoever is to take it must have what goes before.
-        self.publish(lane)?;
-        let out = &mut self.out[lane];
-        if out.way == Way::New {
-            (out.counts, out.straight) = (true, bytes > GATHER_BYTES);
-            out.way = Way::Open;
-        }
-        if out.way == Way::Open {
-            self.choose(lane, from, bytes, stage)?;
-        }
-        match self.out[lane].way {
-            Way::New | Way::Open => Ok(0),
-            // SAFETY: passed on.
-            Way::Ring if stage => unsafe { self.stage(lane, from, bytes) },
-            // SAFETY: as above.
-            Way::Ring => unsafe { self.write(lane, from, bytes) },
-            // SAFETY: as above.
-            Way::Placed => unsafe { self.post_pieces(lane, from, bytes) },
-        }
-    }
-
-    /// Which way a placeable message goes, once that is known.
-    fn choose(&mut self, lane: usize, from: *const u8, bytes: usize, stage: bool) -> Result<()> {
-        let reach = |path: &Path<P>| path.port.keys(from, bytes);
-        // By all cards or by none.
-        let held: Option<Vec<Held>> = self.paths.iter().map(reach).collect();
-        let way = match self.out[lane].advert() {
-            Some(Advert { bytes: 0, .. }) => Way::Ring,
-            // The ranks have called different things. The receiver sees that by the head before.
-            Some(advert) if advert.bytes != bytes as u64 => return Ok(()),
-            _ if held.is_none() => Way::Ring,
-            Some(_) => Way::Placed,
-            None if stage => Way::Ring,
-            None => return Ok(()),
-        };
-        let out = &mut self.out[lane];
-        (out.way, out.placed, out.piece) = (way, 0, piece_bytes(bytes));
-        out.held = held.unwrap_or_default();
-        Ok(())
-    }
-
-    /// Posts pieces of the message at hand, each on the path that has most room.
-    ///
-    /// # Safety
-    /// As [`Pair::write`].
-    unsafe fn post_pieces(&mut self, lane: usize, from: *const u8, bytes: usize) -> Result<usize> {
-        let Some(advert) = self.out[lane].advert() else {
-            return Err(Error::new(Code::Internal, "a placed message without an advert"));
-        };
-        let mut done = 0;
-        while done < bytes {
-            let ready = |index: &usize| advert.places[*index].is_some() && self.may_tell(*index);
-            let room = |index: &usize| (self.paths[*index].port.room(), PATHS_MAX - *index);
-            let best = (0..self.paths.len()).filter(ready).max_by_key(room);
-            let Some((index, place)) = best.and_then(|index| Some((index, advert.places[index]?)))
-            else {
-                break;
-            };
-            let (out, path) = (&mut self.out[lane], &mut self.paths[index]);
-            let (at, count) = (from.wrapping_add(done), out.piece.min(bytes - done));
-            let Held { keys, region } = out.held[index].clone();
-            let piece = out.placed / out.piece;
-            let told = Told::Placed { lane, message: advert.message, piece };
-            let address = place.address.wrapping_add(out.placed as u64);
-            let to = Remote { address, ..place };
-            // SAFETY: the caller promises the source.
-            let request =
-                unsafe { path.port.write((at, keys.local), count, to, Some(told.bits()))? };
-            path.sent += 1;
-            let at = at as usize;
-            out.lent.push(Lent { at, bytes: count, path: index, request, _region: region });
-            out.placed += count;
             done += count;
         }
         Ok(done)
@@ -378,12 +317,14 @@ impl<P: Port> Pair<P> {
         let under_way = |one: &Lent| self.paths[one.path].port.ended() < one.request;
         let touches = |one: &&Lent| one.at < to && from < one.at + one.bytes;
         self.out[lane].lent.iter().filter(touches).any(under_way)
+            || self.reads_again(lane, from, to)
     }
 
     /// Whether everything is posted, and nothing of the callers' is read any more.
     pub(super) fn flushed(&mut self, lane: usize) -> bool {
+        let again = self.reads_again(lane, 0, usize::MAX) && !self.is_halted();
         let (halted, out, paths) = (self.is_halted(), &mut self.out[lane], &self.paths);
         out.lent.retain(|one| !halted && paths[one.path].port.ended() < one.request);
-        out.lent.is_empty() && out.stamps.is_empty()
+        out.lent.is_empty() && out.stamps.is_empty() && !again
     }
 }

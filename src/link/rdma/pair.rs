@@ -29,11 +29,13 @@
 //! Owns nothing but numbers: rings and mirrors are the maker's. Invariants: a place in the receive
 //! queue is taken before anything is posted; nothing of the peer's bounds an access before it is
 //! checked; what was lent is let go only when its request has ended. Thread rule: one at a time.
-//! `outward.rs` is the sending side, `inward.rs` the receiving one. Not here: cards, waiting, who
+//! `outward.rs` is the sending side, `inward.rs` the receiving one, `detour.rs` what happens when
+//! one path of several is lost. Not here: cards, waiting, who
 //! is alive.
 
 use std::collections::VecDeque;
 
+use super::detour::{Condition, Written};
 use super::frame::{ADVERTS_MAX, FRAME_BYTES, Frame, PIECES_MAX, RUN_MAX, Remote, STAMPS};
 use super::inward::In;
 use super::outward::Out;
@@ -104,14 +106,22 @@ pub(super) struct Path<P> {
     pub(super) rings: Option<Remote>,
     /// Immediates and frames sent, and how many of them the peer has taken.
     pub(super) sent: u64,
-    acknowledged: u64,
+    pub(super) acknowledged: u64,
     /// How many may be under way.
     depth: u64,
     /// Those taken here, and what the peer has been told of them.
-    taken: u64,
+    pub(super) taken: u64,
     told: u64,
     /// Adverts for which there was no place.
     pub(super) wishes: VecDeque<Wish>,
+    /// The peer has asked for a STATE.
+    asked: bool,
+    pub(super) condition: Condition,
+    /// What was written and the peer has not said to have taken, by number: kept where there are
+    /// several paths.
+    pub(super) log: VecDeque<(u64, Written)>,
+    /// How many the peer had taken when it gave up this path.
+    pub(super) heard: Option<u64>,
 }
 
 /// Where the rings of all lanes, then their mirrors, follow each other.
@@ -133,6 +143,12 @@ pub(super) struct Pair<P> {
     pub(super) out: [Out; FABRIC_LANES],
     pub(super) inward: [In; FABRIC_LANES],
     pub(super) paths: Vec<Path<P>>,
+    /// Paths of which the peer is to know that they are given up, and how much they had brought.
+    pub(super) given_up: VecDeque<(usize, u64)>,
+    /// What was sent by paths that are lost, and goes again.
+    pub(super) again: VecDeque<Written>,
+    /// What was taken is to be told even so.
+    pub(super) retell: bool,
     /// Nothing goes any more; what has come may still be taken.
     halted: bool,
     /// Bytes of messages that a processor has copied here.
@@ -188,12 +204,19 @@ impl<P: Port> Pair<P> {
             taken: 0,
             told: 0,
             wishes: VecDeque::with_capacity(4),
+            asked: false,
+            condition: Condition::Up,
+            log: VecDeque::new(),
+            heard: None,
         };
         let mut pair = Self {
             peer,
             out: std::array::from_fn(|lane| Out::new(part(memory.mirrors, lane))),
             inward: std::array::from_fn(|lane| In::new(part(memory.rings, lane))),
             paths: ports.into_iter().map(path).collect(),
+            given_up: VecDeque::new(),
+            again: VecDeque::new(),
+            retell: false,
             halted: false,
             copied: 0,
         };
@@ -270,6 +293,9 @@ impl<P: Port> Pair<P> {
                     return Err(self.bad("a count of frames that were not sent"));
                 }
                 path.acknowledged = frames;
+                while path.log.front().is_some_and(|(number, _)| *number <= frames) {
+                    path.log.pop_front();
+                }
                 for (out, head) in self.out.iter_mut().zip(heads) {
                     if !out.took(head) {
                         return Err(self.bad("a position that was not written"));
@@ -282,6 +308,17 @@ impl<P: Port> Pair<P> {
                 }
             }
             Frame::Note { bits } => return self.note(bits),
+            Frame::Ask => {
+                path.asked = true;
+                return self.tend();
+            }
+            Frame::GivenUp { path, taken } => {
+                let lost = usize::from(path);
+                if lost == index || !self.heard_given_up(lost, taken) {
+                    return Err(self.bad("a path given up that cannot be"));
+                }
+                return self.tend();
+            }
         }
         Ok(())
     }
@@ -289,7 +326,8 @@ impl<P: Port> Pair<P> {
     /// Whether `path` takes another immediate, or frame besides STATE.
     pub(super) fn may_tell(&self, index: usize) -> bool {
         let path = &self.paths[index];
-        !self.halted && path.port.room() > 1 && path.sent - path.acknowledged + RESERVE < path.depth
+        let up = !self.halted && path.condition == Condition::Up;
+        up && path.port.room() > 1 && path.sent - path.acknowledged + RESERVE < path.depth
     }
 
     /// Says what is due: where messages are wanted, and what was taken here.
@@ -300,18 +338,37 @@ impl<P: Port> Pair<P> {
         if self.halted {
             return Ok(());
         }
-        let far = self.inward.iter().any(|lane| lane.untold() >= TELL_BYTES);
+        if !(self.given_up.is_empty() && self.again.is_empty()) {
+            self.send_again()?;
+        }
+        let mut far = self.retell || self.inward.iter().any(|lane| lane.untold() >= TELL_BYTES);
         for index in 0..self.paths.len() {
+            if self.paths[index].condition != Condition::Up {
+                continue;
+            }
             while self.may_tell(index)
                 && let Some(wish) = self.paths[index].wishes.pop_front()
             {
                 self.say(index, wish)?;
             }
             let path = &self.paths[index];
-            let due = path.taken - path.told >= TELL_FRAMES || far && index == 0;
+            let due = path.taken - path.told >= TELL_FRAMES || path.asked || far;
             if due && path.port.room() > 0 && path.sent - path.acknowledged < path.depth {
                 self.tell(index)?;
+                self.retell = false;
             }
+            // By the first path that is up.
+            far = false;
+        }
+        Ok(())
+    }
+
+    /// Asks the peer to tell what it has taken by path `index`.
+    pub(super) fn ask(&mut self, index: usize) -> Result<()> {
+        if self.may_tell(index) {
+            let path = &mut self.paths[index];
+            path.port.frame(&Frame::Ask.encode())?;
+            path.sent += 1;
         }
         Ok(())
     }
@@ -323,6 +380,7 @@ impl<P: Port> Pair<P> {
         path.port.frame(&Frame::State { frames: path.taken, heads }.encode())?;
         path.sent += 1;
         path.told = path.taken;
+        path.asked = false;
         Ok(())
     }
 }

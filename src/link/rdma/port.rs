@@ -22,8 +22,8 @@ pub(super) trait Port {
     fn room(&self) -> usize;
 
     /// Writes `bytes` bytes at an address, under a local key, to the peer's memory, and tells it
-    /// the immediate, if there is one. Returns the number of the request; numbers grow by one or
-    /// more.
+    /// the immediate, if there is one. With `waited` somebody waits until it has ended. Returns the
+    /// number of the request; numbers grow by one or more.
     ///
     /// # Safety
     /// The address is readable for `bytes` bytes, under the key, until the request has ended.
@@ -36,6 +36,7 @@ pub(super) trait Port {
         bytes: usize,
         to: Remote,
         told: Option<u32>,
+        waited: bool,
     ) -> Result<u64>;
 
     /// Sends a frame.

@@ -83,6 +83,10 @@ pub(super) struct Queue {
     immediates: bool,
     posted: u64,
     ended: u64,
+    /// Places to receive at that are posted and have not come back.
+    places: u32,
+    /// Why the card took a request or a place no more.
+    failed: Option<Error>,
 }
 
 // SAFETY: the addresses are of memory that the owner keeps, and no thread's.
@@ -106,7 +110,8 @@ impl Queue {
             unsafe { offer(&mut id, &own, mark, place)? };
         }
         let inline = usize::try_from(inline).unwrap_or(0);
-        Ok(Self { id, own, mark, regions, inline, immediates, posted: 0, ended: 0 })
+        let (posted, ended, places, failed) = (0, 0, DEPTH, None);
+        Ok(Self { id, own, mark, regions, inline, immediates, posted, ended, places, failed })
     }
 
     /// The bytes of the frame at a place.
@@ -116,8 +121,19 @@ impl Queue {
         unsafe { self.own.frames_in.wrapping_add(at).cast::<[u8; FRAME_BYTES]>().read_volatile() }
     }
 
+    /// A place has come back: taken, or empty because the card takes nothing more.
+    pub(super) fn came(&mut self) {
+        self.places = self.places.saturating_sub(1);
+    }
+
+    /// Places to receive at that the card has.
+    pub(super) fn places(&self) -> u32 {
+        self.places
+    }
+
     /// Posts a place again.
     pub(super) fn offer(&mut self, place: u64) -> Result<()> {
+        self.places += 1;
         // SAFETY: the promise given to `new`.
         unsafe { offer(&mut self.id, &self.own, self.mark, place) }
     }
@@ -136,6 +152,11 @@ impl Queue {
         self.posted - self.ended
     }
 
+    /// Why the card takes nothing any more, told once.
+    pub(super) fn failure(&mut self) -> Option<Error> {
+        self.failed.take()
+    }
+
     /// From now on nothing of the peer's comes to memory here.
     pub(super) fn stop(&mut self) {
         self.id.stop();
@@ -146,9 +167,16 @@ impl Queue {
         &mut self.id
     }
 
-    /// Posts a request that does nothing, and whose end tells that of all before it.
-    pub(super) fn fence(&mut self) -> Result<()> {
-        if self.under_way() == 0 || self.room() == 0 {
+    /// Whether the end of a request says that its bytes are in the peer's memory: it does not where
+    /// a connection is TCP's (iWARP).
+    pub(super) fn ends_there(&self) -> bool {
+        self.immediates
+    }
+
+    /// Posts a request that does nothing. Its end tells that of all before it, and that the peer's
+    /// card answers.
+    pub(super) fn probe(&mut self) -> Result<()> {
+        if self.room() == 0 {
             return Ok(());
         }
         let flags = verbs::IBV_SEND_SIGNALED;
@@ -185,17 +213,20 @@ impl Queue {
         };
         request.sg_list = &raw mut data;
         request.num_sge = i32::from(bytes > 0);
-        let short = bytes <= self.inline;
+        // What is copied into the request is not read when it is repeated by another path.
+        let short = bytes <= self.inline && !waited;
         if short {
             request.send_flags |= verbs::IBV_SEND_INLINE;
         }
-        if (waited && !short) || number.is_multiple_of(TELL_EVERY) {
+        if waited || number.is_multiple_of(TELL_EVERY) {
             request.send_flags |= verbs::IBV_SEND_SIGNALED;
         }
         // SAFETY: the caller's promise; the list is copied by the call.
-        unsafe { self.id.post(&mut request)? };
-        // What was copied by the call is not read any more, but its end comes with a later one's.
-        Ok(if short { 0 } else { number })
+        if let Err(error) = unsafe { self.id.post(&mut request) } {
+            // As a request that never ends: the path is given up for it.
+            self.failed.get_or_insert(error);
+        }
+        Ok(number)
     }
 }
 
@@ -231,6 +262,7 @@ impl Port for Queue {
         bytes: usize,
         to: Remote,
         told: Option<u32>,
+        waited: bool,
     ) -> Result<u64> {
         let mut request = verbs::ibv_send_wr::default();
         request.wr.rdma.remote_addr = to.address;
@@ -244,7 +276,7 @@ impl Port for Queue {
         };
         request.opcode = kind;
         // SAFETY: the caller's promise.
-        let number = unsafe { self.post(request, (from, bytes, key), true)? };
+        let number = unsafe { self.post(request, (from, bytes, key), waited)? };
         if let Some(bits) = told {
             self.frame(&Frame::Note { bits }.encode())?;
         }

@@ -40,6 +40,11 @@ impl Region {
         Arc::new(Self { from: at, to: at + bytes, keys, _held: held })
     }
 
+    /// The keys of `card`.
+    pub(super) fn keys(&self, card: usize) -> Keys {
+        self.keys[card]
+    }
+
     fn bytes(&self) -> usize {
         self.to - self.from
     }
