@@ -62,10 +62,11 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         variable: "UNISONO_LINKS",
         default: "shm,rdma,tcp",
-        range: "shm, rdma, tcp, or several with commas",
+        range: "shm, rdma, rsocket, tcp, or several with commas",
         agreed: true,
         text: "which links may be used: shared memory is preferred, then RDMA, where both ranks have \
-               a card that reaches the other's",
+               a card that reaches the other's, then rsocket: the same cards by sockets of \
+               librdmacm, which copy what is sent, for where only those work",
     },
     Knob {
         variable: "UNISONO_RDMA_DEVICE",
@@ -313,6 +314,8 @@ pub struct Config {
     pub tcp: bool,
     /// Ranks may use RDMA for data.
     pub rdma: bool,
+    /// Ranks may use RDMA by sockets of librdmacm for data.
+    pub rsocket: bool,
     /// The RDMA cards to use, by name, or `local_rank`; `None`: those near the rank.
     pub rdma_device: Option<String>,
     /// The libibverbs to open; `None`: the system's.
@@ -368,6 +371,7 @@ impl Default for Config {
             shm: true,
             tcp: true,
             rdma: true,
+            rsocket: false,
             rdma_device: None,
             ibverbs_lib: None,
             rdma_cache: None,
@@ -504,11 +508,12 @@ impl Config {
 
     /// Allows exactly the links named in `list` ("shm,tcp").
     pub fn set_links(&mut self, list: &str) -> Option<()> {
-        (self.shm, self.rdma, self.tcp) = (false, false, false);
+        (self.shm, self.rdma, self.rsocket, self.tcp) = (false, false, false, false);
         for name in list.split(',').map(str::trim) {
             match name {
                 "shm" => self.shm = true,
                 "rdma" => self.rdma = true,
+                "rsocket" => self.rsocket = true,
                 "tcp" => self.tcp = true,
                 _ => return None,
             }

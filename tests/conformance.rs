@@ -69,6 +69,20 @@ fn the_quick_suite_passes_over_rdma() {
     }
 }
 
+/// The same by sockets: as they are, and where the library takes little at a time.
+#[test]
+fn the_quick_suite_passes_over_rsockets() {
+    let library = standin_rdma::rdma();
+    for (ranks, short) in [("2,3", "0"), ("2", "3000")] {
+        let mut command = program(&["check", "--quick", "--link", "rsocket", "-n", ranks]);
+        command.env("UNISONO_IBVERBS_LIB", &library).env("UNISONO_RDMACM_LIB", &library);
+        command.env("STANDIN_RSOCKET_SHORT", short);
+        let output = command.output().expect("the program starts");
+        assert!(output.status.success(), "{short}: {}", text(&output));
+        assert!(text(&output).contains(" 0 failed"), "{short}: {}", text(&output));
+    }
+}
+
 #[test]
 fn a_filter_chooses_cases_and_one_that_fits_none_is_an_error() {
     let some = ["--quick", "--filter", "together: an empty group"];

@@ -23,7 +23,10 @@ device_down 120
 peer_device_down 120
 cable_cut 120
 killed 120
-memlock 60"
+memlock 60
+check_rsocket 300
+killed_rsocket 120
+memlock_rsocket 60"
 
 # ---- what the cases stand on --------------------------------------------------------------------
 
@@ -154,6 +157,18 @@ killed() {
     start_long
     kill -KILL "$(process_of 1)"
     loses 'rank 1'
+}
+
+# By sockets of librdmacm, which themselves say nothing of a peer's death.
+check_rsocket() { check rsocket 2; }
+killed_rsocket() {
+    local link=rsocket
+    killed
+}
+
+memlock_rsocket() {
+    local link=rsocket
+    memlock
 }
 
 memlock() {

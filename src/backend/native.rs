@@ -287,6 +287,9 @@ impl Backend for Native {
         if let Some(rdma) = self.engine.fabric().rdma() {
             rdma.watch();
         }
+        if let Some(rsocket) = self.engine.fabric().rsocket() {
+            rsocket.watch();
+        }
         self.health.watch(&mut self.news);
         self.judge();
         // After the news: a rank that fails says so before it gives its memory back.
@@ -305,13 +308,18 @@ impl Backend for Native {
         // A death is waited out in small steps; see `judge`.
         let suspect = self.news.dead.is_some() || self.engine.fabric().ends().first().is_some();
         let timeout = if suspect { timeout.min(GRACE) } else { timeout };
-        if self.engine.fabric().rdma().is_some_and(|rdma| !rdma.may_sleep()) {
+        if self.engine.fabric().rdma().is_some_and(|rdma| !rdma.may_sleep())
+            || self.engine.fabric().rsocket().is_some_and(|rsocket| !rsocket.may_sleep())
+        {
             return;
         }
         // A failed wait only costs a turn: the loop around looks at everything again.
         let _ = self.poller.wait(Some(timeout), &mut self.events);
         if let Some(rdma) = self.engine.fabric().rdma() {
             rdma.wake();
+        }
+        if let Some(rsocket) = self.engine.fabric().rsocket() {
+            rsocket.wake();
         }
     }
 
@@ -355,6 +363,10 @@ impl Backend for Native {
             // SAFETY: the segment stays until it is forgotten.
             let _ = unsafe { rdma.register(at, bytes) };
         }
+        if let Some(rsocket) = self.engine.fabric().rsocket() {
+            // SAFETY: as above.
+            unsafe { rsocket.register(at, bytes) };
+        }
         self.private.insert(at as usize, segment);
         Ok(at)
     }
@@ -369,6 +381,9 @@ impl Backend for Native {
         if let (Some(rdma), Some(_)) = (self.engine.fabric().rdma(), &found) {
             rdma.forget(memory);
         }
+        if let (Some(rsocket), Some(_)) = (self.engine.fabric().rsocket(), &found) {
+            rsocket.forget(memory);
+        }
         found.map(drop).ok_or_else(|| {
             let text = format!("{memory:p} is not memory of this communicator");
             Error::new(Code::InvalidArgument, text)
@@ -376,16 +391,23 @@ impl Backend for Native {
     }
 
     unsafe fn register(&mut self, memory: *mut u8, bytes: usize) -> Result<()> {
-        match self.engine.fabric().rdma() {
+        if let Some(rdma) = self.engine.fabric().rdma() {
             // SAFETY: the caller's promise is passed on.
-            Some(rdma) => unsafe { rdma.register(memory, bytes) },
-            None => Ok(()),
+            unsafe { rdma.register(memory, bytes)? };
         }
+        if let Some(rsocket) = self.engine.fabric().rsocket() {
+            // SAFETY: as above.
+            unsafe { rsocket.register(memory, bytes) };
+        }
+        Ok(())
     }
 
     fn deregister(&mut self, memory: *mut u8) -> Result<()> {
         if let Some(rdma) = self.engine.fabric().rdma() {
             rdma.forget(memory);
+        }
+        if let Some(rsocket) = self.engine.fabric().rsocket() {
+            rsocket.forget(memory);
         }
         Ok(())
     }
@@ -415,7 +437,10 @@ impl Backend for Native {
 
     #[cfg(test)]
     fn bytes_copied(&mut self) -> u64 {
-        self.engine.fabric().rdma().map_or(0, crate::link::rdma::Launched::copied)
+        use crate::link::rdma::{Launched, Opened};
+
+        let fabric = self.engine.fabric();
+        fabric.rdma().map_or(0, Launched::copied) + fabric.rsocket().map_or(0, Opened::copied)
     }
 
     fn close(&mut self) {

@@ -89,7 +89,7 @@ pub(crate) enum Wanted<'a> {
 }
 
 /// Which cards to use, and why these.
-fn choose<'a>(
+pub(super) fn choose<'a>(
     found: &'a [Card],
     wanted: Wanted<'_>,
     node: Option<u32>,
@@ -125,7 +125,7 @@ fn choose<'a>(
 }
 
 /// Binds to an address of `card`.
-fn reach(channel: &Arc<Channel>, card: &Card) -> Result<Option<(Id, Device, IpAddr)>> {
+pub(super) fn reach(channel: &Arc<Channel>, card: &Card) -> Result<Option<(Id, Device, IpAddr)>> {
     let all = interface::list()?;
     // Those in its table first: RoCE's. Others are found by trying.
     let own = card.ports.iter().filter(|port| port.up).flat_map(|port| port.addresses.clone());

@@ -15,6 +15,8 @@ pub(crate) mod conn;
 pub(crate) mod doors;
 pub mod env;
 pub(crate) mod frame;
+#[cfg(unisono_rdma)]
+pub(crate) mod gate;
 pub mod id;
 pub(crate) mod interface;
 pub(crate) mod key;
@@ -29,6 +31,8 @@ pub(crate) mod porch;
 #[cfg(unisono_rdma)]
 pub(crate) mod rdma;
 pub(crate) mod rendezvous;
+#[cfg(unisono_rdma)]
+pub(crate) mod rsocket;
 pub(crate) mod server;
 pub mod survey;
 mod trade;

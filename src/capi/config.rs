@@ -130,8 +130,10 @@ unsafe fn apply(given: &ConfigStruct, mut config: Config) -> Result<Config> {
     let text = |at, name| unsafe { text(at, name) };
     if let Some(links) = text(given.links, "config.links")? {
         config.set_links(links).ok_or_else(|| {
-            let text =
-                format!("config.links {}: expected shm, rdma, tcp or several", quoted(links));
+            let text = format!(
+                "config.links {}: expected shm, rdma, rsocket, tcp or several",
+                quoted(links)
+            );
             Error::new(Code::UnknownValue, text)
         })?;
     }

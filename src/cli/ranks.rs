@@ -23,6 +23,8 @@ pub(crate) enum Link {
     Tcp,
     /// Ranks are processes; everything goes by RDMA cards.
     Rdma,
+    /// Ranks are processes; everything goes by RDMA cards, by sockets of librdmacm.
+    Rsocket,
     /// Ranks are processes that `mpirun` has started; MPI moves everything. Not a link, but in its
     /// place where there is none to choose.
     #[value(skip)]
@@ -36,6 +38,7 @@ impl Link {
             Self::Shm => "shm",
             Self::Tcp => "tcp",
             Self::Rdma => "rdma",
+            Self::Rsocket => "rsocket",
             Self::Mpi => "mpi",
         }
     }
@@ -44,9 +47,9 @@ impl Link {
     pub(crate) fn apply(self, config: &mut Config) {
         match self {
             Self::Mem => {}
-            Self::Shm | Self::Tcp | Self::Rdma => {
+            Self::Shm | Self::Tcp | Self::Rdma | Self::Rsocket => {
                 (config.shm, config.tcp) = (self == Self::Shm, self == Self::Tcp);
-                config.rdma = self == Self::Rdma;
+                (config.rdma, config.rsocket) = (self == Self::Rdma, self == Self::Rsocket);
             }
             Self::Mpi => config.backend = Family::Mpi,
         }

@@ -5,6 +5,7 @@
 //!         | words (1) | processors (8 each) | foreign rank (4) | text bytes (1) | text
 //!         | backend (1) | 1, the GPU (16), NCCL's version (4), ranks share GPUs (1); or 0
 //!         | 1, where RDMA cards listen; or 0
+//!         | 1, where an rsocket listens; or 0
 //! terms:  tile bytes (4) | window (4) | algorithm (1) | links and checks (1) | count (4)
 //!         | rows of the tuning table
 //! ```
@@ -49,6 +50,8 @@ pub(crate) struct Card {
     pub(crate) gpu: Option<GpuCard>,
     /// Where its RDMA cards listen.
     pub(crate) rdma: Option<Offer>,
+    /// Where its rsocket listens.
+    pub(crate) rsocket: Option<Offer>,
 }
 
 impl Card {
@@ -73,9 +76,11 @@ impl Card {
         if let Some(gpu) = &self.gpu {
             gpu.encode(&mut bytes);
         }
-        bytes.push(u8::from(self.rdma.is_some()));
-        if let Some(offer) = &self.rdma {
-            offer.encode(&mut bytes);
+        for offer in [&self.rdma, &self.rsocket] {
+            bytes.push(u8::from(offer.is_some()));
+            if let Some(offer) = offer {
+                offer.encode(&mut bytes);
+            }
         }
         bytes
     }
@@ -108,15 +113,16 @@ impl Card {
             1 => Some(GpuCard::read(&mut rest)?),
             _ => return Err(bad("its GPU")),
         };
-        let rdma = match rest.u8()? {
-            0 => None,
-            1 => Some(Offer::read(&mut rest)?),
-            _ => return Err(bad("its RDMA cards")),
+        let mut offer = || match rest.u8()? {
+            0 => Ok(None),
+            1 => Offer::read(&mut rest).map(Some),
+            _ => Err(bad("its RDMA cards")),
         };
+        let (rdma, rsocket) = (offer()?, offer()?);
         rest.end()?;
         let foreign = (rank != NO_RANK).then_some((rank, text));
         let name = name.to_owned();
-        Ok(Self { hint, name, addresses, processors, foreign, family, gpu, rdma })
+        Ok(Self { hint, name, addresses, processors, foreign, family, gpu, rdma, rsocket })
     }
 }
 
@@ -163,7 +169,7 @@ pub(crate) fn encode_terms(config: &Config) -> Vec<u8> {
     let mut bytes = config.tile_bytes.to_le_bytes().to_vec();
     bytes.extend_from_slice(&config.window.to_le_bytes());
     bytes.push(config.algorithm.map_or(NO_ALGORITHM, |a| a as u8));
-    let flags = [config.shm, config.tcp, config.check, config.rdma];
+    let flags = [config.shm, config.tcp, config.check, config.rdma, config.rsocket];
     bytes.push((0..).zip(flags).fold(0, |bits, (at, flag)| bits | u8::from(flag) << at));
     bytes.extend_from_slice(&config.mpi_count_max.to_le_bytes());
     if let Some(Tuning::Table(table)) = &config.tuning {
@@ -180,7 +186,7 @@ pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
         || Ok::<_, Error>((rest.u32()?, rest.u32()?, rest.u8()?, rest.u8()?, rest.u32()?));
     let (tile, window, algorithm, flags, count) = read().map_err(|_| bad())?;
     let table = Table::decode(rest.0).ok_or_else(bad)?;
-    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || flags >= 16 || count == 0 {
+    if !(64..=1 << 20).contains(&tile) || !(1..=16).contains(&window) || flags >= 32 || count == 0 {
         return Err(bad());
     }
     config.algorithm = match algorithm {
@@ -190,7 +196,7 @@ pub(crate) fn apply_terms(config: &mut Config, bytes: &[u8]) -> Result<()> {
     config.tuning = (!table.rows().is_empty()).then(|| Tuning::Table(Arc::new(table)));
     (config.tile_bytes, config.window) = (tile, window);
     (config.shm, config.tcp, config.check) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-    config.rdma = flags & 8 != 0;
+    (config.rdma, config.rsocket) = (flags & 8 != 0, flags & 16 != 0);
     config.mpi_count_max = count;
     Ok(())
 }
@@ -210,7 +216,9 @@ mod tests {
         let family = Family::Nccl;
         let offered = vec!["10.9.0.1:18515".parse().expect("v4")];
         let rdma = Some(Offer { nonce: [5; 32], addresses: offered });
-        let card = Card { hint: [7; 32], name, addresses, processors, foreign, family, gpu, rdma };
+        let rsocket = Some(Offer { nonce: [6; 32], addresses: Vec::new() });
+        let hint = [7; 32];
+        let card = Card { hint, name, addresses, processors, foreign, family, gpu, rdma, rsocket };
         let bytes = card.encode();
         assert_eq!(Card::decode(&bytes, 0).expect("whole"), card);
         for cut in 0..bytes.len() {

@@ -22,7 +22,7 @@ use crate::boot::rendezvous::{Joined, check_place, decline, join};
 use crate::comm::card::{Card, GpuCard, apply_terms, encode_terms};
 use crate::comm::device::Gpu;
 use crate::comm::ground::{self, Ground};
-use crate::comm::{nccl, rdma};
+use crate::comm::{nccl, rdma, rsocket};
 use crate::config::{Config, Device, Family, Tuning};
 use crate::engine::Engine;
 use crate::engine::link::Fabric;
@@ -122,6 +122,7 @@ fn threads_of_nccl(gpus: &[Gpu], config: &Config) -> Result<Vec<(Arc<Library>, N
         family: config.backend,
         gpu: gpu.map(Gpu::card),
         rdma: None,
+        rsocket: None,
     };
     let cards: Vec<Card> = match gpus {
         [] => vec![card(None)],
@@ -230,6 +231,8 @@ pub(crate) struct Prepared {
     gpu: Option<Gpu>,
     /// Listeners of RDMA cards, or why there are none.
     rdma: Result<rdma::Doors, String>,
+    /// The listener for sockets of librdmacm, or why there is none.
+    rsocket: Result<rsocket::Door, String>,
 }
 
 impl Prepared {
@@ -244,6 +247,7 @@ impl Prepared {
             family: config.backend,
             gpu: self.gpu.as_ref().map(Gpu::card),
             rdma: self.rdma.as_ref().ok().map(rdma::offer),
+            rsocket: self.rsocket.as_ref().ok().map(rsocket::offer),
         }
     }
 }
@@ -266,7 +270,9 @@ pub(crate) fn prepare(config: &Config, first: bool) -> Result<Prepared> {
     let (door, bell) = (LocalListener::new()?, Bell::open()?);
     let gpu = if config.backend == Family::Mpi { None } else { Gpu::of(config, local_rank())? };
     let rdma = rdma::prepare(config, local_rank())?;
-    Ok(Prepared { reason: choice.reason, listeners, door, bell, terms, spare, gpu, rdma })
+    let rsocket = rsocket::prepare(config, local_rank())?;
+    let reason = choice.reason;
+    Ok(Prepared { reason, listeners, door, bell, terms, spare, gpu, rdma, rsocket })
 }
 
 /// The backend of `rank` in the job of `id`. Blocks until every rank has come, at most the
@@ -300,7 +306,7 @@ pub(crate) fn gather(
 ) -> Result<Formed> {
     let deadline = super::start::deadline(config);
     let card = prepared.card(config, ground);
-    let Prepared { reason, listeners, door, bell, terms, spare, gpu, rdma } = prepared;
+    let Prepared { reason, listeners, door, bell, terms, spare, gpu, rdma, rsocket } = prepared;
     drop(spare);
     let mut joined = join(id, rank, world, &card.encode(), &terms, deadline)?;
     let outcome = (|| {
@@ -315,7 +321,7 @@ pub(crate) fn gather(
         let notes = [reason].into_iter().chain(table_note(&config)).collect();
         let mut forming = Forming { place, cards, config, notes };
         let (neighbours, me, memory) = forming.neighbours(&door, bell, &mut joined)?;
-        let far = forming.connect(rdma, &neighbours, &mut joined)?;
+        let far = forming.connect((rdma, rsocket), &neighbours, &mut joined)?;
         let sockets = forming.sockets(&listeners, (&neighbours, &far), &mut joined)?;
         let Finished { native, cards, mut config, own_cores, mut notes } =
             forming.finish(neighbours, me, (sockets, far), memory, epoch)?;
@@ -379,6 +385,8 @@ struct Finished {
 /// Connections by RDMA.
 struct Far {
     connected: Option<rdma::Connected>,
+    /// The same by sockets of librdmacm.
+    plugged: Option<rsocket::Connected>,
     /// Some two ranks of the world have one.
     any: bool,
     ends: Ends,
@@ -388,6 +396,7 @@ impl Far {
     /// Whether this rank has one with `rank`.
     fn has(&self, rank: usize) -> bool {
         self.connected.as_ref().is_some_and(|made| made.member[rank].is_some())
+            || self.plugged.as_ref().is_some_and(|made| made.member[rank].is_some())
     }
 }
 
@@ -447,7 +456,7 @@ impl Forming<'_> {
     /// Connects by RDMA with those that share no memory with this rank, where both have cards.
     fn connect(
         &mut self,
-        doors: Result<rdma::Doors, String>,
+        (doors, door): (Result<rdma::Doors, String>, Result<rsocket::Door, String>),
         neighbours: &Neighbours,
         joined: &mut Joined,
     ) -> Result<Far> {
@@ -457,31 +466,57 @@ impl Forming<'_> {
         let wanted = |rank: usize| rank != me && !near(rank) && self.config.rdma;
         let wanted: Vec<bool> = (0..offers.len()).map(wanted).collect();
         let ends = Ends::default();
-        let mut far = Far { connected: None, any: false, ends: ends.clone() };
+        let mut far = Far { connected: None, plugged: None, any: false, ends: ends.clone() };
         let doors = doors.map_err(|why| {
             if wanted.contains(&true) {
                 self.notes.push(format!("no RDMA here: {why}"));
             }
         });
-        if !self.may_connect() {
-            return Ok(far);
+        if self.config.rdma && self.may_connect(|card| card.rdma.is_some()) {
+            let doors = doors.ok();
+            let cache = self.config.rdma_cache.unwrap_or_else(|| limits::memory() / CACHE_SHARE);
+            let told = (cache, &ends, &mut self.notes);
+            (far.connected, far.any) =
+                rdma::connect(&self.place, doors, &offers, &wanted, told, joined)?;
         }
-        let doors = doors.ok();
-        let cache = self.config.rdma_cache.unwrap_or_else(|| limits::memory() / CACHE_SHARE);
-        let told = (cache, &ends, &mut self.notes);
-        (far.connected, far.any) =
-            rdma::connect(&self.place, doors, &offers, &wanted, told, joined)?;
+        let wanted = |rank: usize| rank != me && !near(rank) && !far.has(rank);
+        let wanted: Vec<bool> = (0..offers.len()).map(wanted).collect();
+        self.plug(door, &wanted, &mut far, joined)?;
         Ok(far)
     }
 
+    /// Connects by sockets of librdmacm with those that are left.
+    fn plug(
+        &mut self,
+        door: Result<rsocket::Door, String>,
+        wanted: &[bool],
+        far: &mut Far,
+        joined: &mut Joined,
+    ) -> Result<()> {
+        let door = door.map_err(|why| {
+            if self.config.rsocket && wanted.contains(&true) {
+                self.notes.push(format!("no rsocket (RDMA) here: {why}"));
+            }
+        });
+        if !self.config.rsocket || !self.may_connect(|card| card.rsocket.is_some()) {
+            return Ok(());
+        }
+        let offers: Vec<_> = self.cards.iter().map(|card| card.rsocket.clone()).collect();
+        let told = (&far.ends, &mut self.notes);
+        let (plugged, any) =
+            rsocket::connect(&self.place, door.ok(), &offers, wanted, told, joined)?;
+        (far.plugged, far.any) = (plugged, far.any || any);
+        Ok(())
+    }
+
     /// Whether two ranks may come to be connected by RDMA, as every rank reads it from the cards.
-    fn may_connect(&self) -> bool {
-        let able = |card: &&Card| card.rdma.is_some();
+    fn may_connect(&self, able: impl Fn(&Card) -> bool) -> bool {
+        let able = |card: &&Card| able(card);
         let apart = |one: &Card, two: &Card| !(self.config.shm && one.hint == two.hint);
         let mut able = self.cards.iter().filter(able);
         let first = able.next();
         // Who shares no host with the first, or with one that does: some two are apart.
-        self.config.rdma && first.is_some_and(|first| able.any(|card| apart(first, card)))
+        first.is_some_and(|first| able.any(|card| apart(first, card)))
     }
 
     /// Connects to everyone: lanes only where there is neither shared memory nor RDMA.
@@ -502,7 +537,8 @@ impl Forming<'_> {
         let lacks = |&r: &usize| r != me && lanes[r] > 0 && !self.config.tcp;
         if let Some(far) = (0..lanes.len()).find(lacks) {
             let why = self.notes.iter().rfind(|note| note.contains("RDMA"));
-            let why = why.filter(|_| self.config.rdma).map_or(String::new(), |w| format!("; {w}"));
+            let why = why.filter(|_| self.config.rdma || self.config.rsocket);
+            let why = why.map_or(String::new(), |why| format!("; {why}"));
             let text = format!(
                 "rank {far} shares neither memory nor RDMA with rank {me} and links exclude tcp{why}"
             );
@@ -561,6 +597,10 @@ impl Forming<'_> {
         if let Some(rdma::Connected { launched, member }) = far.connected {
             launched.add_to(|fd| poller.add(fd, 4, Interest::Read))?;
             links.set_rdma(launched, &member);
+        }
+        if let Some(rsocket::Connected { opened, member }) = far.plugged {
+            opened.add_to(|fd| poller.add(fd, 4, Interest::Read))?;
+            links.set_rsocket(opened, &member);
         }
         let controls = self.controls(sockets, processes, &mut links, &poller)?;
         let rank = Rank(self.place.rank);

@@ -56,6 +56,7 @@ fn a_rank_that_stops_after_it_came_is_named_alone() {
                 family: Family::Auto,
                 gpu: None,
                 rdma: None,
+                rsocket: None,
             }
             .encode();
             let deadline = Instant::now() + Duration::from_secs(30);

@@ -356,6 +356,7 @@ mod tests {
             foreign: foreign.map(|(rank, text)| (rank, text.to_owned())),
             gpu: None,
             rdma: None,
+            rsocket: None,
         }
     }
 

@@ -32,6 +32,10 @@ mod rdma;
 #[cfg(all(test, unisono_rdma, not(loom)))]
 mod rdma_tests;
 mod request;
+#[cfg_attr(not(unisono_rdma), path = "without_rsocket.rs")]
+mod rsocket;
+#[cfg(all(test, unisono_rdma, not(loom)))]
+mod rsocket_tests;
 mod safe;
 mod scope;
 mod start;

@@ -204,6 +204,7 @@ mod tests {
                 nccl: Found { version, shares },
             }),
             rdma: None,
+            rsocket: None,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::boot::offer::Offer;
 use crate::boot::rdma::{self as boot, Fit};
 use crate::boot::rendezvous::Joined;
 use crate::comm::form::local_rank;
+use crate::comm::rsocket;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::link::ends::Ends;
@@ -19,7 +20,7 @@ use crate::sys::affinity;
 use crate::types::Rank;
 
 /// Connecting takes milliseconds; what has not come about by then goes by other links.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 
 /// The RDMA cards of this host, a line each, and which of them a rank would use.
 ///
@@ -46,11 +47,27 @@ pub fn rdma(config: &Config) -> Result<(Vec<String>, String)> {
         Ok(doors) => format!("{}; libraries {}", doors.note, library.place),
         Err(why) => format!("not used: {why}"),
     };
-    Ok((lines, choice))
+    if !config.rsocket {
+        return Ok((lines, choice));
+    }
+    let other = match rsocket::prepare(config, local_rank())? {
+        Ok(door) => door.note,
+        Err(why) => format!("rsocket is not used: {why}"),
+    };
+    Ok((lines, format!("{choice}; {other}")))
 }
 
 /// Listeners of this rank's cards.
 pub(crate) use crate::boot::doors::Doors;
+
+/// Which cards a rank is to use.
+pub(crate) fn wanted(config: &Config, local_rank: Option<u32>) -> Wanted<'_> {
+    match config.rdma_device.as_deref() {
+        None => Wanted::Any,
+        Some("local_rank") => Wanted::Number(local_rank.unwrap_or(0)),
+        Some(list) => Wanted::Named(list),
+    }
+}
 
 /// The cards of this rank, or why there are none.
 ///
@@ -60,11 +77,7 @@ pub(crate) fn prepare(config: &Config, local_rank: Option<u32>) -> Result<Result
     if !config.rdma {
         return Ok(Err("RDMA is not among the links".to_owned()));
     }
-    let wanted = match config.rdma_device.as_deref() {
-        None => Wanted::Any,
-        Some("local_rank") => Wanted::Number(local_rank.unwrap_or(0)),
-        Some(list) => Wanted::Named(list),
-    };
+    let wanted = wanted(config, local_rank);
     let opened = Library::open(config.ibverbs_lib.as_deref(), config.rdmacm_lib.as_deref())
         .and_then(|library| doors::open(&library, wanted, affinity::node(), PATHS_MAX));
     match opened {

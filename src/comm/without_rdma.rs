@@ -9,7 +9,7 @@ use crate::link::ends::Ends;
 use crate::link::rdma::Launched;
 
 /// Why.
-const WITHOUT: &str = "this library was built without RDMA, for want of libclang: install it \
+pub(crate) const WITHOUT: &str = "this library was built without RDMA, for want of libclang: install it \
                        (Debian: libclang-dev) and build again";
 
 /// Of no message.

@@ -37,12 +37,22 @@ macro_rules! any {
 
 any! {
     /// A sending end of any kind.
-    AnyTx { Ring(ring::RingTx), Tcp(tcp::TcpTx), Rdma(rdma::RdmaTx), }
+    AnyTx {
+        Ring(ring::RingTx),
+        Tcp(tcp::TcpTx),
+        Rdma(rdma::RdmaTx),
+        Rsocket(rdma::RsocketTx),
+    }
 }
 
 any! {
     /// A receiving end of any kind.
-    AnyRx { Ring(ring::RingRx), Tcp(tcp::TcpRx), Rdma(rdma::RdmaRx), }
+    AnyRx {
+        Ring(ring::RingRx),
+        Tcp(tcp::TcpRx),
+        Rdma(rdma::RdmaRx),
+        Rsocket(rdma::RsocketRx),
+    }
 }
 
 any! {
@@ -61,48 +71,50 @@ macro_rules! each {
 unsafe impl Tx for AnyTx {
     #[inline]
     fn window(&mut self) -> Result<Window> {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.window())
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.window())
     }
 
     #[inline]
     fn commit(&mut self, bytes: usize) -> Result<()> {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.commit(bytes))
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.commit(bytes))
     }
 
     #[inline]
     unsafe fn write(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.write(from, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.write(from, bytes)) }
     }
 
     unsafe fn place(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.place(from, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.place(from, bytes)) }
     }
 
     unsafe fn stage(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.stage(from, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.stage(from, bytes)) }
     }
 
     unsafe fn stage_placed(&mut self, from: *const u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.stage_placed(from, bytes)) }
+        unsafe {
+            each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.stage_placed(from, bytes))
+        }
     }
 
     #[inline]
     fn reads(&mut self, at: *const u8, bytes: usize) -> bool {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.reads(at, bytes))
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.reads(at, bytes))
     }
 
     #[inline]
     fn end(&mut self) -> Result<()> {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.end())
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.end())
     }
 
     #[inline]
     fn flush(&mut self) -> Result<bool> {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.flush())
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.flush())
     }
 }
 
@@ -110,34 +122,36 @@ unsafe impl Tx for AnyTx {
 unsafe impl Rx for AnyRx {
     #[inline]
     fn peek(&mut self, want: usize) -> Result<Window> {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.peek(want))
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.peek(want))
     }
 
     #[inline]
     fn release(&mut self, bytes: usize) {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.release(bytes));
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.release(bytes));
     }
 
     #[inline]
     unsafe fn read(&mut self, into: *mut u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.read(into, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.read(into, bytes)) }
     }
 
     #[inline]
     unsafe fn take(&mut self, into: *mut u8, bytes: usize) -> Result<usize> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.take(into, bytes)) }
+        unsafe { each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.take(into, bytes)) }
     }
 
     unsafe fn expect(&mut self, later: u32, into: *mut u8, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise is passed on.
-        unsafe { each!(self, Self { Ring, Tcp, Rdma }, link => link.expect(later, into, bytes)) }
+        unsafe {
+            each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.expect(later, into, bytes))
+        }
     }
 
     #[inline]
     fn end(&mut self) {
-        each!(self, Self { Ring, Tcp, Rdma }, link => link.end());
+        each!(self, Self { Ring, Tcp, Rdma, Rsocket }, link => link.end());
     }
 }
 
@@ -224,6 +238,7 @@ pub(crate) struct Links {
     ends: ends::Ends,
     capacity: usize,
     rdma: Option<rdma::Launched>,
+    rsocket: Option<rdma::Opened>,
     places: Option<usize>,
 }
 
@@ -240,6 +255,7 @@ impl Links {
             ends,
             capacity,
             rdma: None,
+            rsocket: None,
             places: None,
         }
     }
@@ -272,9 +288,26 @@ impl Links {
         self.rdma = Some(rdma);
     }
 
+    /// Some ranks are connected by the sockets `opened`, which has a number for each of them.
+    pub(crate) fn set_rsocket(&mut self, opened: rdma::Opened, members: &[Option<usize>]) {
+        for (peer, member) in members.iter().enumerate() {
+            let Some(member) = member else { continue };
+            for lane in 0..FABRIC_LANES {
+                let (tx, rx) = rdma::ends_of(&opened, *member, lane);
+                self.join(peer, lane, AnyTx::Rsocket(tx), AnyRx::Rsocket(rx));
+            }
+        }
+        self.rsocket = Some(opened);
+    }
+
     /// The connections by RDMA cards.
     pub(crate) fn rdma(&self) -> Option<&rdma::Launched> {
         self.rdma.as_ref()
+    }
+
+    /// Those by sockets of librdmacm.
+    pub(crate) fn rsocket(&self) -> Option<&rdma::Opened> {
+        self.rsocket.as_ref()
     }
 
     /// Where its connections note their ends.
@@ -324,6 +357,9 @@ impl Fabric for Links {
     fn cut(&mut self) {
         if let Some(rdma) = &self.rdma {
             rdma.cut();
+        }
+        if let Some(rsocket) = &self.rsocket {
+            rsocket.cut();
         }
     }
 }

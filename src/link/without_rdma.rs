@@ -17,9 +17,59 @@ pub(crate) enum RdmaRx {}
 #[derive(Clone, Debug)]
 pub(crate) enum Launched {}
 
+/// Nobody has one.
+pub(crate) type RsocketTx = RdmaTx;
+
+/// Nobody has one.
+pub(crate) type RsocketRx = RdmaRx;
+
+/// Nobody has one.
+#[derive(Clone, Debug)]
+pub(crate) enum Opened {}
+
 /// Both ends of a lane.
 pub(crate) fn ends(launched: &Launched, _: usize, _: usize) -> (RdmaTx, RdmaRx) {
     match *launched {}
+}
+
+/// Both ends of a lane.
+pub(crate) fn ends_of(opened: &Opened, _: usize, _: usize) -> (RsocketTx, RsocketRx) {
+    match *opened {}
+}
+
+impl Opened {
+    pub(crate) unsafe fn register(&self, _: *mut u8, _: usize) {
+        match *self {}
+    }
+
+    pub(crate) fn forget(&self, _: *mut u8) {
+        match *self {}
+    }
+
+    pub(crate) fn may_sleep(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn wake(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn watch(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn add_to(&self, _: impl FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+        match *self {}
+    }
+
+    #[cfg(test)]
+    pub(crate) fn copied(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn cut(&self) {
+        match *self {}
+    }
 }
 
 impl Launched {

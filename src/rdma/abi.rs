@@ -36,4 +36,4 @@ mod bindings {
     }
 }
 
-pub(crate) use self::bindings::{cma, verbs};
+pub(crate) use self::bindings::{cma, rsocket, verbs};

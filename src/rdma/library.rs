@@ -8,6 +8,7 @@ use std::sync::Arc;
 use libloading::os::unix::{Library as Shared, RTLD_LOCAL, RTLD_NOW};
 
 use super::abi::cma::Cma;
+use super::abi::rsocket::Rsocket;
 use super::abi::verbs::{Verbs, ibv_wc_status};
 use crate::error::{Code, Error, Result, quoted, shown};
 
@@ -21,6 +22,8 @@ const USUAL: [&str; 2] = ["libibverbs.so.1", "librdmacm.so.1"];
 pub(crate) struct Library {
     pub(super) verbs: Verbs,
     pub(super) cma: Cma,
+    /// Of librdmacm too.
+    pub(super) rsocket: Rsocket,
     /// Where they were found.
     pub(crate) place: String,
 }
@@ -52,14 +55,16 @@ impl Library {
             let shared = unsafe { Shared::open(Some(Path::new(name)), MODE) };
             shared.map_err(|error| refuse(name, &shown(error.to_string().as_bytes())))
         };
-        let (first, second) = (open(names[0])?, open(names[1])?);
+        let (first, second, third) = (open(names[0])?, open(names[1])?, open(names[1])?);
         // SAFETY: the bindings are of these libraries; calls that are missing are refused below.
-        let (verbs, cma) = unsafe {
+        let (verbs, cma, rsocket) = unsafe {
             let verbs = Verbs::from_library(first);
             let cma = Cma::from_library(second);
+            let rsocket = Rsocket::from_library(third);
             (
                 verbs.map_err(|error| refuse(names[0], &error.to_string()))?,
                 cma.map_err(|error| refuse(names[1], &error.to_string()))?,
+                rsocket.map_err(|error| refuse(names[1], &error.to_string()))?,
             )
         };
         let lacks = |missing: bool| missing.then_some("a call that is needed is missing");
@@ -69,7 +74,13 @@ impl Library {
         if let Some(why) = lacks(cma.rdma_create_qp.is_err() || cma.rdma_accept.is_err()) {
             return Err(refuse(names[1], why));
         }
-        Ok(Arc::new(Self { verbs, cma, place: names.join(", ") }))
+        Ok(Arc::new(Self { verbs, cma, rsocket, place: names.join(", ") }))
+    }
+
+    /// Whether librdmacm has sockets whose peers may write to memory.
+    pub(super) fn has_streams(&self) -> bool {
+        let calls = &self.rsocket;
+        calls.rsocket.is_ok() && calls.riomap.is_ok() && calls.riowrite.is_ok()
     }
 
     /// What a completion that is no success says.

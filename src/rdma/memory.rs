@@ -72,7 +72,7 @@ impl Domain {
 }
 
 /// Why memory was not registered.
-fn refused(error: &std::io::Error, bytes: usize) -> Error {
+pub(super) fn refused(error: &std::io::Error, bytes: usize) -> Error {
     let errno = error.raw_os_error().unwrap_or(0);
     if errno != libc::ENOMEM && errno != libc::EAGAIN && errno != libc::EPERM {
         return Error::os(error, format!("{bytes} bytes at an RDMA card"));

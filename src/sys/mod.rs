@@ -14,6 +14,8 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod socket;
+#[cfg(unisono_rdma)]
+pub(crate) mod timer;
 pub(crate) mod unix;
 pub(crate) mod watch;
 

@@ -65,6 +65,11 @@ impl Raw {
         (&raw const self.storage).cast()
     }
 
+    /// Its length in bytes.
+    pub(crate) const fn length(&self) -> libc::socklen_t {
+        self.length
+    }
+
     /// The same for calls that ask for more than they need.
     pub(crate) const fn at_mut(&mut self) -> *mut libc::sockaddr {
         (&raw mut self.storage).cast()

@@ -28,6 +28,7 @@
 //   STANDIN_RDMA_SLOW=DEVICE:MICROSECONDS   each request of the device takes this long
 //   STANDIN_RDMA_LATE=MICROSECONDS  of four requests one, if it is not inline, begins as much later
 //                                   than it could; else 50
+//   STANDIN_RSOCKET_SHORT=BYTES     a call of riowrite takes no more than these, and of two one nothing
 //   STANDIN_RDMA_SEED=NUMBER        makes what is left to chance the same each time
 //
 // The parts build on each other in this order.

@@ -40,7 +40,7 @@ pub(super) fn rdma() -> Part {
         }
         Err(error) => (format!("  none: {}\n", error.detail), json!({"error": &*error.detail})),
     };
-    let title = "RDMA (link rdma)".to_owned();
+    let title = "RDMA (links rdma and rsocket)".to_owned();
     Part { name: "rdma", title, text, value }
 }
 

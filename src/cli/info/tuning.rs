@@ -32,7 +32,7 @@ pub(super) fn part(options: &Options) -> Result<Part, String> {
     let memory = match link {
         Link::Mem => Memory::All,
         Link::Shm => Memory::Given,
-        Link::Tcp | Link::Rdma | Link::Mpi => Memory::Apart,
+        Link::Tcp | Link::Rdma | Link::Rsocket | Link::Mpi => Memory::Apart,
     };
     let shared = link == Link::Mem || link == Link::Shm && options.registered;
     let mut tuner = tuner(&config, ranks, memory)?;

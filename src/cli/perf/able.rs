@@ -128,7 +128,7 @@ fn able(
         _ if launched => (Memory::Given, options.registered),
         Link::Mem => (Memory::All, true),
         Link::Shm => (Memory::Given, options.registered),
-        Link::Tcp | Link::Rdma | Link::Mpi => (Memory::Apart, false),
+        Link::Tcp | Link::Rdma | Link::Rsocket | Link::Mpi => (Memory::Apart, false),
     };
     let mut call = Call { op, count: 1, ..Call::new(collective, Dtype::F32) };
     if !in_place {

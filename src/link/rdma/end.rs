@@ -2,36 +2,62 @@
 
 use super::fleet::{Fleet, Launched};
 use super::pair::Pair;
-use super::queue::Queue;
+use super::port::Port;
 use super::shared::Shared;
+use super::sockets::{Opened, Sockets};
 use crate::engine::link::{Rx, Tx, Window};
 use crate::error::Result;
 
-/// A lane to a peer: one of the fleet's connections.
-#[derive(Clone, Debug)]
-struct Lane {
-    fleet: Shared<Fleet>,
+/// All connections of a rank of one kind, by the numbers of its peers.
+pub(super) trait Carrier {
+    /// What carries the bytes.
+    type Port: Port;
+
+    /// As [`Carrier::unseen`], after a look at what has come.
+    fn on<R>(
+        &mut self,
+        index: usize,
+        otherwise: R,
+        use_it: impl FnOnce(&mut Pair<Self::Port>) -> Result<R>,
+    ) -> R;
+
+    /// What `use_it` makes of the pair of `index`; `otherwise` where the connection breaks by that.
+    fn unseen<R>(
+        &mut self,
+        index: usize,
+        otherwise: R,
+        use_it: impl FnOnce(&mut Pair<Self::Port>) -> Result<R>,
+    ) -> R;
+
+    /// Nothing moves with `index`: notes it where nothing ever will.
+    fn missed(&mut self, index: usize);
+}
+
+/// A lane to a peer: one of the carrier's connections.
+#[derive(Debug)]
+struct Lane<C> {
+    carrier: Shared<C>,
     member: usize,
     lane: usize,
 }
 
-impl Lane {
+impl<C: Carrier> Lane<C> {
     /// What `use_it` makes of the pair; `otherwise` where that is broken.
-    fn on<R>(&self, otherwise: R, use_it: impl FnOnce(&mut Pair<Queue>) -> Result<R>) -> R {
-        self.fleet.with(|fleet| fleet.on(self.member, otherwise, use_it))
+    fn on<R>(&self, otherwise: R, use_it: impl FnOnce(&mut Pair<C::Port>) -> Result<R>) -> R {
+        self.carrier.with(|carrier| carrier.on(self.member, otherwise, use_it))
     }
 
     /// What is only noted, after a look that the same message has had: none at the cards.
-    fn note(&self, use_it: impl FnOnce(&mut Pair<Queue>) -> Result<()>) {
-        self.fleet.with(|fleet| fleet.unseen(self.member, (), use_it));
+    fn note(&self, use_it: impl FnOnce(&mut Pair<C::Port>) -> Result<()>) {
+        self.carrier.with(|carrier| carrier.unseen(self.member, (), use_it));
     }
 
     /// As [`Lane::on`], of bytes that come or go; where none do it may be that none ever will.
-    fn move_by(&self, use_it: impl FnOnce(&mut Pair<Queue>) -> Result<usize>) -> usize {
-        self.fleet.with(|fleet| {
-            let moved = fleet.on(self.member, 0, use_it);
+    fn move_by(&self, use_it: impl FnOnce(&mut Pair<C::Port>) -> Result<usize>) -> usize {
+        self.carrier.with(|carrier| {
+            let moved = carrier.on(self.member, 0, use_it);
             if moved == 0 {
-                fleet.missed(self.member);
+                carrier.missed(self.member);
             }
             moved
         })
@@ -40,20 +66,37 @@ impl Lane {
 
 /// The sending end.
 #[derive(Debug)]
-pub(crate) struct RdmaTx(Lane);
+pub(crate) struct PairTx<C>(Lane<C>);
 
 /// The receiving end.
 #[derive(Debug)]
-pub(crate) struct RdmaRx(Lane);
+pub(crate) struct PairRx<C>(Lane<C>);
+
+/// Both ends by queue pairs.
+pub(crate) type RdmaTx = PairTx<Fleet>;
+pub(crate) type RdmaRx = PairRx<Fleet>;
+
+/// Both ends by sockets.
+pub(crate) type RsocketTx = PairTx<Sockets>;
+pub(crate) type RsocketRx = PairRx<Sockets>;
+
+fn both<C>(carrier: &Shared<C>, member: usize, lane: usize) -> (PairTx<C>, PairRx<C>) {
+    let one = || Lane { carrier: carrier.clone(), member, lane };
+    (PairTx(one()), PairRx(one()))
+}
 
 /// Both ends of `lane` with peer number `member`.
 pub(crate) fn ends(launched: &Launched, member: usize, lane: usize) -> (RdmaTx, RdmaRx) {
-    let one = Lane { fleet: launched.fleet.clone(), member, lane };
-    (RdmaTx(one.clone()), RdmaRx(one))
+    both(&launched.fleet, member, lane)
+}
+
+/// The same by sockets.
+pub(crate) fn ends_of(opened: &Opened, member: usize, lane: usize) -> (RsocketTx, RsocketRx) {
+    both(&opened.sockets, member, lane)
 }
 
 // SAFETY: windows lie in the mirror of the lane's ring.
-unsafe impl Tx for RdmaTx {
+unsafe impl<C: Carrier> Tx for PairTx<C> {
     fn window(&mut self) -> Result<Window> {
         let lane = self.0.lane;
         Ok(self.0.on(Window::EMPTY, |pair| Ok(pair.window(lane))))
@@ -119,7 +162,7 @@ unsafe impl Tx for RdmaTx {
 }
 
 // SAFETY: windows lie in the lane's ring, where the peer writes again only what has been told free.
-unsafe impl Rx for RdmaRx {
+unsafe impl<C: Carrier> Rx for PairRx<C> {
     fn peek(&mut self, _: usize) -> Result<Window> {
         let lane = self.0.lane;
         let mut window = Window::EMPTY;

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::end::Carrier;
 use super::member::{FLUSHED, Member};
 use super::pair::{PATHS_MAX, Pair};
 use super::queue::{Mark, Queue};
@@ -29,12 +30,12 @@ const BATCH: usize = 32;
 const BATCHES: usize = 8;
 
 /// How long a connection that ends waits for what it has sent to be there.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How often ports are looked at, and peers that are silent are probed, while a rank waits, and how
 /// long one may be down: a cable that is put back goes on where it was.
-const PORTS_EVERY: Duration = Duration::from_millis(500);
-const DOWN: Duration = Duration::from_secs(5);
+pub(super) const PORTS_EVERY: Duration = Duration::from_millis(500);
+pub(super) const DOWN: Duration = Duration::from_secs(5);
 
 /// Completions as they are taken.
 struct Batch([Completion; BATCH]);
@@ -47,7 +48,7 @@ impl fmt::Debug for Batch {
 
 /// All connections of a rank.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     members: Vec<Member>,
     cards: Cards,
     ends: Ends,
@@ -292,9 +293,12 @@ impl Fleet {
             self.members.iter_mut().for_each(Member::halt);
         }
     }
+}
 
-    /// As [`Fleet::unseen`], after a look at the cards.
-    pub(super) fn on<R>(
+impl Carrier for Fleet {
+    type Port = Queue;
+
+    fn on<R>(
         &mut self,
         index: usize,
         otherwise: R,
@@ -304,8 +308,7 @@ impl Fleet {
         self.unseen(index, otherwise, use_it)
     }
 
-    /// What `use_it` makes of the pair of `index`; `otherwise` where the connection breaks by that.
-    pub(super) fn unseen<R>(
+    fn unseen<R>(
         &mut self,
         index: usize,
         otherwise: R,
@@ -322,8 +325,7 @@ impl Fleet {
         })
     }
 
-    /// Nothing moves with `index`: notes it where nothing ever will.
-    pub(super) fn missed(&mut self, index: usize) {
+    fn missed(&mut self, index: usize) {
         let member = &self.members[index];
         // What has come is taken first.
         if !self.quiet || self.is_cut {

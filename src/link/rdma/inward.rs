@@ -219,7 +219,8 @@ impl<P: Port> Pair<P> {
         for (index, path) in self.paths.iter_mut().filter(usable).enumerate() {
             let wish = match &all {
                 Some(all) => {
-                    let place = Remote { address: into as u64, key: all[index].keys.remote };
+                    let keys = all[index].keys;
+                    let place = Remote { address: path.port.address(into, keys), key: keys.remote };
                     Wish { lane, message, place, bytes: bytes as u64 }
                 }
                 None => Wish { lane, message, place: Remote { address: 0, key: 0 }, bytes: 0 },

@@ -325,6 +325,7 @@ impl<P: Port> Pair<P> {
         let again = self.reads_again(lane, 0, usize::MAX) && !self.is_halted();
         let (halted, out, paths) = (self.is_halted(), &mut self.out[lane], &self.paths);
         out.lent.retain(|one| !halted && paths[one.path].port.ended() < one.request);
-        out.lent.is_empty() && out.stamps.is_empty() && !again
+        let through = halted || paths.iter().all(|path| path.port.is_through());
+        through && !again && out.lent.is_empty() && out.stamps.is_empty()
     }
 }

@@ -223,7 +223,8 @@ impl<P: Port> Pair<P> {
         for (index, path) in (0u8..).zip(&mut pair.paths) {
             let keys = path.port.keys(memory.rings, Memory::BYTES);
             let keys = keys.ok_or_else(|| Error::new(Code::Internal, "rings out of reach"))?;
-            let rings = Remote { address: memory.rings as u64, key: keys.keys.remote };
+            let address = path.port.address(memory.rings, keys.keys);
+            let rings = Remote { address, key: keys.keys.remote };
             let frames = DEPTH;
             let hello = Frame::Hello { path: index, frames, rings, ring: RING_BYTES as u64 };
             path.port.frame(&hello.encode())?;

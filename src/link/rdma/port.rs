@@ -1,4 +1,4 @@
-//! What the protocol asks of a connection: the requests of one queue pair, and no more.
+//! What the protocol asks of a connection: the requests of one queue pair, or of one socket.
 //!
 //! A port carries out its requests in order. It never waits: whoever posts sees to it that there is
 //! room. Its twin in memory is in the tests of [`super::pair`].
@@ -16,7 +16,7 @@ pub(super) struct Keys {
     pub(super) remote: u32,
 }
 
-/// One queue pair, connected to the peer's.
+/// One queue pair or socket, connected to the peer's.
 pub(super) trait Port {
     /// How many requests it takes now.
     fn room(&self) -> usize;
@@ -50,4 +50,14 @@ pub(super) trait Port {
 
     /// The keys of `bytes` bytes at `at`, where the card can reach them.
     fn keys(&self, at: *const u8, bytes: usize) -> Option<Held>;
+
+    /// What the peer is to call `at`, which has these keys.
+    fn address(&self, at: *const u8, _: Keys) -> u64 {
+        at as u64
+    }
+
+    /// Whether requests are carried out while nobody looks.
+    fn is_through(&self) -> bool {
+        true
+    }
 }
