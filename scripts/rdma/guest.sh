@@ -22,6 +22,7 @@ loss 300
 device_down 120
 peer_device_down 120
 cable_cut 120
+card_of_two_down 120
 killed 120
 memlock 60
 check_rsocket 300
@@ -143,6 +144,43 @@ peer_device_down() {
     start_long
     cable_down rdma1
     loses 'rank [01]'
+}
+
+# A second cable as vm.sh makes the first, with rxe2 and rxe3 at its ends.
+second_cable() {
+    ip -batch - <<'END' && rdma link add rxe2 type rxe netdev rdma2 &&
+link add rdma2 address 02:00:00:00:00:03 mtu 4200 type veth peer name rdma3 address 02:00:00:00:00:04 mtu 4200
+address add 10.9.1.1/24 dev rdma2
+address add 10.9.1.2/24 dev rdma3
+link set rdma2 up
+link set rdma3 up
+neighbour add 10.9.1.2 lladdr 02:00:00:00:00:04 dev rdma2
+neighbour add 10.9.1.1 lladdr 02:00:00:00:00:03 dev rdma3
+END
+        rdma link add rxe3 type rxe netdev rdma3
+}
+
+# Each rank has a card at each of two cables, and the second goes: its bytes go by the first.
+card_of_two_down() {
+    local rank said=() runs=() status=0
+    second_cable || fail "no second cable"
+    for rank in 0 1; do
+        said[rank]=$(mktemp)
+        UNISONO_RANK=$rank UNISONO_WORLD=2 UNISONO_ROOT=127.0.0.1:7117 UNISONO_JOB_KEY=two \
+            UNISONO_LINKS=$link UNISONO_RDMA_DEVICE=rxe$rank,rxe$((rank + 2)) \
+            "$program" perf all_reduce -b 64K -e 1M -f 16 --out-of-place \
+            --iters 300 --rounds 3 -c 3 >"${said[rank]}" 2>&1 &
+        runs[rank]=$!
+    done
+    # Large messages use both.
+    until [ "$(cat /sys/class/net/rdma2/statistics/tx_packets)" -gt 2000 ]; do
+        sleep 0.1
+        kill -0 "${runs[0]}" 2>/dev/null || fail "the ranks ended early: $(<"${said[0]}")"
+    done
+    cable_down rdma3
+    for rank in 0 1; do wait "${runs[rank]}" || status=1; done
+    cat "${said[@]}"
+    [ $status -eq 0 ] || fail "the ranks failed"
 }
 
 # No device knows of it: what is sent goes to nobody.

@@ -42,7 +42,7 @@ in_vm() {
 
 closing='^([0-9]+ passed, [0-9]+ failed, [0-9]+ skipped)?$'
 # What breaks a card is not mended: a VM for each.
-breaking=(device_down peer_device_down cable_cut killed killed_rsocket)
+breaking=(device_down peer_device_down card_of_two_down cable_cut killed killed_rsocket)
 wanted=("$@")
 [ $# -gt 0 ] || mapfile -t wanted < <(scripts/rdma/guest.sh --list | cut -d ' ' -f 1)
 together=()
