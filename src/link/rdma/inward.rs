@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::detour::Condition;
 use super::frame::{ADVERTS_MAX, Frame, Remote, Told, after};
 use super::pair::{
-    Pair, Path, RING_BYTES, Way, Wish, ahead, before_wrap, line_up, piece_bytes, spot,
+    PATHS_MAX, Pair, RING_BYTES, Way, Wish, ahead, before_wrap, line_up, piece_bytes, spot,
 };
 use super::port::Port;
 use super::regions::{Held, Region};
@@ -207,25 +207,30 @@ impl<P: Port> Pair<P> {
         if known || far || inward.expected.len() >= ADVERTS_MAX {
             return Ok(());
         }
-        let reach =
-            |path: &Path<P>| path.port.keys(into, bytes).filter(|held| held.keys.remote != 0);
         // By all cards or by none.
-        let up = |path: &&Path<P>| path.condition != Condition::Over;
-        let all: Option<Vec<Held>> = self.paths.iter().filter(up).map(reach).collect();
-        let region = all.as_ref().and_then(|all| all.first()?.region.clone());
+        let mut all: [Option<Held>; PATHS_MAX] = Default::default();
+        let mut reached = true;
+        for (held, path) in all.iter_mut().zip(&self.paths) {
+            if path.condition != Condition::Over {
+                *held = path.port.keys(into, bytes).filter(|held| held.keys.remote != 0);
+                reached &= held.is_some();
+            }
+        }
+        let region = all.iter().flatten().next().and_then(|held| held.region.clone());
+        let _region = region.filter(|_| reached);
         let piece = piece_bytes(bytes);
-        inward.expected.push_back(Expected { message, bytes, piece, got: 0, _region: region });
-        let usable = |path: &&mut Path<P>| path.condition != Condition::Over;
-        for (index, path) in self.paths.iter_mut().filter(usable).enumerate() {
-            let wish = match &all {
-                Some(all) => {
-                    let keys = all[index].keys;
-                    let place = Remote { address: path.port.address(into, keys), key: keys.remote };
-                    Wish { lane, message, place, bytes: bytes as u64 }
+        inward.expected.push_back(Expected { message, bytes, piece, got: 0, _region });
+        for (path, held) in self.paths.iter_mut().zip(all) {
+            let (place, bytes) = match held.filter(|_| reached) {
+                Some(Held { keys, .. }) => {
+                    let address = path.port.address(into, keys);
+                    (Remote { address, key: keys.remote }, bytes as u64)
                 }
-                None => Wish { lane, message, place: Remote { address: 0, key: 0 }, bytes: 0 },
+                None => (Remote { address: 0, key: 0 }, 0),
             };
-            path.wishes.push_back(wish);
+            if path.condition != Condition::Over {
+                path.wishes.push_back(Wish { lane, message, place, bytes });
+            }
         }
         self.tend()
     }

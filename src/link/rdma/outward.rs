@@ -59,7 +59,7 @@ pub(super) struct Out {
     pub(super) placed: usize,
     pub(super) piece: usize,
     /// Where it goes by its advert, what each card reads it by.
-    pub(super) held: Vec<Option<Held>>,
+    pub(super) held: [Option<Held>; PATHS_MAX],
     adverts: VecDeque<Advert>,
     lent: Vec<Lent>,
 }
@@ -79,7 +79,7 @@ impl Out {
             message: 0,
             placed: 0,
             piece: 0,
-            held: Vec::with_capacity(PATHS_MAX),
+            held: Default::default(),
             adverts: VecDeque::with_capacity(ADVERTS_MAX),
             lent: Vec::with_capacity(64),
         }
@@ -299,7 +299,7 @@ impl<P: Port> Pair<P> {
             out.stamp(pad);
         }
         out.way = Way::New;
-        out.held.clear();
+        out.held = Default::default();
         if std::mem::take(&mut out.counts) {
             let message = out.message;
             out.adverts.retain(|one| one.message != message);

@@ -3,7 +3,7 @@
 use super::detour::{Condition, Written};
 use super::frame::{Remote, Told};
 use super::outward::{Advert, GATHER_BYTES, Lent};
-use super::pair::{PATHS_MAX, Pair, Path, Way, piece_bytes};
+use super::pair::{PATHS_MAX, Pair, Way, piece_bytes};
 use super::port::Port;
 use super::regions::Held;
 use crate::error::{Code, Error, Result};
@@ -44,12 +44,15 @@ impl<P: Port> Pair<P> {
 
     /// Which way a placeable message goes, once that is known.
     fn choose(&mut self, lane: usize, from: *const u8, bytes: usize, stage: bool) -> Result<()> {
-        let reach = |path: &Path<P>| match path.condition {
-            Condition::Over => Some(None),
-            _ => path.port.keys(from, bytes).map(Some),
-        };
         // By all cards or by none.
-        let held: Option<Vec<Option<Held>>> = self.paths.iter().map(reach).collect();
+        let mut held: [Option<Held>; PATHS_MAX] = Default::default();
+        let mut reached = true;
+        for (held, path) in held.iter_mut().zip(&self.paths) {
+            if path.condition != Condition::Over {
+                *held = path.port.keys(from, bytes);
+                reached &= held.is_some();
+            }
+        }
         let untold = |advert: &Advert| {
             let mut paths = self.paths.iter().zip(advert.places);
             paths.any(|(path, place)| path.condition == Condition::Up && place.is_none())
@@ -58,7 +61,7 @@ impl<P: Port> Pair<P> {
             Some(Advert { bytes: 0, .. }) => Way::Ring,
             // The ranks have called different things. The receiver sees that by the head before.
             Some(advert) if advert.bytes != bytes as u64 => return Ok(()),
-            _ if held.is_none() => Way::Ring,
+            _ if !reached => Way::Ring,
             // Each path has its own, and may have to do another's work.
             Some(advert) if untold(&advert) => return Ok(()),
             Some(_) => Way::Placed,
@@ -67,7 +70,7 @@ impl<P: Port> Pair<P> {
         };
         let out = &mut self.out[lane];
         (out.way, out.placed, out.piece) = (way, 0, piece_bytes(bytes));
-        out.held = held.unwrap_or_default();
+        out.held = held;
         Ok(())
     }
 
