@@ -364,10 +364,10 @@ pub trait Fabric {
         None
     }
 
-    /// A call is to move bytes from or to the `bytes` bytes at `at`: links may see to it that they
-    /// reach them. A matter of speed alone.
-    fn cover(&mut self, at: *const u8, bytes: usize) {
-        let _ = (at, bytes);
+    /// A call is to read the `bytes` bytes at `at`, or have them `written`: links may see to it
+    /// that they reach them. A matter of speed alone.
+    fn cover(&mut self, at: *const u8, bytes: usize, written: bool) {
+        let _ = (at, bytes, written);
     }
 
     /// Ends all links: from now on no peer's bytes come to memory of callers, nor leave it.

@@ -253,25 +253,45 @@ fn find<B: Board>(
     if bytes == 0 { Ok(ptr::null_mut()) } else { board.resolve(peer, place) }
 }
 
-/// Bytes from the first element of a buffer that is cut in blocks to the last one used.
-fn span(blocks: &Ragged, call: &Call) -> usize {
-    let ends = blocks.counts.iter().zip(&blocks.displacements);
-    let last = ends.map(|(count, at)| count.saturating_add(*at)).max().unwrap_or(0);
-    usize::try_from(last).unwrap_or(usize::MAX).saturating_mul(call.dtype.bytes())
-}
-
-/// Where a call's input and output are, and how long: at least what messages move.
-pub(super) fn spans(call: &Call, rank: usize, world: usize) -> [(*const u8, usize); 2] {
+/// Tells of each stretch of memory that messages of a call read or write, and which it is. Of
+/// buffers that are cut in blocks, what is between those is not the call's.
+pub(super) fn spans(
+    call: &Call,
+    rank: usize,
+    world: usize,
+    mut tell: impl FnMut(*const u8, usize, bool),
+) {
     let (input, output) = buffers(call, rank, world);
+    // In place both are the same, and writing is more.
+    tell(call.recv, output, true);
+    tell(call.send, input, false);
     let root = rank == call.root.index();
-    let (mut sent, mut received) = (span(&call.send_blocks, call), span(&call.recv_blocks, call));
-    match call.collective {
-        Collective::GatherV | Collective::ScatterV if !root => (sent, received) = (0, 0),
-        // Its blocks are the input's.
-        Collective::ReduceScatterV => received = 0,
-        _ => {}
+    let (sent, received) = match call.collective {
+        Collective::GatherV => (false, root),
+        Collective::ScatterV => (root, false),
+        Collective::AllToAllV => (true, true),
+        Collective::AllGatherV => (false, true),
+        _ => return,
+    };
+    let mut blocks = |blocks: &Ragged, at: *const u8, written: bool| {
+        let size = call.dtype.bytes() as u64;
+        let bytes = |elements: u64| usize::try_from(elements.saturating_mul(size)).unwrap_or(0);
+        let (mut first, mut last) = (0, 0);
+        for (count, begin) in blocks.counts.iter().zip(&blocks.displacements) {
+            if *begin != last {
+                tell(at.wrapping_add(bytes(first)), bytes(last - first), written);
+                first = *begin;
+            }
+            last = begin.saturating_add(*count);
+        }
+        tell(at.wrapping_add(bytes(first)), bytes(last - first), written);
+    };
+    if sent {
+        blocks(&call.send_blocks, call.send, false);
     }
-    [(call.send, input.max(sent)), (call.recv.cast_const(), output.max(received))]
+    if received {
+        blocks(&call.recv_blocks, call.recv.cast_const(), true);
+    }
 }
 
 /// Bytes of `rank`'s input and output in `call` (as far as another rank can know them).

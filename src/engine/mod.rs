@@ -620,11 +620,11 @@ impl<F: Fabric, P: Planner> Engine<F, P> {
         let reach = if stand.turn == 0 { Reach::Messages } else { Reach::Stages };
         let running = self.bind(call, &mut stand.head, reach)?;
         if reach == Reach::Messages && self.wires.fabric.places().is_some() {
-            for (at, bytes) in meet::spans(call, self.wires.me, self.wires.world) {
-                self.wires.fabric.cover(at, bytes);
-            }
+            let (me, world) = (self.wires.me, self.wires.world);
+            let fabric = &mut self.wires.fabric;
+            meet::spans(call, me, world, |at, bytes, written| fabric.cover(at, bytes, written));
             let bytes = self.work.len() * size_of::<u128>();
-            self.wires.fabric.cover(self.work.as_ptr().cast(), bytes);
+            self.wires.fabric.cover(self.work.as_ptr().cast(), bytes, true);
         }
         stand.after = stand.after.max(running.bound.pieces.after);
         self.resolve(&running.plan, call)?;

@@ -97,7 +97,7 @@ impl PointToPoint {
         if sends {
             let stored = wires.places(bytes);
             if stored {
-                wires.fabric.cover(call.send, bytes);
+                wires.fabric.cover(call.send, bytes, false);
             }
             let payload = Payload::Plain { at: call.send, bytes, stored };
             let ticket = Some(Ticket { number: ticket, at: call.send, bytes });
@@ -115,7 +115,7 @@ impl PointToPoint {
         if !wires.places(bytes) {
             return Ok(());
         }
-        wires.fabric.cover(call.recv, bytes);
+        wires.fabric.cover(call.recv, bytes, true);
         let later = u32::try_from(before).unwrap_or(u32::MAX);
         // SAFETY: the receive buffer is valid until the call is done, or the engine has failed; the
         // message is taken in its turn.

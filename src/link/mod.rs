@@ -348,9 +348,9 @@ impl Fabric for Links {
         self.places
     }
 
-    fn cover(&mut self, at: *const u8, bytes: usize) {
+    fn cover(&mut self, at: *const u8, bytes: usize, written: bool) {
         if let Some(rdma) = &self.rdma {
-            rdma.cover(at, bytes);
+            rdma.cover(at, bytes, written);
         }
     }
 

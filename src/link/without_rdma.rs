@@ -81,7 +81,7 @@ impl Launched {
         match *self {}
     }
 
-    pub(crate) fn cover(&self, _: *const u8, _: usize) {
+    pub(crate) fn cover(&self, _: *const u8, _: usize, _: bool) {
         match *self {}
     }
 

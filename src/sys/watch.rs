@@ -17,9 +17,9 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::own;
 use super::process::block_signals;
-use super::{check, own};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many stretches of memory are watched at a time.
 const SLOTS: usize = 4096;
@@ -100,13 +100,18 @@ impl Watch {
     /// files, for one.
     pub(crate) fn new(at: usize, bytes: usize) -> Option<Self> {
         let watcher = Watcher::get()?;
+        if !is_anonymous(at, at.checked_add(bytes)?) {
+            return None;
+        }
         let (from, to) = (at / PAGE * PAGE, at.checked_add(bytes)?.checked_next_multiple_of(PAGE)?);
         let (from, to) = (from as u64, to as u64);
         let mut slots = watcher.lock();
         let slot = slots.iter().position(|slot| !slot.taken)?;
         let range = Range { start: from, len: to - from };
         let mut register = Register { range, mode: MODE_WRITE_PROTECT, ioctls: 0 };
-        watcher.control(UFFDIO_REGISTER, &mut register).ok()?;
+        if !watcher.control(UFFDIO_REGISTER, &mut register) {
+            return None;
+        }
         slots[slot] = Slot { from, to, taken: true, gone: false };
         Some(Self { watcher, slot })
     }
@@ -155,7 +160,9 @@ impl Watcher {
         let fd = own(i32::try_from(fd).unwrap_or(-1), "userfaultfd")?;
         let slots = Mutex::new(vec![Slot::FREE; SLOTS].into());
         let made = Self { fd, process: std::process::id(), slots };
-        made.control(UFFDIO_API, &mut Api { api: API, features: EVENTS, ioctls: 0 })?;
+        if !made.control(UFFDIO_API, &mut Api { api: API, features: EVENTS, ioctls: 0 }) {
+            return Err(Error::last_os("userfaultfd"));
+        }
         Ok(made)
     }
 
@@ -163,11 +170,11 @@ impl Watcher {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request that reads and writes `argument`.
-    fn control<T>(&self, request: libc::Ioctl, argument: &mut T) -> Result<()> {
+    /// A request that reads and writes `argument`; whether it was carried out. An error would be
+    /// allocated, which must not be under the lock.
+    fn control<T>(&self, request: libc::Ioctl, argument: &mut T) -> bool {
         // SAFETY: each request above is passed its struct, which lives through the call.
-        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), request, &raw mut *argument) };
-        check(done, "userfaultfd").map(drop)
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), request, &raw mut *argument) == 0 }
     }
 
     /// Notes what has gone, as long as the process lives.
@@ -189,6 +196,34 @@ impl Watcher {
             messages[..count].iter().for_each(|message| note(&mut slots, message));
         }
     }
+}
+
+/// Whether all of the process's mappings from `from` to `to` are its own and of no file: pages of
+/// files and of memory that is shared may be dropped by other ways, of which nothing is told.
+fn is_anonymous(from: usize, to: usize) -> bool {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    let mut reached = from;
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let Some((first, last)) = fields.next().and_then(|range| range.split_once('-')) else {
+            return false;
+        };
+        let number = |text| usize::from_str_radix(text, 16);
+        let (Ok(first), Ok(last)) = (number(first), number(last)) else { return false };
+        if last <= reached {
+            continue;
+        }
+        let private = fields.next().is_some_and(|access| access.ends_with('p'));
+        let of_no_file = fields.nth(2) == Some("0");
+        if first > reached || !private || !of_no_file {
+            return false;
+        }
+        reached = last;
+        if reached >= to {
+            return true;
+        }
+    }
+    false
 }
 
 /// Marks what a message says is gone.
@@ -249,6 +284,16 @@ mod tests {
         assert!(!front.holds());
         // SAFETY: the pages are ours, from the call above.
         unsafe { libc::munmap(moved, 2 * PAGE) };
+    }
+
+    /// Its pages may be dropped through another mapping, or through the file.
+    #[test]
+    fn memory_that_is_shared_or_of_files_is_not_watched() {
+        let segment = crate::sys::memory::Segment::create("unisono-test", 4 * PAGE).expect("one");
+        assert!(Watch::new(segment.as_ptr() as usize, PAGE).is_none());
+        let code = memory_that_is_shared_or_of_files_is_not_watched as fn() as usize;
+        assert!(Watch::new(code, 16).is_none());
+        assert!(!is_anonymous(0, PAGE), "nothing is mapped there");
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(super) struct Written {
     pub(super) lane: usize,
     pub(super) from: *const u8,
     pub(super) bytes: usize,
+    pub(super) request: u64,
     /// They are the caller's, not the mirror's.
     pub(super) lent: bool,
     pub(super) region: Option<Arc<Region>>,
@@ -114,12 +115,27 @@ impl<P: Port> Pair<P> {
         path.condition = Condition::Over;
         self.retell = true;
         // What waits to go again is younger.
+        let ended = path.port.ended();
         for (_, one) in path.log.drain(..).rev().filter(|(number, _)| *number > taken) {
+            // A source that the card has given back cannot be read again: the card has told of a
+            // request as done that the other end's has not.
+            self.unsure |= one.lent && one.request <= ended;
             self.again.push_front(one);
         }
         for out in &mut self.out {
             out.forget_path(index);
         }
+    }
+
+    /// Asks the peer to tell what it has taken by path `index`.
+    pub(super) fn ask(&mut self, index: usize) -> Result<()> {
+        if self.may_tell(index) {
+            let path = &mut self.paths[index];
+            path.port.frame(&Frame::Ask.encode())?;
+            path.sent += 1;
+            path.asked_at = path.sent;
+        }
+        Ok(())
     }
 
     /// Whether something that is to go again reads some of a caller's memory from `from` to `to`.
@@ -152,7 +168,7 @@ impl<P: Port> Pair<P> {
         Ok(())
     }
 
-    fn repeat(&mut self, index: usize, one: Written) -> Result<()> {
+    fn repeat(&mut self, index: usize, mut one: Written) -> Result<()> {
         let path = &mut self.paths[index];
         let keys = match &one.region {
             Some(region) => Some(region.keys(index)),
@@ -171,6 +187,7 @@ impl<P: Port> Pair<P> {
             let lent = Lent { at, bytes, path: index, request, _region: region };
             self.out[one.lane].lend(lent);
         }
+        one.request = request;
         self.remember(index, || one);
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::queue::{Mark, Queue};
 use super::regions::{Region, Regions};
 use super::shared::Shared;
 use super::yard::{Card, Cards};
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::link::ends::Ends;
 use crate::rdma::{Completion, Kind, Registered, verbs};
 use crate::sys::memory::Pages;
@@ -83,29 +83,29 @@ impl Launched {
     /// `LIMIT` where so much memory may not be locked.
     pub(crate) unsafe fn register(&self, at: *mut u8, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        let region = unsafe { self.reach(at, bytes)? };
+        let region = unsafe { self.reach(at, bytes, true)? };
         self.regions.with(|regions| regions.add(region));
         Ok(())
     }
 
     /// # Safety
     /// The memory must stay as long as peers may write to it.
-    unsafe fn reach(&self, at: *mut u8, bytes: usize) -> Result<Arc<Region>> {
+    unsafe fn reach(&self, at: *mut u8, bytes: usize, written: bool) -> Result<Arc<Region>> {
         let held = self.fleet.with(|fleet| {
             // SAFETY: the caller's promise.
-            let one = |card: &Card| unsafe { card.domain.register(at, bytes, true) };
+            let one = |card: &Card| unsafe { card.domain.register(at, bytes, written) };
             fleet.cards.list.iter().map(one).collect::<Result<Vec<_>>>()
         })?;
-        Ok(Region::new(at as usize, bytes, held))
+        Ok(Region::new(at as usize, bytes, held, written))
     }
 
-    /// A call is to use `bytes` bytes at `at`: lets the cards reach them, if that pays, the program
-    /// has not registered them, and the memory can be watched.
-    pub(crate) fn cover(&self, at: *const u8, bytes: usize) {
+    /// A call is to read `bytes` bytes at `at`, or have them `written`: lets the cards reach them,
+    /// if that pays, the program has not registered them, and the memory can be watched.
+    pub(crate) fn cover(&self, at: *const u8, bytes: usize, written: bool) {
         if bytes < self.cover_bytes {
             return;
         }
-        if !self.regions.with(|regions| regions.lacks(at as usize, bytes)) {
+        if !self.regions.with(|regions| regions.lacks(at as usize, bytes, written)) {
             return;
         }
         // Watched first: what goes from now on is noticed.
@@ -114,12 +114,13 @@ impl Launched {
         loop {
             // SAFETY: peers write to it where a message is wanted, and the message keeps the
             // registration. What the program gives back is used no more.
-            match unsafe { self.reach(at.cast_mut(), bytes) } {
+            match unsafe { self.reach(at.cast_mut(), bytes, written) } {
                 Ok(region) => return self.regions.with(|regions| regions.keep(region, watch)),
-                // Less may be locked than was thought; or it is memory that no card may write to.
+                // It is memory that no card may write to.
                 Err(error) if error.code != Code::Limit => return,
-                Err(_) if !self.regions.with(Regions::drop_oldest) => return,
-                Err(_) => self.regions.with(Regions::is_full),
+                // Less may be locked than was thought.
+                Err(_) if self.regions.with(Regions::drop_oldest) => {}
+                Err(_) => return self.regions.with(|regions| regions.refuse(bytes)),
             }
         }
     }
@@ -132,8 +133,13 @@ impl Launched {
     /// Looks at the cards, before a sleep; false when something has come meanwhile.
     pub(crate) fn may_sleep(&self) -> bool {
         self.fleet.with(|fleet| {
-            let armed = fleet.cards.list.iter().all(|card| card.completions.arm().is_ok());
-            armed && !fleet.poll()
+            // A card that is gone tells of nothing, and is waited for by nobody.
+            let mut ready = true;
+            for (path, card) in fleet.cards.list.iter().enumerate() {
+                let armed = card.completions.arm().is_ok();
+                ready &= armed || !fleet.members.iter().any(|member| member.uses(path));
+            }
+            ready && !fleet.poll()
         })
     }
 
@@ -205,7 +211,13 @@ impl Fleet {
             // BOUND: peers that send without end are looked at again soon.
             for _ in 0..BATCHES {
                 let completions = &self.cards.list[card].completions;
-                let found = completions.poll(&mut self.batch.0).unwrap_or(0);
+                let found = match completions.poll(&mut self.batch.0) {
+                    Ok(found) => found,
+                    Err(error) => {
+                        self.lose_card(card, &error);
+                        break;
+                    }
+                };
                 for index in 0..found {
                     let completion = self.batch.0[index];
                     self.take(card, &completion);
@@ -221,6 +233,14 @@ impl Fleet {
             self.settle(empty);
         }
         any
+    }
+
+    /// A card does not tell any more what has come.
+    fn lose_card(&mut self, card: usize, error: &Error) {
+        for member in &mut self.members {
+            member.lose(card, (error.native, error.detail.to_string()));
+            self.draining |= member.drains();
+        }
     }
 
     /// Settles the paths that are lost, where cards have just had nothing more.

@@ -228,7 +228,7 @@ impl<P: Port> Pair<P> {
                 }
                 None => (Remote { address: 0, key: 0 }, 0),
             };
-            if path.condition != Condition::Over {
+            if path.condition == Condition::Up {
                 path.wishes.push_back(Wish { lane, message, place, bytes });
             }
         }

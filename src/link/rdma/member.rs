@@ -31,8 +31,8 @@ pub(super) struct Member {
     pub(super) pair: Pair<Queue>,
     /// The peer has ended the connection.
     pub(super) gone: bool,
-    /// The same of each path.
-    ended: [bool; PATHS_MAX],
+    /// When it has ended each path: if it ends them all, that is one after another.
+    ended: [Option<Instant>; PATHS_MAX],
     lost: [Option<Loss>; PATHS_MAX],
     /// What the card said when a request failed.
     pub(super) fault: Option<(i32, String)>,
@@ -47,7 +47,7 @@ impl Member {
         pair: Pair<Queue>,
         (held, pages): (Vec<Registered>, Pages),
     ) -> Self {
-        let (gone, fault, ended, lost) = (false, None, [false; PATHS_MAX], [None; PATHS_MAX]);
+        let (gone, fault, ended, lost) = (false, None, [None; PATHS_MAX], [None; PATHS_MAX]);
         Self { peer, pair, gone, ended, lost, fault, _held: held, _pages: pages }
     }
 
@@ -61,8 +61,8 @@ impl Member {
         }
         let frame = path.port.frame_in(mark.number);
         path.port.came();
-        if !stopped {
-            path.port.offer(mark.number)?;
+        if !stopped && let Err(error) = path.port.offer(mark.number) {
+            self.lose(mark.path, (error.native, error.detail.into()));
         }
         if self.lost[mark.path].is_some_and(|loss| loss.settled) {
             return Ok(());
@@ -107,13 +107,9 @@ impl Member {
 
     /// The peer has ended the connection of a path.
     pub(super) fn end(&mut self, path: usize) {
-        self.ended[path] = true;
-        let open = |index: &usize| !self.ended[*index] && self.lost[*index].is_none();
-        if (0..self.pair.paths.len()).any(|index| open(&index)) {
-            self.lose(path, (FLUSHED, "the peer has ended it".to_owned()));
-        } else {
-            self.gone = true;
-        }
+        self.ended[path].get_or_insert_with(Instant::now);
+        let open = |index: usize| self.ended[index].is_none() && self.lost[index].is_none();
+        self.gone = !(0..self.pair.paths.len()).any(open);
     }
 
     /// Path `index` brings nothing any more: others do its work, or the connection ends.
@@ -177,7 +173,7 @@ impl Member {
         // Where a request's end does not say so, the peer does.
         let untold = |index: usize| {
             let path = &self.pair.paths[index];
-            !path.port.ends_there() && path.acknowledged < path.sent
+            !path.port.ends_there() && path.acknowledged < path.asked_at
         };
         let sending = |index: usize| self.uses(index) && (under_way(index) || untold(index));
         let over = self.gone || self.pair.is_halted();
@@ -186,12 +182,19 @@ impl Member {
 
     /// Whether a path is lost and what it had brought may not all have been taken.
     pub(super) fn drains(&self) -> bool {
+        let ends = |index: usize| self.ended[index].is_some() && self.uses(index);
         self.lost.iter().flatten().any(|loss| !loss.settled)
+            || !self.gone && (0..self.pair.paths.len()).any(ends)
     }
 
     /// Settles lost paths of which all is taken, of those whose cards have just had nothing more.
     pub(super) fn settle(&mut self, empty: [bool; PATHS_MAX]) -> Result<()> {
         for (index, empty) in (0..self.pair.paths.len()).zip(empty) {
+            // The peer has ended this one alone.
+            let alone = self.ended[index].filter(|since| since.elapsed() >= DRAINED);
+            if alone.is_some() && !self.gone {
+                self.lose(index, (FLUSHED, "the peer has ended it".to_owned()));
+            }
             let waits = |loss: &&mut Loss| !loss.settled && empty;
             let Some(loss) = self.lost[index].as_mut().filter(waits) else { continue };
             if self.pair.paths[index].port.places() == 0 || loss.since.elapsed() >= DRAINED {

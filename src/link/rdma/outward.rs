@@ -214,7 +214,7 @@ impl<P: Port> Pair<P> {
         let region = &held.region;
         self.remember(index, || {
             let region = region.clone();
-            Written { lane, from, bytes, lent, region, told, places }
+            Written { lane, from, bytes, request, lent, region, told, places }
         });
         Ok(())
     }

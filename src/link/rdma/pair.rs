@@ -116,6 +116,8 @@ pub(super) struct Path<P> {
     pub(super) wishes: VecDeque<Wish>,
     /// The peer has asked for a STATE.
     asked: bool,
+    /// How much had been sent when the peer was asked.
+    pub(super) asked_at: u64,
     pub(super) condition: Condition,
     /// What was written and the peer has not said to have taken, by number: kept where there are
     /// several paths.
@@ -149,6 +151,8 @@ pub(super) struct Pair<P> {
     pub(super) again: VecDeque<Written>,
     /// What was taken is to be told even so.
     pub(super) retell: bool,
+    /// Cards do not agree on what one of them has brought.
+    pub(super) unsure: bool,
     /// Nothing goes any more; what has come may still be taken.
     halted: bool,
     /// Bytes of messages that a processor has copied here.
@@ -205,6 +209,7 @@ impl<P: Port> Pair<P> {
             told: 0,
             wishes: VecDeque::with_capacity(4),
             asked: false,
+            asked_at: 0,
             condition: Condition::Up,
             log: VecDeque::new(),
             heard: None,
@@ -217,6 +222,7 @@ impl<P: Port> Pair<P> {
             given_up: VecDeque::new(),
             again: VecDeque::new(),
             retell: false,
+            unsure: false,
             halted: false,
             copied: 0,
         };
@@ -339,6 +345,11 @@ impl<P: Port> Pair<P> {
         if self.halted {
             return Ok(());
         }
+        if self.unsure {
+            let text =
+                format!("a lost RDMA path to rank {} cannot be told from a good one", self.peer);
+            return Err(Error::new(Code::LinkLost, text).with_peer(self.peer));
+        }
         if !(self.given_up.is_empty() && self.again.is_empty()) {
             self.send_again()?;
         }
@@ -360,16 +371,6 @@ impl<P: Port> Pair<P> {
             }
             // By the first path that is up.
             far = false;
-        }
-        Ok(())
-    }
-
-    /// Asks the peer to tell what it has taken by path `index`.
-    pub(super) fn ask(&mut self, index: usize) -> Result<()> {
-        if self.may_tell(index) {
-            let path = &mut self.paths[index];
-            path.port.frame(&Frame::Ask.encode())?;
-            path.sent += 1;
         }
         Ok(())
     }

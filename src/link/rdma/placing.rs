@@ -63,6 +63,7 @@ impl<P: Port> Pair<P> {
             Some(advert) if advert.bytes != bytes as u64 => return Ok(()),
             _ if !reached => Way::Ring,
             // Each path has its own, and may have to do another's work.
+            Some(advert) if untold(&advert) && stage => Way::Ring,
             Some(advert) if untold(&advert) => return Ok(()),
             Some(_) => Way::Placed,
             None if stage => Way::Ring,
@@ -113,6 +114,7 @@ impl<P: Port> Pair<P> {
                 lane,
                 from,
                 bytes,
+                request,
                 lent: true,
                 region,
                 told,

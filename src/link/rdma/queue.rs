@@ -182,7 +182,8 @@ impl Queue {
         let flags = verbs::IBV_SEND_SIGNALED;
         let mut request = verbs::ibv_send_wr { send_flags: flags, ..verbs::ibv_send_wr::default() };
         request.opcode = verbs::IBV_WR_RDMA_WRITE;
-        request.wr.rdma.rkey = self.own.rings.remote;
+        // It writes no byte, so no card looks for the key.
+        request.wr.rdma.rkey = 0;
         // SAFETY: it reads and writes nothing.
         unsafe { self.post(request, (std::ptr::null(), 0, 0), true) }.map(drop)
     }

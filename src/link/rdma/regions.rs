@@ -30,12 +30,12 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// `bytes` bytes at `at`, which each card holds, and peers may write to.
-    pub(super) fn new(at: usize, bytes: usize, held: Vec<Registered>) -> Arc<Self> {
+    /// `bytes` bytes at `at`, which each card holds, and peers may write to if `written`.
+    pub(super) fn new(at: usize, bytes: usize, held: Vec<Registered>, written: bool) -> Arc<Self> {
         let mut keys = [Keys { local: 0, remote: 0 }; PATHS_MAX];
         for (keys, held) in keys.iter_mut().zip(&held) {
             let (local, remote) = held.keys();
-            *keys = Keys { local, remote };
+            *keys = Keys { local, remote: if written { remote } else { 0 } };
         }
         Arc::new(Self { from: at, to: at + bytes, keys, _held: held })
     }
@@ -86,12 +86,15 @@ pub(super) struct Regions {
     /// Bytes that are kept, and how many may be.
     bytes: usize,
     limit: usize,
+    /// What was refused with nothing kept, at the least.
+    refused: usize,
 }
 
 impl Regions {
     /// None yet; so many bytes of what the program has not registered may be kept.
-    pub(super) const fn new(limit: usize) -> Self {
-        Self { list: Vec::new(), last: 0, kept: Vec::new(), uses: 0, bytes: 0, limit }
+    pub(super) fn new(limit: usize) -> Self {
+        let (list, kept, refused) = (Vec::new(), Vec::new(), usize::MAX);
+        Self { list, last: 0, kept, uses: 0, bytes: 0, limit, refused }
     }
 
     /// Adds what the program has registered.
@@ -139,9 +142,13 @@ impl Regions {
         self.bytes -= kept.region.bytes();
     }
 
-    /// Whether `bytes` bytes at `at` are to be registered and kept. If so there is room for them.
-    pub(super) fn lacks(&mut self, at: usize, bytes: usize) -> bool {
-        if bytes > self.limit || self.find(at, bytes, 0).is_some() {
+    /// Whether `bytes` bytes at `at` are to be registered and kept, so that peers may write there
+    /// if
+    /// `written`. If so there is room for them.
+    pub(super) fn lacks(&mut self, at: usize, bytes: usize, written: bool) -> bool {
+        let serves = |held: Held| !written || held.keys.remote != 0;
+        let most = self.limit.min(self.refused.saturating_sub(1));
+        if bytes > most || self.find(at, bytes, 0).is_some_and(serves) {
             return false;
         }
         while self.bytes + bytes > self.limit || self.kept.len() >= KEPT_MAX {
@@ -174,8 +181,8 @@ impl Regions {
         self.kept.push(Kept { region, watch, used: self.uses });
     }
 
-    /// No more than what is kept can be.
-    pub(super) fn is_full(&mut self) {
-        self.limit = self.bytes;
+    /// So many bytes are not to be had, even with nothing else kept.
+    pub(super) fn refuse(&mut self, bytes: usize) {
+        self.refused = self.refused.min(bytes);
     }
 }
