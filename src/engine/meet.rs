@@ -262,9 +262,16 @@ pub(super) fn spans(
     mut tell: impl FnMut(*const u8, usize, bool),
 ) {
     let (input, output) = buffers(call, rank, world);
-    // In place both are the same, and writing is more.
-    tell(call.recv, output, true);
-    tell(call.send, input, false);
+    let (read, written) = (call.send as usize, call.recv as usize);
+    if input > 0 && output > 0 && read < written + output && written < read + input {
+        // In place: one stretch, so that the parts do not take turns.
+        let (first, last) = (read.min(written), (read + input).max(written + output));
+        let at = if read < written { call.send } else { call.recv.cast_const() };
+        tell(at, last - first, true);
+    } else {
+        tell(call.recv, output, true);
+        tell(call.send, input, false);
+    }
     let root = rank == call.root.index();
     let (sent, received) = match call.collective {
         Collective::GatherV => (false, root),

@@ -53,8 +53,15 @@ impl Region {
         self.from <= at && at + bytes <= self.to
     }
 
-    fn touches(&self, other: &Self) -> bool {
-        self.from < other.to && other.from < self.to
+    /// Peers may write there.
+    fn is_written(&self) -> bool {
+        self.keys[0].remote != 0
+    }
+
+    /// Does whatever another does.
+    fn covers(&self, other: &Self) -> bool {
+        let rights = self.is_written() || !other.is_written();
+        rights && self.holds(other.from, other.bytes())
     }
 }
 
@@ -127,7 +134,9 @@ impl Regions {
 
     /// The same among what is kept, if the program still has all of it.
     fn find_kept(&mut self, at: usize, bytes: usize) -> Option<&Arc<Region>> {
-        let index = self.kept.iter().position(|kept| kept.region.holds(at, bytes))?;
+        let holds = |kept: &Kept| kept.region.holds(at, bytes);
+        let written = self.kept.iter().position(|kept| holds(kept) && kept.region.is_written());
+        let index = written.or_else(|| self.kept.iter().position(holds))?;
         if !self.kept[index].watch.holds() {
             self.give_up(index);
             return None;
@@ -170,7 +179,7 @@ impl Regions {
     pub(super) fn keep(&mut self, region: Arc<Region>, watch: Watch) {
         let mut index = 0;
         while index < self.kept.len() {
-            if self.kept[index].region.touches(&region) {
+            if region.covers(&self.kept[index].region) {
                 self.give_up(index);
             } else {
                 index += 1;
