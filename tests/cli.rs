@@ -692,7 +692,7 @@ fn perf_says_which_algorithm_its_figures_are_of() {
     assert_eq!(status, Some(0), "{err}");
     let left_out = out.lines().next().unwrap_or_default();
     assert!(left_out.starts_with("# left out, not done by direct: all_to_all, "), "{out}");
-    assert!(left_out.ends_with(", sendrecv"), "{out}");
+    assert!(left_out.ends_with(", sendrecv, pingpong"), "{out}");
     assert!(out.contains("algorithm direct"), "{out}");
     let mut command = unisono(&[&["perf", "all_reduce"][..], &small].concat());
     command.env("UNISONO_ALGORITHM", "bruck");
