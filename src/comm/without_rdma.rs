@@ -50,7 +50,7 @@ pub(crate) fn connect(
     _: Option<Doors>,
     offers: &[Option<Offer>],
     _: &[bool],
-    _: (&Ends, &mut Vec<String>),
+    _: (usize, &Ends, &mut Vec<String>),
     joined: &mut Joined,
 ) -> Result<(Option<Connected>, bool)> {
     // Those that have it agree on it with everyone.
