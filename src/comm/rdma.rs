@@ -195,13 +195,15 @@ pub(crate) fn connect(
     drop(doors);
     let member: Vec<Option<usize>> =
         (0..world).map(|rank| index[rank].filter(|_| kept[rank] > 0)).collect();
-    greet(&launched, &member, place.deadline, joined)?;
+    greet(|index| launched.is_open(index), "RDMA", &member, place.deadline, joined)?;
     Ok((Some(Connected { launched, member }), any))
 }
 
-/// Waits until all have said HELLO: then the way has been tried in both directions.
-fn greet(
-    launched: &Launched,
+/// Waits until all of `member` have said HELLO, which `is_open` tells by number: then the way,
+/// which is by `what`, has been tried in both directions.
+pub(crate) fn greet(
+    is_open: impl Fn(usize) -> bool,
+    what: &str,
     member: &[Option<usize>],
     deadline: Instant,
     joined: &mut Joined,
@@ -210,9 +212,9 @@ fn greet(
     // BOUND: the deadline.
     while rank < member.len() {
         match member[rank] {
-            Some(index) if !launched.is_open(index) => {
+            Some(index) if !is_open(index) => {
                 if Instant::now() >= deadline {
-                    let text = format!("rank {rank} is connected by RDMA and says nothing");
+                    let text = format!("rank {rank} is connected by {what} and says nothing");
                     return Err(Error::new(Code::LinkLost, text).with_peer(Rank::at(rank)));
                 }
                 joined.heed()?;

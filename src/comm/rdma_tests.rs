@@ -23,7 +23,7 @@ macro_rules! alone {
 }
 
 /// Far more than any of these calls takes.
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 fn config() -> Config {
     let library = standin_rdma::rdma().to_str().expect("UTF-8").to_owned();
@@ -34,7 +34,11 @@ fn config() -> Config {
 }
 
 /// Runs `rank` on `world` threads, each with a communicator of `config`.
-fn ranks<R: Send>(world: u32, config: &Config, rank: impl Fn(Communicator) -> R + Sync) -> Vec<R> {
+pub(super) fn ranks<R: Send>(
+    world: u32,
+    config: &Config,
+    rank: impl Fn(Communicator) -> R + Sync,
+) -> Vec<R> {
     let id = unique_id().expect("an id");
     thread::scope(|scope| {
         let start = |me: u32| {

@@ -1,6 +1,6 @@
 //! Sockets of librdmacm between the ranks of a communicator, where queue pairs are not to be had.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::boot::gate::{self, Gate};
 use crate::boot::mesh::Place;
@@ -8,9 +8,9 @@ use crate::boot::offer::Offer;
 use crate::boot::rdma::agree;
 use crate::boot::rendezvous::Joined;
 use crate::boot::rsocket as boot;
-use crate::comm::rdma::{LIMIT, wanted};
+use crate::comm::rdma::{LIMIT, greet, wanted};
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::link::ends::Ends;
 use crate::link::rdma::{Fitted, Opened};
 use crate::rdma::Library;
@@ -96,31 +96,6 @@ pub(crate) fn connect(
         return Ok((None, any));
     }
     let opened = Opened::launch(all, card, ends.clone())?;
-    greet(&opened, &member, place.deadline, joined)?;
+    greet(|index| opened.is_open(index), "an rsocket", &member, place.deadline, joined)?;
     Ok((Some(Connected { opened, member }), any))
-}
-
-/// Waits until all have said HELLO: then the way has been tried in both directions.
-fn greet(
-    opened: &Opened,
-    member: &[Option<usize>],
-    deadline: Instant,
-    joined: &mut Joined,
-) -> Result<()> {
-    let mut rank = 0;
-    // BOUND: the deadline.
-    while rank < member.len() {
-        match member[rank] {
-            Some(index) if !opened.is_open(index) => {
-                if Instant::now() >= deadline {
-                    let text = format!("rank {rank} is connected by an rsocket and says nothing");
-                    return Err(Error::new(Code::LinkLost, text).with_peer(Rank::at(rank)));
-                }
-                joined.heed()?;
-                std::thread::sleep(Duration::from_micros(50));
-            }
-            _ => rank += 1,
-        }
-    }
-    Ok(())
 }

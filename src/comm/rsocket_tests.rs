@@ -1,10 +1,10 @@
 //! Ranks whose only link is sockets of librdmacm, over the stand-in: each test in a process of its
 //! own, whose ranks are threads that form by an id.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::{Communicator, unique_id};
+use super::Communicator;
+use super::rdma_tests::{LONG, ranks};
 use crate::config::Config;
 use crate::error::{Code, Result};
 use crate::types::{Rank, ReduceOp};
@@ -20,30 +20,11 @@ macro_rules! alone {
     };
 }
 
-/// Far more than any of these calls takes.
-const LONG: Duration = Duration::from_secs(20);
-
 fn config() -> Config {
     let library = standin_rdma::rdma().to_str().expect("UTF-8").to_owned();
     let (ibverbs_lib, rdmacm_lib) = (Some(library.clone()), Some(library));
     let (shm, rdma, rsocket, tcp, timeout) = (false, false, true, false, Some(LONG));
     Config { shm, rdma, rsocket, tcp, timeout, ibverbs_lib, rdmacm_lib, ..Config::default() }
-}
-
-/// Runs `rank` on `world` threads, each with a communicator of `config`.
-fn ranks<R: Send>(world: u32, config: &Config, rank: impl Fn(Communicator) -> R + Sync) -> Vec<R> {
-    let id = unique_id().expect("an id");
-    thread::scope(|scope| {
-        let start = |me: u32| {
-            let (id, rank) = (&id, &rank);
-            scope.spawn(move || {
-                let made = Communicator::init_rank(id, i64::from(me), i64::from(world), config);
-                rank(made.unwrap_or_else(|error| panic!("rank {me}: {error}")))
-            })
-        };
-        let threads: Vec<_> = (0..world).map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a rank")).collect()
-    })
 }
 
 fn sum(comm: &Communicator, count: usize) -> Result<()> {

@@ -37,37 +37,46 @@ pub(crate) fn ends_of(opened: &Opened, _: usize, _: usize) -> (RsocketTx, Rsocke
     match *opened {}
 }
 
+/// What both do the same.
+macro_rules! nobodys {
+    ($($name:ident),+) => {
+        $(impl $name {
+            pub(crate) fn may_sleep(&self) -> bool {
+                match *self {}
+            }
+
+            pub(crate) fn wake(&self) {
+                match *self {}
+            }
+
+            pub(crate) fn watch(&self) {
+                match *self {}
+            }
+
+            pub(crate) fn add_to(&self, _: impl FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+                match *self {}
+            }
+
+            #[cfg(test)]
+            pub(crate) fn copied(&self) -> u64 {
+                match *self {}
+            }
+
+            pub(crate) fn cut(&self) {
+                match *self {}
+            }
+        })+
+    };
+}
+
+nobodys!(Launched, Opened);
+
 impl Opened {
     pub(crate) unsafe fn register(&self, _: *mut u8, _: usize) {
         match *self {}
     }
 
     pub(crate) fn forget(&self, _: *mut u8) {
-        match *self {}
-    }
-
-    pub(crate) fn may_sleep(&self) -> bool {
-        match *self {}
-    }
-
-    pub(crate) fn wake(&self) {
-        match *self {}
-    }
-
-    pub(crate) fn watch(&self) {
-        match *self {}
-    }
-
-    pub(crate) fn add_to(&self, _: impl FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
-        match *self {}
-    }
-
-    #[cfg(test)]
-    pub(crate) fn copied(&self) -> u64 {
-        match *self {}
-    }
-
-    pub(crate) fn cut(&self) {
         match *self {}
     }
 }
@@ -82,31 +91,6 @@ impl Launched {
     }
 
     pub(crate) fn cover(&self, _: *const u8, _: usize, _: bool) {
-        match *self {}
-    }
-
-    pub(crate) fn may_sleep(&self) -> bool {
-        match *self {}
-    }
-
-    pub(crate) fn wake(&self) {
-        match *self {}
-    }
-
-    pub(crate) fn watch(&self) {
-        match *self {}
-    }
-
-    pub(crate) fn add_to(&self, _: impl FnMut(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
-        match *self {}
-    }
-
-    #[cfg(test)]
-    pub(crate) fn copied(&self) -> u64 {
-        match *self {}
-    }
-
-    pub(crate) fn cut(&self) {
         match *self {}
     }
 }
